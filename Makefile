@@ -1,0 +1,50 @@
+# Remit. `make` alone says what there is.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export TORCH_INDEX
+export HF_HUB_OFFLINE = 1
+
+.PHONY: help demo test check setup setup-dev lint types contracts buf drift proto format clean
+
+help: ## Say what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## See the product do its job on real files with real permissions (KEEP=1 keeps it running)
+	@$(BIN)/python -m service.demo $(if $(KEEP),--keep)
+
+test: setup-dev ## Run every test that this host can run
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: lint types contracts buf drift test ## Everything that CI runs
+
+setup: ## Install Remit into $(VENV)
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh
+
+setup-dev:
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh dev
+
+lint: setup-dev ## Check style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup-dev ## Check types
+	@$(BIN)/mypy
+
+contracts: setup-dev ## Check who may import whom
+	@$(BIN)/lint-imports
+
+buf: ## Lint the API and look for breaking changes (needs Node)
+	@deploy/buf.sh
+
+drift: setup-dev ## Check that the generated code matches the .proto files
+	@$(BIN)/python deploy/generate.py --check
+
+proto: setup-dev ## Generate the code from the .proto files
+	@$(BIN)/python deploy/generate.py
+
+format: setup-dev ## Format the code
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean: ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache node_modules
