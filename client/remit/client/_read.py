@@ -1,0 +1,160 @@
+"""From messages to values. Protobuf goes no further than here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from remit.client import values
+from remit.v1 import access_pb2, common_pb2, retrieval_pb2, source_pb2
+
+
+def search(message: retrieval_pb2.SearchResponse) -> values.SearchResult:
+    """Read the answer to a search."""
+    hits = tuple(
+        values.Hit(
+            rank=hit.rank,
+            score=hit.score,
+            chunk=_chunk(hit.chunk),
+            grants=tuple(values.Grant(g.clause, g.principal, tuple(g.path)) for g in hit.grants),
+        )
+        for hit in message.hits
+    )
+    return values.SearchResult(hits, message.response_id, _freshness(message.freshness))
+
+
+def document(message: retrieval_pb2.GetDocumentResponse) -> values.DocumentText:
+    """Read a document."""
+    return values.DocumentText(
+        document=_document(message.document),
+        chunks=tuple(_chunk(chunk) for chunk in message.chunks),
+        response_id=message.response_id,
+        freshness=_freshness(message.freshness),
+    )
+
+
+def chunks(message: retrieval_pb2.BatchGetChunksResponse) -> values.Chunks:
+    """Read passages."""
+    found = tuple(_chunk(chunk) for chunk in message.chunks)
+    return values.Chunks(found, message.response_id, _freshness(message.freshness))
+
+
+def caller(message: access_pb2.GetCallerResponse) -> values.Caller:
+    """Read who the caller is."""
+    return values.Caller(
+        subject=message.subject,
+        display_name=message.display_name,
+        principals=tuple(values.HeldPrincipal(held.token, tuple(held.path)) for held in message.principals),
+        roles=tuple(message.roles),
+        complete_realms=tuple(message.complete_realms),
+        freshness=_freshness(message.freshness),
+        expires_at=_moment(message.expires_at),
+        response_id=message.response_id,
+    )
+
+
+def source(message: source_pb2.Source) -> values.Source:
+    """Read a source."""
+    verified = message.permissions_verified_at if message.HasField("permissions_verified_at") else None
+    return values.Source(
+        name=message.name,
+        kind=message.kind,
+        documents=message.documents,
+        chunks=message.chunks,
+        quarantined=message.quarantined,
+        permissions_verified_at=None if verified is None else _moment(verified),
+        max_permissions_age=_duration(message.max_permissions_age),
+        latest_run=run(message.latest_run) if message.HasField("latest_run") else None,
+    )
+
+
+_STATES = {
+    source_pb2.SYNC_STATE_RUNNING: values.SyncState.RUNNING,
+    source_pb2.SYNC_STATE_SUCCEEDED: values.SyncState.SUCCEEDED,
+    source_pb2.SYNC_STATE_FAILED: values.SyncState.FAILED,
+}
+
+
+def run(message: source_pb2.SyncRun) -> values.SyncRun:
+    """Read a run."""
+    counts = message.counts
+    return values.SyncRun(
+        run_id=message.run_id,
+        source=message.source,
+        state=_STATES[message.state],
+        started_at=_moment(message.started_at),
+        ended_at=_moment(message.ended_at) if message.HasField("ended_at") else None,
+        counts=values.SyncCounts(
+            seen=counts.seen,
+            stored=counts.stored,
+            unchanged=counts.unchanged,
+            permissions_changed=counts.permissions_changed,
+            skipped=counts.skipped,
+            removed=counts.removed,
+            chunks=counts.chunks,
+            scopes=counts.scopes,
+            remaining=counts.remaining,
+        ),
+        problems=tuple(values.SyncProblem(p.location, p.reason, p.detail) for p in message.problems),
+        failure=message.failure,
+    )
+
+
+_SEVERITIES = {
+    source_pb2.SEVERITY_INFO: values.Severity.INFO,
+    source_pb2.SEVERITY_WARNING: values.Severity.WARNING,
+    source_pb2.SEVERITY_ERROR: values.Severity.ERROR,
+}
+
+
+def check(message: source_pb2.CheckSourceResponse) -> values.Check:
+    """Read what a check found."""
+    found = tuple(values.CheckFinding(_SEVERITIES[finding.severity], finding.text) for finding in message.findings)
+    return values.Check(message.ready, found)
+
+
+def _chunk(message: retrieval_pb2.Chunk) -> values.Chunk:
+    return values.Chunk(
+        chunk_id=message.chunk_id,
+        document=_document(message.document),
+        text=message.text,
+        headings=tuple(message.headings),
+        start=message.span.start,
+        end=message.span.end,
+        content_sha256=message.content_sha256,
+    )
+
+
+def _document(message: retrieval_pb2.DocumentInfo) -> values.Document:
+    return values.Document(
+        document_id=message.document_id,
+        source=message.source,
+        title=message.title,
+        location=message.location,
+        media_type=message.media_type,
+        version=message.version,
+        modified_at=_moment(message.modified_at),
+    )
+
+
+def _freshness(message: common_pb2.Freshness) -> values.Freshness:
+    return values.Freshness(
+        principals_resolved_at=_moment(message.principals_resolved_at),
+        sources=tuple(
+            values.SourceFreshness(
+                source=one.source,
+                permissions_age=_duration(one.permissions_age) if one.HasField("permissions_age") else None,
+                withheld=one.withheld,
+            )
+            for one in message.sources
+        ),
+    )
+
+
+def _moment(message: Timestamp) -> datetime:
+    return message.ToDatetime(UTC)
+
+
+def _duration(message: Duration) -> timedelta:
+    return message.ToTimedelta()

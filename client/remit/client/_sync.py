@@ -1,0 +1,137 @@
+"""The clients that block: for applications, and for administrators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from remit.client import _read, values
+from remit.client._connect import Connection, Token
+from remit.client.errors import error_of
+from remit.v1 import access_pb2, retrieval_pb2, source_pb2
+from remit.v1.access_pb2_grpc import AccessServiceStub
+from remit.v1.retrieval_pb2_grpc import RetrievalServiceStub
+from remit.v1.source_pb2_grpc import SourceServiceStub
+
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+
+class _Blocking:
+    """A channel, opened at the first call. Thread-safe. Close it, or use it in a `with` statement."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: Token,
+        insecure_loopback: bool = False,
+        root_certificates: bytes | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """Connect to `host:port`.
+
+        token: a token, or what returns a fresh one.
+        insecure_loopback: without TLS, on this machine only. root_certificates: PEM; None means the system's.
+        timeout_s: how long one call may take.
+        """
+        self._connection = Connection(address, token, insecure_loopback, root_certificates)
+        self._timeout_s = timeout_s
+        options = self._connection.options()
+        self._channel = (
+            grpc.insecure_channel(address, options)
+            if insecure_loopback
+            else grpc.secure_channel(address, self._connection.credentials(), options)
+        )
+
+        self._retrieval = RetrievalServiceStub(self._channel)
+        self._access = AccessServiceStub(self._channel)
+        self._sources = SourceServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _call(self, method: grpc.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
+        try:
+            return method(request, timeout=self._timeout_s, metadata=self._connection.metadata())
+        except grpc.RpcError as err:
+            raise error_of(err, self._connection.address) from None
+
+
+class Client(_Blocking):
+    """Passages for an application, as the person whose token it presents.
+
+    There is no parameter for a user or for a filter on access: the service answers what the token's owner may read.
+    """
+
+    def search(
+        self, query: str, *, limit: int = 10, sources: Sequence[str] = (), explain: bool = False
+    ) -> values.SearchResult:
+        """Return the passages nearest in meaning to `query`, best first.
+
+        limit: 1 to 100. sources: only of these, by name. explain: with why each of them may be read.
+        """
+        request = retrieval_pb2.SearchRequest(query=query, limit=limit, sources=sources, explain=explain)
+        return _read.search(self._call(self._retrieval.Search, request))
+
+    def get_document(self, document_id: str) -> values.DocumentText:
+        """Return a document with its text. Raises NotFoundError: absent, or not readable."""
+        request = retrieval_pb2.GetDocumentRequest(document_id=document_id)
+        return _read.document(self._call(self._retrieval.GetDocument, request))
+
+    def batch_get_chunks(self, chunk_ids: Sequence[str]) -> values.Chunks:
+        """Return passages by id, in the order asked, without those that are absent or not readable."""
+        request = retrieval_pb2.BatchGetChunksRequest(chunk_ids=chunk_ids)
+        return _read.chunks(self._call(self._retrieval.BatchGetChunks, request))
+
+    def get_caller(self) -> values.Caller:
+        """Return who the token proves you to be, and what you hold."""
+        return _read.caller(self._call(self._access.GetCaller, access_pb2.GetCallerRequest()))
+
+
+class AdminClient(_Blocking):
+    """Sources and their runs, on the administrators' listener, for holders of the role `operator`."""
+
+    def list_sources(self) -> tuple[values.Source, ...]:
+        """Return every source, by name."""
+        answer = self._call(self._sources.ListSources, source_pb2.ListSourcesRequest())
+        return tuple(_read.source(one) for one in answer.sources)
+
+    def get_source(self, name: str) -> values.Source:
+        """Return one source."""
+        return _read.source(self._call(self._sources.GetSource, source_pb2.GetSourceRequest(name=name)).source)
+
+    def check_source(self, name: str) -> values.Check:
+        """Have the service connect to a source and say what its credential can read. Stores nothing."""
+        return _read.check(self._call(self._sources.CheckSource, source_pb2.CheckSourceRequest(name=name)))
+
+    def start_sync(self, name: str) -> values.SyncRun:
+        """Open a run over a source. Raises SyncRunningError."""
+        return _read.run(self._call(self._sources.StartSync, source_pb2.StartSyncRequest(name=name)).run)
+
+    def get_sync_run(self, run_id: str) -> values.SyncRun:
+        """Return one run as it stands."""
+        return _read.run(self._call(self._sources.GetSyncRun, source_pb2.GetSyncRunRequest(run_id=run_id)).run)
+
+    def watch_sync_run(self, run_id: str, *, timeout_s: float | None = None) -> Iterator[values.SyncRun]:
+        """Yield a run as it stands, then each change of it, until it has ended. timeout_s: None means no limit here."""
+        request = source_pb2.WatchSyncRunRequest(run_id=run_id)
+        stream = self._sources.WatchSyncRun(request, timeout=timeout_s, metadata=self._connection.metadata())
+        try:
+            for message in stream:
+                yield _read.run(message.run)
+        except grpc.RpcError as err:
+            raise error_of(err, self._connection.address) from None
+        finally:
+            stream.cancel()

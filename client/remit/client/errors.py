@@ -1,0 +1,158 @@
+"""What can go wrong with a call, one class for each thing that a program would do about it.
+
+`reason` is the `ErrorReason` of the API without its prefix, empty when the answer did not come from Remit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+_DOMAIN = "remit.v1"
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+# What the `.proto` files say of each field, for people.
+_RANGES = {
+    "query": "1 to 8,192 bytes with a character that is not white space",
+    "limit": "1 to 100",
+    "sources": "at most 32 names",
+    "document_id": "an id of 1 to 64 bytes",
+    "chunk_ids": "1 to 100 ids",
+}
+
+
+class RemitError(Exception):
+    """Root of everything that a call raises. The message is one sentence for people."""
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnauthenticatedError(RemitError):
+    """No token, or one that does not verify. Get a new one; which check failed is never said."""
+
+
+class InvalidRequestError(RemitError):
+    """A value is outside its documented range; `field` names it."""
+
+    def __init__(self, message: str, *, reason: str = "", field: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.field = field
+
+
+class NotFoundError(RemitError):
+    """It does not exist, or you may not read it: the two are the same answer."""
+
+
+class RoleRequiredError(RemitError):
+    """You do not hold the role that the method asks for; `role` names it."""
+
+    def __init__(self, message: str, *, reason: str = "", role: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.role = role
+
+
+class SyncRunningError(RemitError):
+    """A run over this source is under way; `run_id` names it."""
+
+    def __init__(self, message: str, *, reason: str = "", run_id: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.run_id = run_id
+
+
+class UnavailableError(RemitError):
+    """The service cannot answer now and may later: try again. Nothing was answered."""
+
+
+class OverloadedError(UnavailableError):
+    """More work is waiting than the service accepts: try again after a pause."""
+
+
+class DeadlineExceededError(UnavailableError):
+    """The call took longer than it was given."""
+
+
+class UnreachableError(UnavailableError):
+    """No Remit answers at this address."""
+
+
+class InternalError(RemitError):
+    """A defect in the service; `request_id` finds it in the service's log."""
+
+    def __init__(self, message: str, *, reason: str = "", request_id: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.request_id = request_id
+
+
+def error_of(error: grpc.RpcError, address: str) -> RemitError:
+    """Turn what gRPC raises into the error above that it stands for."""
+    code, info = _code(error), _info(error)
+    reason, facts = (info.reason, dict(info.metadata)) if info is not None else ("", {})
+    match reason:
+        case "UNAUTHENTICATED":
+            return UnauthenticatedError("the token is missing, expired or not for this service", reason=reason)
+        case "INVALID_ARGUMENT":
+            field = facts.get("field", "")
+            expected = f": expected {_RANGES[field]}" if field in _RANGES else ""
+            message = f"`{field}` is outside its documented range{expected}"
+            return InvalidRequestError(message, reason=reason, field=field)
+        case "NOT_FOUND":
+            return NotFoundError("it does not exist, or you may not read it", reason=reason)
+        case "ROLE_REQUIRED":
+            role = facts.get("role", "")
+            return RoleRequiredError(f"you do not hold the role `{role}`", reason=reason, role=role)
+        case "SYNC_RUNNING":
+            run_id = facts.get("run_id", "")
+            return SyncRunningError(f"a run over this source is under way: `{run_id}`", reason=reason, run_id=run_id)
+        case "DIRECTORY_UNAVAILABLE":
+            return UnavailableError("your groups cannot be resolved at the moment", reason=reason)
+        case "AUDIT_UNAVAILABLE":
+            return UnavailableError("the audit log cannot be written, so nothing is answered", reason=reason)
+        case "SEARCH_UNAVAILABLE":
+            return UnavailableError("the index or the model does not answer at the moment", reason=reason)
+        case "OVERLOADED":
+            return OverloadedError("more work is waiting than the service accepts", reason=reason)
+        case "DEADLINE_EXCEEDED":
+            return DeadlineExceededError("the call took longer than it was given", reason=reason)
+        case "INTERNAL":
+            request_id = facts.get("request_id", "")
+            return InternalError(
+                f"a defect in the service: look for `{request_id}` in its log", reason=reason, request_id=request_id
+            )
+        case _:
+            return _outside(code, address)
+
+
+def _outside(code: grpc.StatusCode | None, address: str) -> RemitError:
+    """The answer is of gRPC itself, not of Remit."""
+    match code:
+        case grpc.StatusCode.UNAVAILABLE:
+            return UnreachableError(f"no Remit answers at {address}: is `remit serve` running?")
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceededError("the call took longer than it was given")
+        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return InvalidRequestError("the request or the answer is larger than one message may be", field="request")
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return RemitError(f"the listener at {address} has no such method: callers and administrators have two")
+        case _:
+            return RemitError(f"the call to {address} ended with {code.name if code is not None else 'no status'}")
+
+
+def _code(error: Any) -> grpc.StatusCode | None:
+    code = error.code()
+    return code if isinstance(code, grpc.StatusCode) else None
+
+
+def _info(error: Any) -> ErrorInfo | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            for detail in Status.FromString(value).details:
+                info = ErrorInfo()
+                if detail.Unpack(info) and info.domain == _DOMAIN:
+                    return info
+    return None

@@ -1,0 +1,203 @@
+"""What calls return: plain frozen values, without protobuf. Fields mean what the `.proto` files say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFreshness:
+    """How fresh one source's rules are. permissions_age: None when they were never verified in full."""
+
+    source: str
+    permissions_age: timedelta | None
+    withheld: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How fresh the permissions behind an answer are."""
+
+    principals_resolved_at: datetime
+    sources: tuple[SourceFreshness, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What is known of a document without its text. location: where it stands in its source, for people."""
+
+    document_id: str
+    source: str
+    title: str
+    location: str
+    media_type: str
+    version: str
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage. start, end: characters (code points) in the document's extracted text."""
+
+    chunk_id: str
+    document: Document
+    text: str
+    headings: tuple[str, ...]
+    start: int
+    end: int
+    content_sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Why one clause let you through, and by which chain of groups you hold the principal."""
+
+    clause: str
+    principal: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage with its rank, from 1, and its cosine to the query. grants: only when asked to explain."""
+
+    rank: int
+    score: float
+    chunk: Chunk
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The passages found, best first. response_id: names this answer in the audit log."""
+
+    hits: tuple[Hit, ...]
+    response_id: str
+    freshness: Freshness
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentText:
+    """A document with its text as passages in their order."""
+
+    document: Document
+    chunks: tuple[Chunk, ...]
+    response_id: str
+    freshness: Freshness
+
+
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """Passages in the order asked, without those that are absent or not readable."""
+
+    chunks: tuple[Chunk, ...]
+    response_id: str
+    freshness: Freshness
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPrincipal:
+    """A principal that you hold, and by which chain of groups."""
+
+    token: str
+    path: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who the token proves you to be."""
+
+    subject: str
+    display_name: str
+    principals: tuple[HeldPrincipal, ...]
+    roles: tuple[str, ...]
+    complete_realms: tuple[str, ...]
+    freshness: Freshness
+    expires_at: datetime
+    response_id: str
+
+
+class SyncState(Enum):
+    """Where a run stands."""
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncCounts:
+    """What a run counted so far. remaining: 0 when it is not known yet."""
+
+    seen: int
+    stored: int
+    unchanged: int
+    permissions_changed: int
+    skipped: int
+    removed: int
+    chunks: int
+    scopes: int
+    remaining: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncProblem:
+    """Something that a run left out, and what to do about it."""
+
+    location: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRun:
+    """A run over a source. failure: why it failed, for people; empty otherwise."""
+
+    run_id: str
+    source: str
+    state: SyncState
+    started_at: datetime
+    ended_at: datetime | None
+    counts: SyncCounts
+    problems: tuple[SyncProblem, ...]
+    failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A configured use of a connector, with what is stored of it."""
+
+    name: str
+    kind: str
+    documents: int
+    chunks: int
+    quarantined: int
+    permissions_verified_at: datetime | None
+    max_permissions_age: timedelta
+    latest_run: SyncRun | None
+
+
+class Severity(Enum):
+    """How bad a finding is. ERROR: no run can start."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckFinding:
+    """One thing that a check found."""
+
+    severity: Severity
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a check found, the worst first. ready: a run could start."""
+
+    ready: bool
+    findings: tuple[CheckFinding, ...]
