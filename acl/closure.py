@@ -1,0 +1,77 @@
+"""Everything that somebody belongs to: transitive membership over any number of directories, with the path kept.
+
+Groups may contain each other in circles. Where memberships come from, and whether they are current, is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from acl.principal import Principal, Realm
+
+
+@dataclass(frozen=True, slots=True)
+class Closure:
+    """All principals that were reached, each with the one through which it was reached first."""
+
+    via: Mapping[Principal, Principal | None]
+    complete: frozenset[Realm]
+
+    @property
+    def principals(self) -> frozenset[Principal]:
+        """All principals, those started from included."""
+        return frozenset(self.via)
+
+    def path(self, principal: Principal) -> tuple[Principal, ...]:
+        """A shortest way from a principal started from to `principal`, both included; empty if it was not reached."""
+        way: list[Principal] = []
+        here: Principal | None = principal if principal in self.via else None
+        while here is not None:
+            way.append(here)
+            here = self.via[here]
+        return tuple(reversed(way))
+
+
+class Memberships:
+    """Who is directly in which group, from any number of directories and sources."""
+
+    def __init__(self, *sources: Mapping[Principal, Iterable[Principal]]) -> None:
+        """Each source maps a member, a user or a group, to the groups that hold it directly."""
+        held: dict[Principal, set[Principal]] = {}
+        self._feeds: dict[Realm, set[Realm]] = {}
+        for source in sources:
+            for member, groups in source.items():
+                held.setdefault(member, set()).update(groups)
+        # Sorted, so that the path that is kept does not depend on the order of a set.
+        self._groups = {member: tuple(sorted(groups)) for member, groups in held.items()}
+        for member, groups in self._groups.items():
+            for group in groups:
+                if group.realm != member.realm:
+                    self._feeds.setdefault(member.realm, set()).add(group.realm)
+
+    def closure(self, start: Iterable[Principal], complete: frozenset[Realm]) -> Closure:
+        """Return everything that the principals of `start` belong to.
+
+        complete: the realms for which `start` and these memberships together are all there is. The closure's own
+        `complete` is narrower where a group has members of an incomplete realm: such a member may be the caller, by a
+        principal that nobody could name, so that group's realm is incomplete for the caller too.
+        """
+        via: dict[Principal, Principal | None] = dict.fromkeys(sorted(start))
+        queue = list(via)
+        for here in queue:
+            for group in self._groups.get(here, ()):
+                if group not in via:
+                    via[group] = here
+                    queue.append(group)
+        return Closure(via, complete - self._tainted(complete))
+
+    def _tainted(self, complete: frozenset[Realm]) -> set[Realm]:
+        found: set[Realm] = set()
+        queue = [name for name in self._feeds if name not in complete]
+        for name in queue:
+            for fed in self._feeds.get(name, ()):
+                if fed not in found:
+                    found.add(fed)
+                    queue.append(fed)
+        return found
