@@ -1,0 +1,126 @@
+"""What every connector speaks: a source's containers and documents with their rules, as a stream of changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from acl.model import Clause, ScopeId, Unknown
+
+Cursor = Mapping[str, object]
+"""What a connector wants to find again at its next run: JSON values only, opaque to everybody else."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeChange:
+    """A container with the rules and the place that it has now. Sent before anything inside it.
+
+    May be sent again, and must be when the source says something else of it at the end of the walk: see
+    `Connector.changes`.
+
+    complete: False when the container could not be listed in full, so that what was not seen in it is not gone.
+    """
+
+    id: ScopeId
+    parent: ScopeId | None
+    clause: Clause | Unknown
+    location: str
+    complete: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """A document as it stands now.
+
+    native_id: immutable within the source; one for each (container, name).
+    version: changes whenever the content may have changed; an equal one is never read again.
+    own: the document's own clause, or Unknown with the reason.
+    location: where it stands, for people; may hold escapes for bytes that are not UTF-8.
+    """
+
+    native_id: str
+    scope: ScopeId | None
+    own: Clause | Unknown
+    version: str
+    name: str
+    location: str
+    media_type: str
+    size_bytes: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Something that the walk met and cannot offer: listed with its reason, and withheld if it was known before.
+
+    native_id: that of the document, or None when it has none, such as a FIFO.
+    """
+
+    native_id: str | None
+    location: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Everything sent so far may be kept; the cursor finds this place again."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class ScanComplete:
+    """Everything that exists was sent: what was not seen is gone, except inside incomplete containers."""
+
+    cursor: Cursor
+
+
+Change = ScopeChange | Upsert | Skip | Checkpoint | ScanComplete
+
+
+class Level(Enum):
+    """How bad a finding is: ERROR means that no run can start."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that `check` found, for people."""
+
+    level: Level
+    text: str
+
+
+class Connector(Protocol):
+    """Reads one source. Blocking: each run has a thread of its own (docs/adr/0002)."""
+
+    def check(self) -> list[Finding]:
+        """Say what the credential can and cannot read. Stores nothing. Does not raise for what it can report."""
+
+    def changes(self, cursor: Cursor | None) -> Iterator[Change]:
+        """Walk the source. `cursor` is that of the last complete run, None at the first.
+
+        A walk takes time, and what it sends was never true all at once. So before ScanComplete it looks again at the
+        rules and the place of every container that it sent, and sends those again that differ, as unknown those that
+        are no longer where they were. What was the same at both looks was so for everything sent in between.
+
+        Raises RetriableError or FatalError; then nothing that was not seen is taken for deleted.
+        """
+
+    def read(self, document: Upsert, limit_bytes: int) -> bytes:
+        """Return the content of exactly `document.version`, under exactly the rules that were sent.
+
+        The ACL chain is read again around the content: when anything differs, raises SkippableError("changed"). So it
+        does when this walk sent a container of the chain twice, differently.
+        Raises SkippableError("too large") over `limit_bytes`.
+        """
+
+    def close(self) -> None:
+        """Release what is held."""

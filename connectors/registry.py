@@ -1,0 +1,128 @@
+"""From a settings mapping to a connector or a directory: the only list of kinds, and strict about options.
+
+What the settings file looks like around these options is the service's business; an error names the option, and the
+service adds file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Final, TypeVar
+
+from acl.errors import InvalidValueError
+from connectors.base import Connector
+from connectors.directories.base import Directory
+from connectors.directories.static import StaticDirectory
+from connectors.filesystem import Filesystem
+
+_T = TypeVar("_T")
+
+
+class OptionError(Exception):
+    """An option is missing, unknown or wrong. `option` is its key, empty when it is about the kind."""
+
+    def __init__(self, option: str, message: str) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+class Options:
+    """The options of one source or directory. Every reading method raises OptionError."""
+
+    def __init__(self, kind: str, values: Mapping[str, object], base: Path, allowed: Collection[str]) -> None:
+        """`base`: relative paths start there. Refuses keys that are not `allowed`."""
+        for key in values:
+            if key not in allowed:
+                listed = ", ".join(f"`{name}`" for name in sorted(allowed))
+                raise OptionError(str(key), f"unknown option `{key}`: kind `{kind}` has {listed}")
+        self._kind: Final = kind
+        self._values: Final = values
+        self._base: Final = base
+
+    def text(self, key: str) -> str:
+        """Read text that must be there."""
+        value = self._required(key)
+        if not isinstance(value, str) or not value:
+            raise OptionError(key, f"`{key}`: expected text, found {_shown(value)}")
+        return value
+
+    def path(self, key: str) -> Path:
+        """Read a path that must be there; it is made absolute, and nothing is looked up."""
+        value = self.text(key)
+        if "\x00" in value:
+            raise OptionError(key, f"`{key}`: a path holds no zero byte")
+        return (self._base / Path(value).expanduser()).absolute()
+
+    def choice(self, key: str, first: _T, second: _T, default: _T) -> _T:
+        """Read one of two words."""
+        value = self._values.get(key, default)
+        for word in (first, second):
+            if value == word:
+                return word
+        raise OptionError(key, f"`{key}`: expected `{first}` or `{second}`, found {_shown(value)}")
+
+    def relative_paths(self, key: str) -> tuple[str, ...]:
+        """Read a list of paths that stay below the source's root; none is an empty list."""
+        value = self._values.get(key, [])
+        if not isinstance(value, list | tuple):
+            raise OptionError(key, f"`{key}`: expected a list of paths below the root, found {_shown(value)}")
+        for item in value:
+            if not isinstance(item, str) or not item or item.startswith("/") or ".." in Path(item).parts:
+                raise OptionError(key, f"`{key}`: expected a path below the root, found {_shown(item)}")
+        return tuple(value)
+
+    def _required(self, key: str) -> object:
+        if key not in self._values:
+            raise OptionError(key, f"option `{key}` is missing: kind `{self._kind}` needs it")
+        return self._values[key]
+
+
+def build(kind: str, options: Mapping[str, object], base: Path) -> Connector:
+    """Return a connector. Opens nothing. Raises OptionError."""
+    return _factory(kind, _CONNECTORS, "source")(options, base)
+
+
+def build_directory(name: str, kind: str, options: Mapping[str, object], base: Path) -> Directory:
+    """Return the directory called `name`. Opens nothing. Raises OptionError."""
+    return _factory(kind, _DIRECTORIES, "directory")(name, options, base)
+
+
+def _filesystem(values: Mapping[str, object], base: Path) -> Connector:
+    keys = ("root", "id_domain", "ancestors_above_root", "gone_mounts", "foreign_permissions")
+    options = Options("filesystem", values, base, keys)
+    root = options.path("root")
+    id_domain = options.text("id_domain")
+    try:
+        return Filesystem(
+            root,
+            id_domain=id_domain,
+            ancestors_above_root=options.choice("ancestors_above_root", "enforce", "trust", "enforce"),
+            gone_mounts=options.relative_paths("gone_mounts"),
+            foreign_permissions=options.choice("foreign_permissions", "refuse", "trust", "refuse"),
+        )
+    except InvalidValueError as err:
+        raise OptionError("id_domain", f"`id_domain`: {err}") from err
+
+
+def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
+    path = Options("static", values, base, ("path",)).path("path")
+    try:
+        return StaticDirectory(name, path)
+    except InvalidValueError as err:
+        raise OptionError("name", f"`name`: {err}") from err
+
+
+_CONNECTORS: Final[Mapping[str, Callable[[Mapping[str, object], Path], Connector]]] = {"filesystem": _filesystem}
+_DIRECTORIES: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Directory]]] = {"static": _static}
+
+
+def _factory(kind: str, factories: Mapping[str, _T], what: str) -> _T:
+    if kind not in factories:
+        listed = ", ".join(f"`{name}`" for name in sorted(factories))
+        raise OptionError("kind", f"there is no {what} of kind `{kind}`: expected {listed}")
+    return factories[kind]
+
+
+def _shown(value: object) -> str:
+    return f"`{value}`" if isinstance(value, str | int | float | bool) else type(value).__name__
