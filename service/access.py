@@ -1,0 +1,176 @@
+"""Who may read what, in step with the catalog: its change log applied to `acl.readable`, one snapshot at a time.
+
+A snapshot pairs one read transaction of the catalog with the access rules of exactly that moment: older rules would
+serve what was just withdrawn, and newer ones could open an older text that they were never meant for.
+
+Withheld here, whatever the rules say: sources that the configuration does not name, and sources whose rules were not
+verified in full within their limit. `acl.decide` decides everything else; the sets here only propose.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from typing import Final, Protocol
+
+from pyroaring import AbstractBitMap, BitMap
+
+from acl.model import NOBODY, Acl, Caller, Unknown
+from acl.readable import ReadableIndex
+from service.stores.reader import Reader
+from service.stores.records import StoredDocument
+
+_ABSENT: Final = Acl(None, NOBODY)
+"""What is decided on for a document that does not exist, so that it costs what a hidden one costs."""
+
+
+class Catalog(Protocol):
+    """What is needed of the catalog."""
+
+    def reader(self) -> AbstractContextManager[Reader]:
+        """Open one read transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceAge:
+    """How long ago a source's rules were verified in full; None: never. withheld: too long ago."""
+
+    source: str
+    age: timedelta | None
+    withheld: bool
+
+
+class Snapshot:
+    """One moment of catalog and rules together. Made by `Access.snapshot`; use it in one thread.
+
+    Everything but `reader` and `seq` may be asked until `release`, which lets other snapshots begin.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        index: ReadableIndex,
+        ages: Mapping[str, SourceAge],
+        at: datetime,
+        lock: threading.Lock,
+    ) -> None:
+        self.reader = reader
+        self.seq = reader.seq
+        self.at = at
+        self._ages = ages
+        self._lock = lock
+        self._index: ReadableIndex | None = index
+
+    @property
+    def _rules(self) -> ReadableIndex:
+        assert self._index is not None, "the snapshot was released"
+        return self._index
+
+    def permitted(self, caller: Caller, sources: frozenset[str]) -> AbstractBitMap:
+        """Return the ordinals that `caller` may read in `sources`, those withheld left out. No sources: all."""
+        fresh = frozenset(name for name, age in self._ages.items() if not age.withheld)
+        names = fresh & sources if sources else fresh
+        return self._rules.readable(caller, self.at, names).documents if names else BitMap()
+
+    def acl(self, document: StoredDocument | None) -> Acl | Unknown:
+        """Return what to decide on for a document as it stands; for none, something that denies everybody."""
+        if document is None:
+            return _ABSENT
+        age = self._ages.get(document.source)
+        if age is None or age.withheld:
+            return Unknown("stale")
+        if document.row_start >= document.row_stop:
+            return Unknown("no text")
+        return self._rules.acl(document.acl_id)
+
+    def ages(self, caller: Caller, sources: frozenset[str]) -> tuple[SourceAge, ...]:
+        """Return the ages of those `sources` in which `caller` may read something, or could if they were fresh.
+
+        Other sources are not named: that they exist is nothing that the caller may know. No sources: all.
+        """
+        return tuple(
+            age
+            for name, age in sorted(self._ages.items())
+            if (not sources or name in sources) and self._rules.readable(caller, self.at, frozenset([name])).documents
+        )
+
+    def epochs(self, sources: frozenset[str]) -> dict[str, int]:
+        """Return the version of each source's rules, for the audit log."""
+        return {name: self._rules.epoch(name) for name in sorted(sources)}
+
+    def release(self) -> None:
+        """Let other snapshots begin; the reader stays where it is. Does nothing the second time."""
+        if self._index is not None:
+            self._index = None
+            self._lock.release()
+
+
+class Access:
+    """Keeps the rules in step with one catalog. Thread-safe.
+
+    limits: for each configured source, how old its rules may be. clock: the time that decisions are made for.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        limits: Mapping[str, timedelta],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._catalog = catalog
+        self._limits = dict(limits)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._index = ReadableIndex()
+        self._seq = 0
+
+    def latest(self) -> int:
+        """Return the catalog's latest change as it is now."""
+        with self._catalog.reader() as reader:
+            return reader.seq
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Catch up with the catalog and hold both still. Its `at` is the moment of every decision and age in it."""
+        self._lock.acquire()
+        snapshot: Snapshot | None = None
+        try:
+            # Under the lock, so that the transaction is never older than what was already applied.
+            with self._catalog.reader() as reader:
+                self._catch_up(reader)
+                # Read last: before the transaction, what was verified meanwhile would lie in the future.
+                at = self._clock()
+                snapshot = Snapshot(reader, self._index, self._ages(reader, at), at, self._lock)
+                yield snapshot
+        finally:
+            if snapshot is None:
+                self._lock.release()
+            else:
+                snapshot.release()
+
+    def _catch_up(self, reader: Reader) -> None:
+        if reader.seq == self._seq:
+            return
+        changes = reader.changes_since(self._seq)
+        # INVARIANT: rules that were applied half way decide nothing: they are dropped, and built from 0 next time.
+        index, self._index, self._seq = self._index, ReadableIndex(), 0
+        for source, group in groupby(changes, key=lambda change: change.source):
+            index.apply(source, [change.value for change in group])
+        self._index, self._seq = index, reader.seq
+
+    def _ages(self, reader: Reader, at: datetime) -> dict[str, SourceAge]:
+        verified = reader.verified_at()
+        found: dict[str, SourceAge] = {}
+        for name, limit in self._limits.items():
+            if name not in verified:
+                continue
+            moment = verified[name]
+            age = None if moment is None else at - moment
+            # An age below zero means that a clock was set back: then nobody knows how old the rules are.
+            fresh = age is not None and timedelta(0) <= age <= limit
+            found[name] = SourceAge(name, age, not fresh)
+        return found

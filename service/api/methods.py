@@ -1,0 +1,42 @@
+"""The table of every method of the API: who may call it and how long a call may take.
+
+A method of a `.proto` file without a row here is an error at start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What holds for one method.
+
+    role: the role that the caller must hold; None for every caller with a valid credential.
+    default_s: the deadline of a call that brings none. longest_s: the latest deadline that is honoured.
+    """
+
+    role: str | None
+    default_s: float = 30.0
+    longest_s: float = 60.0
+
+
+OPERATOR: Final = "operator"
+_CALLER: Final = Rule(None)
+_OPERATOR: Final = Rule(OPERATOR)
+_DAY_S: Final = 24 * 3600.0
+
+METHODS: Final = {
+    "remit.v1.RetrievalService/Search": _CALLER,
+    "remit.v1.RetrievalService/GetDocument": _CALLER,
+    "remit.v1.RetrievalService/BatchGetChunks": _CALLER,
+    "remit.v1.AccessService/GetCaller": _CALLER,
+    "remit.v1.SourceService/ListSources": _OPERATOR,
+    "remit.v1.SourceService/GetSource": _OPERATOR,
+    "remit.v1.SourceService/CheckSource": Rule(OPERATOR, default_s=60.0, longest_s=600.0),
+    "remit.v1.SourceService/StartSync": _OPERATOR,
+    "remit.v1.SourceService/GetSyncRun": _OPERATOR,
+    # A watch follows a run to its end; it ends with the credential at the latest.
+    "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S),
+}

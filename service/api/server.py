@@ -1,0 +1,153 @@
+"""Two listeners: one for callers, one for administrators. Starting, stopping, limits and TLS; no method is known here.
+
+Callers get retrieval, access and health; administrators get the sources, health and reflection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from remit.v1 import access_pb2, retrieval_pb2, source_pb2
+
+from service.api.health import Health
+from service.api.wrapper import Wrapper
+from service.errors import StartError
+from service.settings import Address
+
+CALLER_SERVICES: tuple[ServiceDescriptor, ...] = (
+    retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"],
+    access_pb2.DESCRIPTOR.services_by_name["AccessService"],
+)
+ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (source_pb2.DESCRIPTOR.services_by_name["SourceService"],)
+
+_HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+# Without a bound of its own, gRPC lets two servers share a port and a caller keep a connection for ever.
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", 1024 * 1024),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.absolute_max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+)
+_MOST_CALLS = 512
+_ADMINISTRATOR_OPTIONS = tuple(o for o in _OPTIONS if not o[0].startswith("grpc.max_connection_age"))
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A PEM certificate chain with its private key."""
+
+    chain: bytes
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A service's descriptor with what handles its methods."""
+
+    descriptor: ServiceDescriptor
+    servicer: object
+
+
+class Server:
+    """Both listeners. Use `start`, then `stop`."""
+
+    def __init__(
+        self,
+        *,
+        wrapper: Wrapper,
+        health: Health,
+        callers: Sequence[Served],
+        administrators: Sequence[Served],
+    ) -> None:
+        self._health = health
+        self._callers = _listener(wrapper, health, callers, _OPTIONS)
+        self._administrators = _listener(wrapper, health, administrators, _ADMINISTRATOR_OPTIONS)
+        names = [served.descriptor.full_name for served in administrators]
+        reflection.enable_server_reflection([*names, _HEALTH, reflection.SERVICE_NAME], self._administrators)
+
+    async def start(
+        self, callers: Address, administrators: Address, certificate: Certificate | None
+    ) -> tuple[Address, Address]:
+        """Listen, and return the addresses with the ports that were given. Without a certificate: loopback only.
+
+        Raises StartError with one sentence when a port is in use or an address is not this machine's.
+        """
+        for address in (callers, administrators):
+            _check(address, certificate)
+        bound = (
+            _bind(self._callers, callers, certificate),
+            _bind(self._administrators, administrators, certificate),
+        )
+        await self._callers.start()
+        await self._administrators.start()
+        await self._health.open()
+        return bound
+
+    async def stop(self, grace_s: float) -> None:
+        """Say NOT_SERVING, take no more calls, and give those under way `grace_s`."""
+        await self._health.close()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._callers.stop(grace_s))
+            group.create_task(self._administrators.stop(grace_s))
+
+    async def wait(self) -> None:
+        """Return when both listeners have ended."""
+        await self._callers.wait_for_termination()
+        await self._administrators.wait_for_termination()
+
+
+def _listener(
+    wrapper: Wrapper, health: Health, services: Sequence[Served], options: Sequence[tuple[str, int]]
+) -> grpc.aio.Server:
+    handlers = [wrapper.handlers(served.descriptor, served.servicer) for served in services]
+    server = grpc.aio.server(handlers=handlers, options=list(options), maximum_concurrent_rpcs=_MOST_CALLS)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    return server
+
+
+def _check(address: Address, certificate: Certificate | None) -> None:
+    """Find out what gRPC would only write to standard error."""
+    if certificate is None and not address.is_loopback:
+        raise StartError(f"cannot listen on {address} without TLS: plaintext is for loopback addresses only")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+            probe.listen()
+    except OSError as err:
+        if err.errno == errno.EADDRINUSE:
+            raise StartError(
+                f"cannot listen on {address}: port {address.port} is in use, stop what uses it or choose another"
+            ) from err
+        raise StartError(f"cannot listen on {address}: {(err.strerror or str(err)).lower()}") from err
+
+
+def _bind(server: grpc.aio.Server, address: Address, certificate: Certificate | None) -> Address:
+    try:
+        if certificate is None:
+            port = server.add_insecure_port(str(address))
+        else:
+            credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
+            port = server.add_secure_port(str(address), credentials)
+    except RuntimeError as err:
+        why = "" if certificate is None else ": the TLS certificate and its key do not fit, or are not PEM"
+        raise StartError(f"cannot listen on {address}{why}") from err
+    return Address(address.host, port)

@@ -1,0 +1,96 @@
+"""Which status each of the service's errors becomes. Pure; the wrapper is the only user.
+
+The text is constant for each reason, so that two answers with the same reason differ in nothing but what the reason's
+metadata is documented to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf.any_pb2 import Any
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from service.errors import (
+    AuditUnavailableError,
+    DirectoryUnavailableError,
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    RoleRequiredError,
+    SyncRunningError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+
+DOMAIN = "remit.v1"
+DETAILS_KEY = "grpc-status-details-bin"
+"""The trailing metadata under which gRPC carries a `google.rpc.Status`."""
+
+_CODES: dict[str, tuple[grpc.StatusCode, str]] = {
+    "UNAUTHENTICATED": (grpc.StatusCode.UNAUTHENTICATED, "the credential is missing or does not verify"),
+    "INVALID_ARGUMENT": (grpc.StatusCode.INVALID_ARGUMENT, "a field is outside its documented range"),
+    "NOT_FOUND": (grpc.StatusCode.NOT_FOUND, "it does not exist, or you may not read it"),
+    "ROLE_REQUIRED": (grpc.StatusCode.PERMISSION_DENIED, "the method asks for a role that you do not hold"),
+    "DIRECTORY_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, "your groups cannot be resolved at the moment"),
+    "AUDIT_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, "the audit log cannot be written, so nothing is answered"),
+    "SEARCH_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, "the index or the model does not answer at the moment"),
+    "SYNC_RUNNING": (grpc.StatusCode.FAILED_PRECONDITION, "a run over this source is under way"),
+    "OVERLOADED": (grpc.StatusCode.RESOURCE_EXHAUSTED, "more work is waiting than the service accepts"),
+    "DEADLINE_EXCEEDED": (grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed"),
+    "INTERNAL": (grpc.StatusCode.INTERNAL, "a defect in the service"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a call ends that does not end well. `reason`: an `ErrorReason` without its prefix."""
+
+    reason: str
+    field: tuple[str, str] | None = None
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """The gRPC code of the reason."""
+        return _CODES[self.reason][0]
+
+    @property
+    def text(self) -> str:
+        """The constant text of the reason."""
+        return _CODES[self.reason][1]
+
+    def details(self) -> bytes:
+        """The serialized `google.rpc.Status` with its `ErrorInfo`."""
+        info = ErrorInfo(reason=self.reason, domain=DOMAIN, metadata=dict([self.field] if self.field else []))
+        packed = Any()
+        packed.Pack(info)
+        status = Status(code=self.code.value[0], message=self.text, details=[packed])
+        data: bytes = status.SerializeToString(deterministic=True)
+        return data
+
+
+def failure_of(error: Exception, request_id: str) -> Failure:
+    """Return what a caller is told of `error`. What nobody foresaw is INTERNAL and says nothing of itself."""
+    match error:
+        case UnauthenticatedError():
+            return Failure("UNAUTHENTICATED")
+        case InvalidRequestError(field=field):
+            return Failure("INVALID_ARGUMENT", ("field", field))
+        case NotFoundError():
+            return Failure("NOT_FOUND")
+        case RoleRequiredError(role=role):
+            return Failure("ROLE_REQUIRED", ("role", role))
+        case DirectoryUnavailableError():
+            return Failure("DIRECTORY_UNAVAILABLE")
+        case AuditUnavailableError():
+            return Failure("AUDIT_UNAVAILABLE")
+        case UnavailableError():
+            return Failure("SEARCH_UNAVAILABLE")
+        case SyncRunningError(run_id=run_id):
+            return Failure("SYNC_RUNNING", ("run_id", run_id))
+        case OverloadedError():
+            return Failure("OVERLOADED")
+        case _:
+            return Failure("INTERNAL", ("request_id", request_id))

@@ -1,0 +1,261 @@
+"""Between protobuf messages and the service's values, both ways. Pure: no I/O, no clock.
+
+Whatever a request holds is checked here against what the `.proto` files document, and refused with its field's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+from remit.v1 import access_pb2, common_pb2, retrieval_pb2, source_pb2
+
+from acl.principal import Principal
+from connectors.base import Finding, Level
+from service.access import SourceAge
+from service.api.sources import SourceState
+from service.callers import Current
+from service.errors import InvalidRequestError
+from service.reading import DocumentView, Passage
+from service.search import Answer, Freshness, Query
+from service.stores.records import RunState, StoredRun
+
+MAX_QUERY_BYTES: Final = 8192
+MAX_LIMIT: Final = 100
+DEFAULT_LIMIT: Final = 10
+MAX_SOURCES: Final = 32
+MAX_ID_BYTES: Final = 64
+MAX_CHUNKS: Final = 100
+MAX_NAME_BYTES: Final = 256
+
+
+# --- requests ---
+
+
+def query(request: retrieval_pb2.SearchRequest) -> Query:
+    """Read a search. Raises InvalidRequestError, as all of these do."""
+    size = len(request.query.encode())
+    if size > MAX_QUERY_BYTES:
+        raise InvalidRequestError("query", f"the query has {size} bytes, more than {MAX_QUERY_BYTES}")
+    if not request.query.strip():
+        raise InvalidRequestError("query", "the query is empty")
+    if not 0 <= request.limit <= MAX_LIMIT:
+        raise InvalidRequestError("limit", f"the limit is {request.limit}, expected 1 to {MAX_LIMIT}")
+    if len(request.sources) > MAX_SOURCES:
+        raise InvalidRequestError("sources", f"{len(request.sources)} sources, more than {MAX_SOURCES}")
+    return Query(request.query, request.limit or DEFAULT_LIMIT, frozenset(request.sources))
+
+
+def document_id(request: retrieval_pb2.GetDocumentRequest) -> str:
+    """Read the id of a document."""
+    return _text("document_id", request.document_id, MAX_ID_BYTES)
+
+
+def chunk_ids(request: retrieval_pb2.BatchGetChunksRequest) -> tuple[str, ...]:
+    """Read the ids of passages."""
+    if not 1 <= len(request.chunk_ids) <= MAX_CHUNKS:
+        raise InvalidRequestError("chunk_ids", f"{len(request.chunk_ids)} ids, expected 1 to {MAX_CHUNKS}")
+    return tuple(_text("chunk_ids", one, MAX_ID_BYTES) for one in request.chunk_ids)
+
+
+def name(field: str, value: str) -> str:
+    """Read a source's name or a run's id."""
+    return _text(field, value, MAX_NAME_BYTES)
+
+
+def _text(field: str, value: str, most: int) -> str:
+    if not 1 <= len(value.encode()) <= most:
+        raise InvalidRequestError(field, f"{len(value.encode())} bytes, expected 1 to {most}")
+    return value
+
+
+# --- answers about documents ---
+
+
+def search_response(answer: Answer, response_id: str, *, explain: bool) -> retrieval_pb2.SearchResponse:
+    """Write the answer to a search."""
+    paths = answer.caller.resolved.resolution.paths
+    hits = [
+        retrieval_pb2.Hit(
+            rank=rank, score=score, chunk=chunk(passage), grants=_grants(passage, paths) if explain else []
+        )
+        for rank, (passage, score) in enumerate(zip(answer.passages, answer.scores, strict=True), 1)
+    ]
+    return retrieval_pb2.SearchResponse(hits=hits, response_id=response_id, freshness=freshness(answer.freshness))
+
+
+def document_response(answer: Answer, response_id: str) -> retrieval_pb2.GetDocumentResponse:
+    """Write a whole document."""
+    return retrieval_pb2.GetDocumentResponse(
+        document=document(answer.document),
+        chunks=[chunk(passage) for passage in answer.passages],
+        response_id=response_id,
+        freshness=freshness(answer.freshness),
+    )
+
+
+def chunks_response(answer: Answer, response_id: str) -> retrieval_pb2.BatchGetChunksResponse:
+    """Write passages."""
+    return retrieval_pb2.BatchGetChunksResponse(
+        chunks=[chunk(passage) for passage in answer.passages],
+        response_id=response_id,
+        freshness=freshness(answer.freshness),
+    )
+
+
+def chunk(passage: Passage) -> retrieval_pb2.Chunk:
+    """Write one passage."""
+    return retrieval_pb2.Chunk(
+        chunk_id=passage.chunk_id,
+        document=document(passage.document),
+        text=passage.text,
+        headings=passage.headings,
+        span=retrieval_pb2.Span(start=passage.start, end=passage.end),
+        content_sha256=passage.content_sha256,
+    )
+
+
+def document(view: DocumentView) -> retrieval_pb2.DocumentInfo:
+    """Write what is known of a document."""
+    return retrieval_pb2.DocumentInfo(
+        document_id=view.document_id,
+        source=view.source,
+        title=view.title,
+        location=view.location,
+        media_type=view.media_type,
+        version=str(view.version),
+        modified_at=moment(view.modified_at),
+    )
+
+
+def _grants(passage: Passage, paths: Mapping[Principal, tuple[str, ...]]) -> list[retrieval_pb2.Grant]:
+    return [
+        retrieval_pb2.Grant(clause=match.clause, principal=match.principal.token, path=paths.get(match.principal, ()))
+        for match in passage.allowed.matches
+    ]
+
+
+def freshness(value: Freshness) -> common_pb2.Freshness:
+    """Write how fresh an answer is."""
+    return common_pb2.Freshness(
+        principals_resolved_at=moment(value.principals_resolved_at), sources=[_age(age) for age in value.sources]
+    )
+
+
+def _age(value: SourceAge) -> common_pb2.SourceFreshness:
+    age = None if value.age is None else duration(value.age)
+    return common_pb2.SourceFreshness(source=value.source, permissions_age=age, withheld=value.withheld)
+
+
+# --- answers about callers and sources ---
+
+
+def caller_response(caller: Current, fresh: Freshness, response_id: str) -> access_pb2.GetCallerResponse:
+    """Write who the caller is."""
+    resolution = caller.resolved.resolution
+    held = sorted(caller.resolved.caller.principals, key=lambda principal: principal.token)
+    return access_pb2.GetCallerResponse(
+        subject=resolution.account_id,
+        display_name=resolution.display_name,
+        principals=[
+            access_pb2.HeldPrincipal(token=principal.token, path=resolution.paths.get(principal, ()))
+            for principal in held
+        ],
+        roles=sorted(caller.resolved.roles),
+        complete_realms=sorted(caller.resolved.caller.complete),
+        freshness=freshness(fresh),
+        expires_at=moment(caller.subject.expires_at),
+        response_id=response_id,
+    )
+
+
+def source(state: SourceState) -> source_pb2.Source:
+    """Write one source."""
+    stored = state.stored
+    return source_pb2.Source(
+        name=stored.name,
+        kind=stored.kind,
+        documents=stored.documents,
+        chunks=stored.chunks,
+        quarantined=stored.quarantined,
+        permissions_verified_at=_optional(stored.permissions_verified_at),
+        max_permissions_age=duration(state.max_permissions_age),
+        latest_run=None if stored.latest_run is None else run(stored.latest_run),
+    )
+
+
+_RUN_STATES: Final = {
+    RunState.RUNNING: source_pb2.SYNC_STATE_RUNNING,
+    RunState.SUCCEEDED: source_pb2.SYNC_STATE_SUCCEEDED,
+    RunState.FAILED: source_pb2.SYNC_STATE_FAILED,
+}
+
+
+def run(value: StoredRun) -> source_pb2.SyncRun:
+    """Write one run."""
+    counts = value.counts
+    return source_pb2.SyncRun(
+        run_id=value.run_id,
+        source=value.source,
+        state=_RUN_STATES[value.state],
+        started_at=moment(value.started_at),
+        ended_at=_optional(value.ended_at),
+        counts=source_pb2.SyncCounts(
+            seen=counts.seen,
+            stored=counts.stored,
+            unchanged=counts.unchanged,
+            permissions_changed=counts.permissions_changed,
+            skipped=counts.skipped,
+            removed=counts.removed,
+            chunks=counts.chunks,
+            scopes=counts.scopes,
+            remaining=counts.remaining,
+        ),
+        problems=[
+            source_pb2.SyncProblem(location=problem.location, reason=problem.reason, detail=problem.detail)
+            for problem in value.problems
+        ],
+        failure=value.failure,
+    )
+
+
+_SEVERITIES: Final = {
+    Level.INFO: source_pb2.SEVERITY_INFO,
+    Level.WARNING: source_pb2.SEVERITY_WARNING,
+    Level.ERROR: source_pb2.SEVERITY_ERROR,
+}
+
+
+def check_response(findings: Iterable[Finding]) -> source_pb2.CheckSourceResponse:
+    """Write what a check found, the worst first."""
+    ordered = sorted(findings, key=lambda finding: -_SEVERITIES[finding.level])
+    return source_pb2.CheckSourceResponse(
+        ready=all(finding.level is not Level.ERROR for finding in ordered),
+        findings=[
+            source_pb2.CheckFinding(severity=_SEVERITIES[finding.level], text=finding.text) for finding in ordered
+        ],
+    )
+
+
+# --- times ---
+
+
+def moment(value: datetime) -> Timestamp:
+    """Write a moment; it has a time zone."""
+    written = Timestamp()
+    written.FromDatetime(value)
+    return written
+
+
+def _optional(value: datetime | None) -> Timestamp | None:
+    return None if value is None else moment(value)
+
+
+def duration(value: timedelta) -> Duration:
+    """Write a length of time."""
+    written = Duration()
+    written.FromTimedelta(value)
+    return written

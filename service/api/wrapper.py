@@ -1,0 +1,289 @@
+"""The one place around every method: what a call must bring, what is written down, how it ends.
+
+Every method of every service is registered through `Wrapper.handlers`, which walks the descriptors of the `.proto`
+files; one without a row in `methods` or without a handler is a StartError. In this order, for every call:
+
+1. a deadline: the call's own, at most the method's longest, the method's default when it brings none
+2. the credential is verified, the caller resolved, the method's role checked
+3. the request's bytes become a message, and not before the caller is known
+4. the handler returns a reply or raises
+5. the audit record is durable
+6. the reply leaves, or the status of the error
+
+Handlers never touch gRPC: `context.abort` is called here and nowhere else, because an abort that is not awaited lets
+the handler go on and answers OK with the data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import traceback
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NoReturn, Protocol
+
+import grpc
+import structlog
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from service.api.methods import METHODS, Rule
+from service.api.status import DETAILS_KEY, Failure, failure_of
+from service.authn import Subject
+from service.callers import Current
+from service.errors import AuditUnavailableError, InvalidRequestError, RoleRequiredError, StartError
+from service.executor import Executor
+
+log = structlog.get_logger()
+
+_Context = grpc.aio.ServicerContext[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler knows of its call beside the message. `request_id` also names the answer in the audit log."""
+
+    rpc: str
+    request_id: str
+    received_at: datetime
+    caller: Current
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a handler answers. `evidence`: what the audit record says of it."""
+
+    message: Message
+    evidence: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What a handler of a stream answers; the record is written before the first message leaves."""
+
+    messages: AsyncGenerator[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A call for the audit log, however it ended.
+
+    subject, caller, request: None when the call ended before they were known.
+    reason: empty when the call ended well. evidence: what the handler said of its answer, None without one.
+    """
+
+    rpc: str
+    request_id: str
+    received_at: datetime
+    peer: str
+    subject: Subject | None
+    caller: Current | None
+    request: Message | None
+    reason: str
+    error: Exception | None
+    evidence: object
+
+
+class Auditor(Protocol):
+    """What makes an entry durable."""
+
+    async def record(self, entry: Entry) -> None:
+        """Return once the entry is durable. Raises AuditUnavailableError: then nothing may be answered."""
+
+
+class Authenticate(Protocol):
+    """What verifies a credential: `service.authn.Authenticator`."""
+
+    def authenticate(self, value: str | None) -> Subject:
+        """Return whom the value of the `authorization` metadata proves. Raises UnauthenticatedError."""
+
+
+class Resolve(Protocol):
+    """What resolves a subject: `service.callers.Callers`."""
+
+    def resolve(self, subject: Subject) -> Current:
+        """Return the caller. Blocking. Raises UnauthenticatedError and DirectoryUnavailableError."""
+
+
+class _Trial:
+    """What is known of one call while it runs, for its record."""
+
+    __slots__ = ("caller", "evidence", "peer", "received_at", "request", "request_id", "rpc", "subject")
+
+    def __init__(self, rpc: str, request_id: str, received_at: datetime, peer: str) -> None:
+        self.rpc = rpc
+        self.request_id = request_id
+        self.received_at = received_at
+        self.peer = peer
+        self.subject: Subject | None = None
+        self.caller: Current | None = None
+        self.request: Message | None = None
+        self.evidence: object = None
+
+    def entry(self, reason: str, error: Exception | None) -> Entry:
+        return Entry(
+            rpc=self.rpc,
+            request_id=self.request_id,
+            received_at=self.received_at,
+            peer=self.peer,
+            subject=self.subject,
+            caller=self.caller,
+            request=self.request,
+            reason=reason,
+            error=error,
+            evidence=self.evidence,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    rpc: str
+    rule: Rule
+    request: Callable[[], Message]
+    handle: Callable[[Any, Call], Awaitable[Any]]
+
+
+class Wrapper:
+    """clock: the time of records and decisions. new_id: names calls; never guessable from another's."""
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticate,
+        callers: Resolve,
+        auditor: Auditor,
+        executor: Executor,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+        rules: Mapping[str, Rule] = METHODS,
+    ) -> None:
+        self._authenticator = authenticator
+        self._callers = callers
+        self._auditor = auditor
+        self._executor = executor
+        self._clock = clock
+        self._new_id = new_id
+        self._rules = rules
+
+    def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
+        """Return the handlers of all methods of `service`, each of them wrapped.
+
+        Raises StartError when a method has no row in the table or no handler.
+        """
+        found: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
+        for descriptor in service.methods:
+            found[descriptor.name] = self._handler(service, descriptor, servicer)
+        return grpc.method_handlers_generic_handler(service.full_name, found)
+
+    def _handler(
+        self, service: ServiceDescriptor, descriptor: MethodDescriptor, servicer: object
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        rpc = f"{service.full_name}/{descriptor.name}"
+        rule = self._rules.get(rpc)
+        if rule is None:
+            raise StartError(f"the method `{rpc}` has no row in the table of who may call it")
+        handle = getattr(servicer, descriptor.name, None)
+        if handle is None or descriptor.client_streaming:
+            raise StartError(f"the method `{rpc}` has no handler")
+        method = _Method(rpc, rule, GetMessageClass(descriptor.input_type), handle)
+        # Messages are parsed and built within the wrapper: what gRPC did itself would answer outside of it.
+        if descriptor.server_streaming:
+
+            async def stream(raw: bytes, context: _Context) -> None:
+                failure = await self._stream(method, raw, context)
+                if failure is not None:
+                    await _abort(context, failure)
+
+            return grpc.unary_stream_rpc_method_handler(stream)
+
+        async def unary(raw: bytes, context: _Context) -> bytes:
+            answer = await self._unary(method, raw, context)
+            if isinstance(answer, Failure):
+                await _abort(context, answer)
+            return answer
+
+        return grpc.unary_unary_rpc_method_handler(unary)
+
+    async def _unary(self, method: _Method, raw: bytes, context: _Context) -> bytes | Failure:
+        trial = self._begin(method, context)
+        limit = asyncio.timeout(_seconds(method.rule, context))
+        try:
+            async with limit:
+                reply: Reply = await method.handle(*await self._admit(method, trial, raw, context))
+                data = reply.message.SerializeToString(deterministic=True)
+                trial.evidence = reply.evidence
+                await self._auditor.record(trial.entry("", None))
+                return data
+        except Exception as err:  # noqa: BLE001  the one place where errors become statuses
+            return await self._failed(trial, err, limit.expired())
+
+    async def _stream(self, method: _Method, raw: bytes, context: _Context) -> Failure | None:
+        trial = self._begin(method, context)
+        limit = asyncio.timeout(_seconds(method.rule, context))
+        try:
+            async with limit:
+                message, call = await self._admit(method, trial, raw, context)
+                left = (call.caller.subject.expires_at - self._clock()).total_seconds()
+                deadline = limit.when()
+                assert deadline is not None
+                # A stream does not outlive the credential that opened it.
+                limit.reschedule(min(deadline, asyncio.get_running_loop().time() + left))
+                stream: Stream = await method.handle(message, call)
+                async with aclosing(stream.messages) as messages:
+                    await self._auditor.record(trial.entry("", None))
+                    async for one in messages:
+                        await context.write(one.SerializeToString(deterministic=True))
+            return None
+        except Exception as err:  # noqa: BLE001  the one place where errors become statuses
+            return await self._failed(trial, err, limit.expired())
+
+    def _begin(self, method: _Method, context: _Context) -> _Trial:
+        trial = _Trial(method.rpc, self._new_id(), self._clock(), context.peer())
+        structlog.contextvars.bind_contextvars(request_id=trial.request_id, rpc=trial.rpc)
+        return trial
+
+    async def _admit(self, method: _Method, trial: _Trial, raw: bytes, context: _Context) -> tuple[Message, Call]:
+        """Steps 2 and 3."""
+        trial.subject = self._authenticator.authenticate(_credential(context))
+        trial.caller = await self._executor.run(self._callers.resolve, trial.subject)
+        if method.rule.role is not None and method.rule.role not in trial.caller.resolved.roles:
+            raise RoleRequiredError(method.rule.role)
+        message = method.request()
+        try:
+            message.ParseFromString(raw)
+        except DecodeError as err:
+            raise InvalidRequestError("request", "the request is not a message of this method") from err
+        trial.request = message
+        return message, Call(trial.rpc, trial.request_id, trial.received_at, trial.caller)
+
+    async def _failed(self, trial: _Trial, error: Exception, late: bool) -> Failure:
+        failure = Failure("DEADLINE_EXCEEDED") if late else failure_of(error, trial.request_id)
+        trial.evidence = None
+        if failure.reason == "INTERNAL":
+            # Where, and never the message: it may hold a document's text.
+            where = "".join(traceback.format_tb(error.__traceback__))
+            log.error("request_failed", error=type(error).__name__, where=where)
+        try:
+            await self._auditor.record(trial.entry(failure.reason, error))
+        except AuditUnavailableError:
+            return Failure("AUDIT_UNAVAILABLE")
+        return failure
+
+
+def _credential(context: _Context) -> str | None:
+    """The call's one credential; None when there are several, because then nobody knows which was meant."""
+    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
+    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+
+
+def _seconds(rule: Rule, context: _Context) -> float:
+    remaining: float | None = context.time_remaining()
+    return min(rule.default_s if remaining is None else remaining, rule.longest_s)
+
+
+async def _abort(context: _Context, failure: Failure) -> NoReturn:
+    await context.abort(failure.code, failure.text, ((DETAILS_KEY, failure.details()),))

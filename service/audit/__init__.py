@@ -1,0 +1,35 @@
+"""The audit log: what was answered, to whom and why, in a form that shows every later change."""
+
+from service.audit.checkpoint import Checkpoint, Signer, Verifier
+from service.audit.errors import AuditTamperedError, RecordError
+from service.audit.key import AuditKey
+from service.audit.log import AuditLog, Receipt
+from service.audit.record import Actor, Asked, Authority, Call, Kind, Pass, Record, Returned, passes, record, run_record
+from service.audit.verify import Found, Problem, VerifyReport, find, verify
+
+__all__ = [
+    "Actor",
+    "Asked",
+    "AuditKey",
+    "AuditLog",
+    "AuditTamperedError",
+    "Authority",
+    "Call",
+    "Checkpoint",
+    "Found",
+    "Kind",
+    "Pass",
+    "Problem",
+    "Receipt",
+    "Record",
+    "RecordError",
+    "Returned",
+    "Signer",
+    "Verifier",
+    "VerifyReport",
+    "find",
+    "passes",
+    "record",
+    "run_record",
+    "verify",
+]

@@ -1,0 +1,282 @@
+"""The audit log: one writer, group commit, a Merkle tree over all records, signed checkpoints.
+
+`append` returns when the record is durable. When that cannot be, it raises AuditUnavailableError, and the log refuses
+everything until it is opened again: nothing may be answered that is not recorded.
+Opening holds every record against the last signed checkpoint first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from service import lock_file
+from service.audit import segments
+from service.audit.checkpoint import Checkpoint, Signer
+from service.audit.errors import AuditTamperedError
+from service.audit.merkle import EMPTY_ROOT, leaf_hash
+from service.audit.record import Envelope, Kind, Record, envelope, record
+from service.audit.verify import Scan, scan
+from service.errors import AuditUnavailableError, StartError
+
+_BATCH: Final = 256
+_MAX_WAITING: Final = 10_000
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a record stands, durably."""
+
+    index: int
+    leaf_hash: bytes
+
+
+@dataclass(slots=True)
+class _Waiting:
+    record: Record
+    future: Future[Receipt] | asyncio.Future[Receipt]
+
+
+class AuditLog:
+    """The one writer of a log. Thread-safe; `close` it to leave a signed end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        signing_key: Signer,
+        *,
+        facts: Mapping[str, object] | None = None,
+        checkpoint_interval_s: float = 60.0,
+        checkpoint_records: int = 4096,
+        timeout_s: float = 5.0,
+        segment_bytes: int = segments.SEGMENT_BYTES,
+    ) -> None:
+        """Open the log, verify all of it, and record the start.
+
+        facts: what the start's record says beside that, such as the version of the software.
+        timeout_s: how long a record may take to become durable before the log counts as unavailable.
+        Raises AuditTamperedError, and StartError when the folder cannot be used.
+        """
+        self._folder = folder
+        self._signer = signing_key
+        self._interval_s = checkpoint_interval_s
+        self._every = checkpoint_records
+        self._timeout_s = timeout_s
+        self._session = secrets.token_hex(8)
+        self._began_ns = time.monotonic_ns()
+        self._queue: deque[_Waiting] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._failure: str | None = None
+        try:
+            self._lock = _locked(folder)
+            try:
+                found = self._open()
+                self._writer = segments.Writer(folder, found.tree.size, segment_bytes=segment_bytes)
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except OSError as err:
+            raise StartError(f"the audit log in `{folder}` cannot be opened: {err.strerror or err}") from err
+        self._tree, self._last = found.tree, found.last
+        self._checkpoint = found.checkpoint or Checkpoint(signing_key.name, 0, EMPTY_ROOT)
+        try:
+            start: dict[str, object] = {"event": "started", "covered": self._checkpoint.size, **(facts or {})}
+            if found.unfinished is not None:
+                start["cut_bytes"] = found.unfinished.size
+            self._commit([_Waiting(record(Kind.CONTROL, start), Future())])
+            self._sign()
+        except OSError as err:
+            self._release()
+            raise StartError(f"the audit log in `{folder}` cannot be written: {err.strerror or err}") from err
+        except BaseException:
+            self._release()
+            raise
+        self._thread = threading.Thread(target=self._run, name="audit writer", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> Scan:
+        if segments.is_new(self._folder):
+            first = Checkpoint(self._signer.name, 0, EMPTY_ROOT)
+            # Before anything else: so a log without a checkpoint is one that somebody took it from.
+            segments.put_checkpoint(self._folder, first.sign(self._signer))
+        found = scan(self._folder, self._signer.verifier)
+        if found.problem is not None:
+            raise AuditTamperedError(
+                f"the audit log in `{self._folder}` is not what was signed: {found.problem}; "
+                "nothing is served from it, keep the folder as evidence and restore the log from a backup",
+                found.problem.index,
+            )
+        # No checkpoint covers what is mended here, and nobody was answered on it: see `segments.Writer.append`.
+        if found.unfinished is not None:
+            segments.cut(found.unfinished)
+        segments.mend_leaves(self._folder, found.known_leaves, found.unwritten)
+        return found
+
+    @property
+    def failure(self) -> str | None:
+        """Why the log refuses everything, or None while it is written."""
+        return self._failure
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The last signed checkpoint."""
+        return self._checkpoint
+
+    async def append(self, entry: Record) -> Receipt:
+        """Return when the record is durable. Raises AuditUnavailableError; then nothing may be answered.
+
+        A call that is cancelled meanwhile leaves its record in the log.
+        """
+        future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._enqueue(_Waiting(entry, future))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await future
+        except TimeoutError as err:
+            raise AuditUnavailableError(f"no record became durable within {self._timeout_s} s") from err
+
+    def append_blocking(self, entry: Record) -> Receipt:
+        """`append` for a thread that is not the event loop's."""
+        future: Future[Receipt] = Future()
+        self._enqueue(_Waiting(entry, future))
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError as err:
+            raise AuditUnavailableError(f"no record became durable within {self._timeout_s} s") from err
+
+    def close(self) -> None:
+        """Write what waits and the stop's record, sign a last checkpoint, release the folder. Again is nothing."""
+        with self._wake:
+            if self._closing:
+                return
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        self._release()
+
+    def _release(self) -> None:
+        self._writer.close()
+        os.close(self._lock)
+
+    def _enqueue(self, waiting: _Waiting) -> None:
+        with self._wake:
+            if self._failure is not None:
+                raise AuditUnavailableError(self._failure)
+            if self._closing:
+                raise AuditUnavailableError("the audit log is closed")
+            if len(self._queue) >= _MAX_WAITING:
+                raise AuditUnavailableError(f"{_MAX_WAITING} records wait for the audit log")
+            self._queue.append(waiting)
+            self._wake.notify()
+
+    # --- the writer's thread ---
+
+    def _run(self) -> None:
+        due = time.monotonic() + self._interval_s
+        closing = False
+        batch: list[_Waiting] = []
+        try:
+            while not closing:
+                with self._wake:
+                    while not self._queue and not self._closing and time.monotonic() < due:
+                        self._wake.wait(due - time.monotonic())
+                    room = min(_BATCH, self._every - (self._tree.size - self._checkpoint.size))
+                    batch = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+                    closing = self._closing and not self._queue
+                is_due = time.monotonic() >= due
+                if is_due and not batch and self._tree.size == self._checkpoint.size:
+                    batch = [_Waiting(record(Kind.HEARTBEAT, {}), Future())]
+                if batch:
+                    self._commit(batch)
+                if closing:
+                    self._commit([_Waiting(record(Kind.CONTROL, {"event": "stopped"}), Future())])
+                if is_due or closing or self._tree.size - self._checkpoint.size >= self._every:
+                    self._sign()
+                    due = time.monotonic() + self._interval_s
+        except Exception as err:  # noqa: BLE001  the top of the thread: whatever it was, everybody who waits must know
+            self._fail(batch, err)
+
+    def _commit(self, batch: Sequence[_Waiting]) -> None:
+        """Make a batch durable, then tell everybody who waits for it."""
+        tree, last = self._tree.copy(), self._last
+        first = tree.size
+        records: list[bytes] = []
+        leaves: list[bytes] = []
+        for waiting in batch:
+            uptime_us = (time.monotonic_ns() - self._began_ns) // 1000
+            place = Envelope(tree.size, last, self._session, datetime.now(UTC), uptime_us)
+            records.append(envelope(waiting.record, place))
+            last = leaf_hash(records[-1])
+            leaves.append(last)
+            tree.append(last)
+        self._writer.append(first, records, leaves)
+        self._tree, self._last = tree, last
+        _settle(batch, [Receipt(first + n, leaf) for n, leaf in enumerate(leaves)])
+
+    def _sign(self) -> None:
+        made = Checkpoint(self._signer.name, self._tree.size, self._tree.root())
+        self._writer.put_checkpoint(made.sign(self._signer))
+        self._checkpoint = made
+
+    def _fail(self, batch: list[_Waiting], err: Exception) -> None:
+        what = (err.strerror if isinstance(err, OSError) else None) or type(err).__name__
+        with self._wake:
+            self._failure = f"the audit log cannot be written: {what}"
+            everybody = [*batch, *self._queue]
+            self._queue.clear()
+        _log.error("audit_failed", error=what, waiting=len(everybody))
+        _settle(everybody, [AuditUnavailableError(self._failure) for _ in everybody])
+
+
+def _locked(folder: Path) -> int:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        return lock_file.acquire(folder / "lock")
+    except lock_file.HeldError as err:
+        raise StartError(f"the audit log in `{folder}` is being written by {err.holder}") from None
+
+
+def _settle(batch: Sequence[_Waiting], results: Sequence[Receipt | AuditUnavailableError]) -> None:
+    # One wake-up for each event loop, whatever the size of the batch.
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Receipt], Receipt | AuditUnavailableError]]] = {}
+    for waiting, result in zip(batch, results, strict=True):
+        match waiting.future:
+            case asyncio.Future() as future:
+                loops.setdefault(future.get_loop(), []).append((future, result))
+            case future:
+                _resolve(future, result)
+    for loop, pairs in loops.items():
+        try:
+            loop.call_soon_threadsafe(_resolve_all, pairs)
+        except RuntimeError:
+            # The loop is closed: nobody waits there any more.
+            _log.warning("audit_nobody_waits", records=len(pairs))
+
+
+def _resolve_all(pairs: Sequence[tuple[asyncio.Future[Receipt], Receipt | AuditUnavailableError]]) -> None:
+    for future, result in pairs:
+        _resolve(future, result)
+
+
+def _resolve(future: Future[Receipt] | asyncio.Future[Receipt], result: Receipt | AuditUnavailableError) -> None:
+    if future.done():
+        return
+    if isinstance(result, Receipt):
+        future.set_result(result)
+    else:
+        future.set_exception(result)

@@ -1,0 +1,333 @@
+"""Records of the audit log: what each holds, and the one sequence of bytes for it (RFC 8785).
+
+Pure. No record holds text of a document, a title, a place or a query: ids, hashes, numbers and principals only.
+Numbers are integers, scores in millionths; what is absent is left out and never null.
+The writer adds the envelope (`envelope`), since only it knows the place of a record in the log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Final
+
+import rfc8785
+
+from acl.decide import Allowed
+from acl.model import Acl, Caller
+from acl.principal import Principal
+from service import strict_json
+from service.audit.errors import RecordError
+
+FORMAT: Final = 1
+MAX_BYTES: Final = 4 * 1024 * 1024
+_MAX_INTEGER: Final = 2**53 - 1
+
+
+class Kind(Enum):
+    """The class of a record; each may be kept for a time of its own."""
+
+    QUERY = "query"  # calls that can return content
+    ACCESS = "access"  # calls that ask who may read
+    ADMIN = "admin"  # calls and commands that administer
+    INGEST = "ingest"  # runs over sources
+    CONTROL = "control"  # the log itself and the service: start, stop
+    HEARTBEAT = "heartbeat"  # nothing happened, and the log was there
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record before it has its place: its class, and its body in canonical bytes. Build one with `record`."""
+
+    kind: Kind
+    body: bytes
+
+
+def record(kind: Kind, body: Mapping[str, object]) -> Record:
+    """Build a record. Raises RecordError for a value without a canonical form here."""
+    _check(body, "body")
+    try:
+        data = rfc8785.dumps(body)  # type: ignore[arg-type]  # checked above
+    except (rfc8785.CanonicalizationError, RecursionError) as err:
+        raise RecordError(f"no canonical form: {err}") from err
+    if len(data) > MAX_BYTES:
+        raise RecordError(f"a record of {len(data)} bytes, more than {MAX_BYTES}")
+    return Record(kind, data)
+
+
+def _check(value: object, where: str) -> None:
+    match value:
+        case bool() | str():
+            return
+        case int():
+            if abs(value) > _MAX_INTEGER:
+                raise RecordError(f"{where} is a number beyond 2^53")
+        case Mapping():
+            for key, inner in value.items():
+                _check(inner, f"{where}.{key}")
+        case list() | tuple():
+            for number, inner in enumerate(value):
+                _check(inner, f"{where}[{number}]")
+        case _:
+            raise RecordError(f"{where} is a {type(value).__name__}, which no record holds")
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What the writer adds.
+
+    index: the record's number, from 0. previous: the leaf hash of the record before it, zeros for the first; so the
+    records alone say which one was changed, where the tree only says that one was.
+    session: one opening of the log. uptime_us: since then by the monotonic clock, which shows changes of the clock.
+    """
+
+    index: int
+    previous: bytes
+    session: str
+    time: datetime
+    uptime_us: int
+
+
+def envelope(made: Record, place: Envelope) -> bytes:
+    """The canonical bytes of a record at its place: the leaf of the tree."""
+    # The keys stand in the order of RFC 8785, and none of the values needs escaping.
+    return b'{"body":%b,"class":"%b","index":%d,"previous":"%b","session":"%b","time":"%b","uptime_us":%d,"v":%d}' % (
+        made.body,
+        made.kind.value.encode(),
+        place.index,
+        place.previous.hex().encode(),
+        place.session.encode(),
+        timestamp(place.time).encode(),
+        place.uptime_us,
+        FORMAT,
+    )
+
+
+def parse(data: bytes) -> dict[str, object]:
+    """Read a record back. Raises RecordError unless it is one, in canonical form."""
+    try:
+        found = strict_json.parse(data)
+    except ValueError as err:
+        raise RecordError("not the bytes of a record") from err
+    keys = {"body", "class", "index", "previous", "session", "time", "uptime_us", "v"}
+    if not isinstance(found, dict) or found.keys() != keys or found["v"] != FORMAT:
+        raise RecordError("not a record of this format")
+    _check(found, "record")
+    if rfc8785.dumps(found) != data:
+        raise RecordError("not in canonical form")
+    return found
+
+
+def timestamp(moment: datetime) -> str:
+    """RFC 3339 in UTC, always with microseconds. Raises RecordError without a time zone."""
+    if moment.tzinfo is None:
+        raise RecordError("a time without a time zone")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def micros(duration: timedelta) -> int:
+    """A duration in whole microseconds."""
+    return duration // timedelta(microseconds=1)
+
+
+# --- what a call leaves behind ---
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Whom the credential proved. account: the immutable id of the account, empty when nobody was found."""
+
+    issuer: str
+    subject: str
+    token_id: str
+    directory: str
+    account: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """What the caller held when it was decided: enough to see that two callers were equal, and how old it was."""
+
+    principals_sha256: str
+    principals: int
+    complete_realms: tuple[str, ...]
+    resolution_age: timedelta
+    roles: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, caller: Caller, at: datetime, roles: Iterable[str] = ()) -> Authority:
+        """The authority of a resolved caller at the moment of the decision."""
+        return cls(
+            principals_sha256=principals_digest(caller.principals),
+            principals=len(caller.principals),
+            complete_realms=tuple(sorted(caller.complete)),
+            resolution_age=max(at - caller.resolved_at, timedelta(0)),
+            roles=tuple(sorted(roles)),
+        )
+
+
+def principals_digest(principals: Iterable[Principal]) -> str:
+    """SHA-256 over the sorted tokens, one a line, as hex. A token holds no line feed."""
+    return hashlib.sha256("".join(f"{t}\n" for t in sorted(p.token for p in principals)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was searched for. digest: `AuditKey.query_digest`. model: the digest of the model."""
+
+    digest: str
+    length: int
+    limit: int
+    model: str
+    sources: tuple[str, ...] = ()
+    explain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """How one clause let the caller through. clause: the scope's immutable id or `own`, never its place."""
+
+    clause: str
+    rule: int
+    principal: str
+
+
+def passes(acl: Acl, allowed: Allowed) -> tuple[Pass, ...]:
+    """The clauses of an ACL with the rule and the principal of each, outermost first.
+
+    The decision names containers by their labels, which are places; here their ids stand instead.
+    """
+    names = [*(str(scope.id) for scope in (acl.scope.chain() if acl.scope is not None else ())), "own"]
+    return tuple(
+        Pass(name, match.rule, match.principal.token) for name, match in zip(names, allowed.matches, strict=True)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """One passage that left, and why it was allowed.
+
+    content_sha256: of the passage's text, as hex. score_e6: the cosine in millionths; left out where there is none.
+    """
+
+    rank: int
+    source: str
+    document_id: str
+    version: str
+    chunk_id: str
+    content_sha256: str
+    start: int
+    end: int
+    acl_id: int
+    matches: tuple[Pass, ...]
+    score_e6: int | None = None
+
+    def body(self) -> dict[str, object]:
+        """The passage as it stands in a record."""
+        found: dict[str, object] = {
+            "rank": self.rank,
+            "source": self.source,
+            "document_id": self.document_id,
+            "version": self.version,
+            "chunk_id": self.chunk_id,
+            "content_sha256": self.content_sha256,
+            "span": [self.start, self.end],
+            "acl_id": self.acl_id,
+            "matches": [{"clause": m.clause, "rule": m.rule, "principal": m.principal} for m in self.matches],
+        }
+        if self.score_e6 is not None:
+            found["score_e6"] = self.score_e6
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, however it ended.
+
+    code: the name of the gRPC status, such as `OK`. reason: that of the ErrorInfo, empty when the call succeeded.
+    detail: a constant word that only the log sees, such as `expired` for a refused token.
+    target: what an administrative call was about, such as the name of a source or the id of a run.
+    epochs: the version of each source's rules that was decided on.
+    withheld: by reason, how much was not returned.
+    """
+
+    kind: Kind
+    rpc: str
+    response_id: str
+    code: str
+    latency: timedelta
+    peer: str = ""
+    request_id: str = ""
+    reason: str = ""
+    detail: str = ""
+    target: str = ""
+    actor: Actor | None = None
+    authority: Authority | None = None
+    asked: Asked | None = None
+    returned: Sequence[Returned] = ()
+    epochs: Mapping[str, int] = field(default_factory=dict)
+    withheld: Mapping[str, int] = field(default_factory=dict)
+    candidates: int | None = None
+
+    def record(self) -> Record:
+        """The record of this call."""
+        body: dict[str, object] = {
+            "rpc": self.rpc,
+            "response_id": self.response_id,
+            "code": self.code,
+            "latency_us": micros(self.latency),
+        }
+        texts = {"peer": self.peer, "request_id": self.request_id, "reason": self.reason, "detail": self.detail}
+        body |= {key: text for key, text in {**texts, "target": self.target}.items() if text}
+        if self.actor is not None:
+            a = self.actor
+            body["actor"] = {
+                "issuer": a.issuer,
+                "subject": a.subject,
+                "token_id": a.token_id,
+                "directory": a.directory,
+                "account": a.account,
+            }
+        if self.authority is not None:
+            h = self.authority
+            body["authority"] = {
+                "principals_sha256": h.principals_sha256,
+                "principals": h.principals,
+                "complete_realms": list(h.complete_realms),
+                "resolution_age_us": micros(h.resolution_age),
+                "roles": list(h.roles),
+            }
+        if self.asked is not None:
+            q = self.asked
+            body["query"] = {
+                "hmac_sha256": q.digest,
+                "length": q.length,
+                "limit": q.limit,
+                "model": q.model,
+                "sources": list(q.sources),
+                "explain": q.explain,
+            }
+        if self.kind is Kind.QUERY:
+            body["returned"] = [one.body() for one in self.returned]
+        if self.epochs:
+            body["epochs"] = dict(self.epochs)
+        if self.withheld:
+            body["withheld"] = dict(self.withheld)
+        if self.candidates is not None:
+            body["candidates"] = self.candidates
+        return record(self.kind, body)
+
+
+def run_record(
+    event: str, run_id: str, source: str, *, counts: Mapping[str, int] | None = None, failure: str = ""
+) -> Record:
+    """The record of a run over a source. event: `started`, `succeeded` or `failed`; failure: a constant word."""
+    body: dict[str, object] = {"event": event, "run_id": run_id, "source": source}
+    if counts is not None:
+        body["counts"] = dict(counts)
+    if failure:
+        body["failure"] = failure
+    return record(Kind.INGEST, body)

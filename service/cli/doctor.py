@@ -1,0 +1,177 @@
+"""`remit doctor`: everything that can be checked without changing anything, each with what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import typer
+from rich.markup import escape
+
+from service import lock_file
+from service.cli.connect import Context, Json, context
+from service.cli.screen import out, print_json
+from service.errors import RemitError, StartError
+from service.settings import Settings
+
+_FREE_BYTES: Final = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One check. advice: what to do; empty when all is well."""
+
+    level: Literal["ok", "warning", "error"]
+    what: str
+    advice: str = ""
+
+
+def doctor(ctx: typer.Context, json: Json = False) -> None:
+    """Check settings, keys, folders, model, sources and the running service. Exit code 1 when something is wrong."""
+    results = list(_results(context(ctx)))
+    if json:
+        print_json(results)
+    else:
+        colours = {"ok": "green", "warning": "yellow", "error": "red"}
+        for one in results:
+            advice = f": {one.advice}" if one.advice else ""
+            out.print(f"[{colours[one.level]}]{one.level:8}[/]{escape(one.what)}{escape(advice)}")
+    if any(one.level == "error" for one in results):
+        raise typer.Exit(1)
+
+
+def _results(found: Context) -> Iterator[Result]:
+    settings = found.settings
+    yield Result("ok", f"settings: {settings.file}")
+    yield from _keys(settings)
+    yield from _data(settings)
+    yield from _model(settings)
+    yield from _directories(settings)
+    yield from _sources(settings)
+    yield from _listeners(settings)
+
+
+def _keys(settings: Settings) -> Iterator[Result]:
+    from service.audit import AuditKey
+    from service.keys import FileKey
+
+    for what, opened in (
+        ("key-encryption key", lambda: FileKey(settings.keys.path)),
+        ("audit key", lambda: AuditKey.load(settings.keys.audit)),
+    ):
+        try:
+            opened()
+            yield Result("ok", what)
+        except RemitError as err:
+            yield Result("error", what, str(err))
+    if settings.keys.path.is_relative_to(settings.data):
+        yield Result("error", "keys", f"{settings.keys.path} lies in the data folder that it protects: move it out")
+
+
+def _data(settings: Settings) -> Iterator[Result]:
+    data = settings.data
+    here = next(folder for folder in (data, *data.parents) if folder.exists())
+    free = shutil.disk_usage(here).free
+    if free < _FREE_BYTES:
+        yield Result("warning", "disk", f"only {free / 2**30:.1f} GiB are free for {data}")
+    if not os.access(here, os.W_OK):
+        yield Result("error", "data folder", f"{here} is not writable for this account")
+    if data.exists() and data.stat().st_mode & 0o077:
+        yield Result("error", "data folder", f"{data} is open to others: `chmod 700 {data}`")
+    yield _encrypted(here)
+
+
+def _encrypted(folder: Path) -> Result:
+    what = "encrypted volume"
+    source = _output("findmnt", "--noheadings", "--output", "SOURCE", "--target", str(folder)).split("[")[0].strip()
+    chain = _output("lsblk", "--noheadings", "--inverse", "--output", "TYPE", source) if source.startswith("/") else ""
+    if "crypt" in chain.split():
+        return Result("ok", what)
+    why = f"nothing says that {folder} ({source or 'unknown volume'}) is encrypted"
+    return Result("warning", what, f"{why}; vectors lie there in the clear and are as sensitive as the text")
+
+
+def _output(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _model(settings: Settings) -> Iterator[Result]:
+    from service.embed import passage_tokens, tokenizer_path
+
+    if settings.embedding.kind == "hash":
+        yield Result("warning", "model", "`embedding: {kind: hash}` finds words, not meaning: it is for tests")
+        return
+    try:
+        tokenizer_path(settings.embedding)
+        yield Result("ok", f"model, passages of {passage_tokens(settings.embedding)} tokens")
+    except StartError as err:
+        yield Result("error", "model", str(err))
+
+
+def _directories(settings: Settings) -> Iterator[Result]:
+    from connectors.directories.base import DirectoryUnavailableError, UnknownSubjectError
+    from connectors.directories.static import StaticDirectory
+
+    for one in settings.directories:
+        try:
+            StaticDirectory(one.name, one.path).resolve("id", "\N{REPLACEMENT CHARACTER}")
+        except UnknownSubjectError:
+            yield Result("ok", f"directory `{one.name}`")
+        except DirectoryUnavailableError as err:
+            yield Result("error", f"directory `{one.name}`", err.detail)
+
+
+def _sources(settings: Settings) -> Iterator[Result]:
+    from connectors import registry
+    from connectors.base import Level
+    from connectors.errors import ConnectorError
+
+    if not settings.sources:
+        yield Result("warning", "sources", "none is configured, so there is nothing to search")
+    for one in settings.sources:
+        try:
+            connector = registry.build(one.kind, one.options, settings.base)
+        except registry.OptionError as err:
+            yield Result("error", f"source `{one.name}`", f"{one.place(err.option)}: {err}")
+            continue
+        try:
+            for finding in connector.check():
+                level: Literal["ok", "warning", "error"] = "ok"
+                if finding.level is not Level.INFO:
+                    level = "warning" if finding.level is Level.WARNING else "error"
+                yield Result(level, f"source `{one.name}`: {finding.text}")
+        except ConnectorError as err:
+            yield Result("error", f"source `{one.name}`", err.detail)
+        finally:
+            connector.close()
+
+
+def _listeners(settings: Settings) -> Iterator[Result]:
+    if not lock_file.is_held(settings.data / "lock"):
+        yield Result("warning", "service", "it is not running: `remit serve`")
+        return
+    from grpc import RpcError, insecure_channel
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    if settings.listen.tls is not None:
+        yield Result("ok", "service: running, with TLS")
+        return
+    for address in (settings.listen.callers, settings.listen.administrators):
+        with insecure_channel(str(address), [("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                status = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5).status
+            except RpcError:
+                yield Result("error", f"listener {address}", "it does not answer, though the data folder is open")
+                continue
+        if status == health_pb2.HealthCheckResponse.SERVING:
+            yield Result("ok", f"listener {address}")
+        else:
+            yield Result("error", f"listener {address}", "NOT_SERVING: the service's log says why")

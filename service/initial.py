@@ -1,0 +1,131 @@
+"""What `remit init` writes: commented settings, two example people, and every key that a first start needs.
+
+It overwrites nothing and leaves nothing half written: a folder has all of it or what it had before.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from service import devissuer, durable_file
+from service.audit.key import AuditKey
+from service.errors import StartError
+from service.keys.provider import create_key_file
+
+_READABLE: Final = 0o644
+_KEYS: Final = ("remit.kek", "audit.key", "audit.pub", "dev.private.json", "dev.jwks.json")
+
+SETTINGS: Final = """\
+# Remit's settings. Paths are relative to this file. `remit doctor` checks them.
+version: 1
+
+# The catalog, the index and the audit log. Embeddings are as sensitive as the text they come from and are not
+# encrypted by Remit: put this folder on an encrypted volume.
+data: ./data
+
+listen:
+  callers: 127.0.0.1:7420           # applications that search
+  administrators: 127.0.0.1:7421    # operators and auditors
+  # Plaintext is allowed on loopback only. For anything else replace this line by
+  #   tls: {certificate: ./tls/server.pem, key: ./tls/server.key}
+  insecure_loopback: true
+
+# The key-encryption key, and beside it the key of the audit log (audit.key). Without them nothing starts and nothing
+# can be read: keep a copy of the folder `keys`, apart from the copies of `data`.
+keys: {provider: file, path: ./keys/remit.kek}
+
+# Whose tokens are accepted. This one is the development issuer, whose key pair `remit init` made for trying Remit:
+# `remit token alice` mints a token of 15 minutes. In production list your own issuer and delete dev.private.json.
+issuers:
+  - issuer: https://remit.localhost/dev
+    audience: remit
+    jwks: ./keys/dev.jwks.json
+    claim: sub                      # an immutable claim of the token ...
+    directory: people               # ... equals, for exactly one person of this directory, ...
+    attribute: id                   # ... this immutable attribute
+
+# Where people and groups come from.
+directories:
+  - {name: people, kind: static, path: ./people.yaml}
+
+# Who administers: groups of the directory. A role never opens a document.
+roles:
+  operator: [group:operators]
+  auditor: [group:auditors]
+
+# The bundled model. A folder with another sentence-transformers model: {kind: model, path: ./model}
+embedding: {kind: model}
+
+# What to read. Remove the `[]` and the comment signs, and name a folder.
+sources: []
+#  - name: company
+#    kind: filesystem
+#    root: ./company
+#    id_domain: corp                 # uid and gid numbers on these files are those of `id_domain: corp` in people.yaml
+#    ancestors_above_root: enforce   # folders above the root count too; `trust` for a tree that is exported elsewhere
+#    max_permissions_age: 24h        # older permissions withhold the source's documents
+"""
+
+PEOPLE: Final = """\
+# People and groups: the static directory. It is read again whenever it changes.
+# Ids are immutable and never given to somebody else; names may change.
+version: 1
+id_domain: corp                     # whose numbers uid and gid are
+users:
+  - {id: u-1001, name: alice, display_name: Alice Example, uid: 20001, gid: 20101, groups: [sales, operators]}
+  - {id: u-1002, name: bob, display_name: Bob Example, uid: 20002, gid: 20102, groups: [fin-emea, auditors]}
+groups:
+  - {id: sales, gid: 20101}
+  - {id: finance, gid: 20102}
+  - {id: fin-emea, gid: 20110, member_of: [finance]}
+  - {id: operators}
+  - {id: auditors}
+"""
+
+
+def write(folder: Path) -> tuple[Path, ...]:
+    """Write everything into `folder`, which is made when it is missing, and return the files.
+
+    Raises StartError when one of them exists or cannot be written; then the folder is as it was.
+    """
+    # The settings come last: a folder that has them has the rest.
+    names = (*(f"keys/{name}" for name in _KEYS), "people.yaml", "remit.yaml")
+    present = next((folder / name for name in names if os.path.lexists(folder / name)), None)
+    if present is not None:
+        raise StartError(f"{present} exists: `remit init` overwrites nothing, name another folder")
+    made = [path for path in (folder / "keys", folder, *folder.parents) if not path.exists()]
+    linked: list[Path] = []
+    try:
+        (folder / "keys").mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".remit-init-") as temporary:
+            _prepare(Path(temporary))
+            for name in names:
+                # A link, unlike a rename, replaces nothing.
+                (folder / name).hardlink_to(Path(temporary) / name)
+                linked.append(folder / name)
+    except BaseException as err:
+        for path in linked:
+            path.unlink()
+        for path in made:
+            if path.exists():
+                path.rmdir()
+        if isinstance(err, FileExistsError):
+            raise StartError(f"{err.filename2 or err.filename} exists: `remit init` overwrites nothing") from err
+        if isinstance(err, OSError):
+            raise StartError(f"`{folder}` cannot be written: {err.strerror}") from err
+        raise
+    return tuple(linked)
+
+
+def _prepare(folder: Path) -> None:
+    keys = folder / "keys"
+    keys.mkdir()
+    create_key_file(keys / "remit.kek")
+    audit = AuditKey.create(keys / "audit.key")
+    durable_file.create(keys / "audit.pub", f"{audit.verifier.text}\n".encode(), _READABLE)
+    devissuer.create_keys(keys / "dev.jwks.json")
+    durable_file.create(folder / "people.yaml", PEOPLE.encode(), _READABLE)
+    durable_file.create(folder / "remit.yaml", SETTINGS.encode(), _READABLE)

@@ -1,0 +1,142 @@
+"""The one way from the catalog to a passage: decide on the current rules, then open exactly what was decided on.
+
+Search, GetDocument and BatchGetChunks all read through this module and have no other way to a text: `open_passages`
+takes permits, and only `permit` makes them. Hidden and absent documents take the same path and look alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from acl.decide import Allowed, decide
+from acl.model import Acl, AclId, Unknown
+from service.access import Snapshot
+from service.callers import Current
+from service.errors import RemitError
+from service.keys.envelope import UnsealError
+from service.stores.records import StoredChunk, StoredDocument
+from service.stores.sealing import Sealing
+
+log = structlog.get_logger()
+
+
+class NewerTextError(RemitError):
+    """A text that may be read is newer than the caller's groups: resolve the caller again, then decide again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """A document with the decision by which the caller may read it."""
+
+    document: StoredDocument
+    acl: Acl
+    allowed: Allowed
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentView:
+    """What is known of a document without its text."""
+
+    document_id: str
+    source: str
+    title: str
+    location: str
+    media_type: str
+    version: int
+    modified_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """An opened chunk of a document that the caller may read, with why. start, end: code points."""
+
+    chunk_id: str
+    row: int
+    document: DocumentView
+    text: str
+    headings: tuple[str, ...]
+    start: int
+    end: int
+    content_sha256: bytes
+    acl_id: AclId
+    acl: Acl
+    allowed: Allowed
+
+
+def permit(
+    snapshot: Snapshot, documents: Iterable[StoredDocument | None], caller: Current, *, again: bool
+) -> dict[int, Permit]:
+    """Decide on documents as they stand, None for one that does not exist; return permits by ordinal.
+
+    again: the caller was already resolved again for this request: a text that is newer still is withheld.
+    Raises NewerTextError otherwise, and CallerExpiredError.
+    """
+    found: dict[int, Permit] = {}
+    for document in documents:
+        acl = snapshot.acl(document)
+        decision = decide(acl, caller.resolved.caller, snapshot.at)
+        if document is None or isinstance(acl, Unknown) or not isinstance(decision, Allowed):
+            continue
+        # The "new enemy": somebody leaves a group, then a secret is added that only its members may read. Groups that
+        # were resolved before the text was stored must not open it.
+        if document.text_seq > caller.as_of:
+            if not again:
+                raise NewerTextError("a text is newer than the caller's groups")
+            continue
+        found[document.ordinal] = Permit(document, acl, decision)
+    return found
+
+
+def open_passages(sealing: Sealing, permits: Mapping[int, Permit], chunks: Iterable[StoredChunk]) -> Iterator[Passage]:
+    """Open, one by one, those chunks that belong to a permitted document's decided version, in their order.
+
+    A passage that does not open, or does not have its hash, is left out and logged: it is withheld from everybody.
+    """
+    views: dict[int, DocumentView | None] = {}
+    for chunk in chunks:
+        granted = permits.get(chunk.ordinal)
+        if granted is None:
+            continue
+        document = granted.document
+        if chunk.version != document.version or not document.row_start <= chunk.row < document.row_stop:
+            continue
+        try:
+            if chunk.ordinal not in views:
+                views[chunk.ordinal] = _view(sealing, document)
+            view = views[chunk.ordinal]
+            text = sealing.text(chunk)
+        except UnsealError as err:
+            views.setdefault(chunk.ordinal, None)
+            log.error("passage_unreadable", document_id=document.document_id, chunk_id=chunk.chunk_id, detail=str(err))
+            continue
+        if view is None:
+            continue
+        yield Passage(
+            chunk_id=chunk.chunk_id,
+            row=chunk.row,
+            document=view,
+            text=text.text,
+            headings=text.headings,
+            start=chunk.start,
+            end=chunk.end,
+            content_sha256=text.content_sha256,
+            acl_id=document.acl_id,
+            acl=granted.acl,
+            allowed=granted.allowed,
+        )
+
+
+def _view(sealing: Sealing, document: StoredDocument) -> DocumentView:
+    return DocumentView(
+        document_id=document.document_id,
+        source=document.source,
+        title=sealing.title(document),
+        location=sealing.location(document),
+        media_type=document.media_type,
+        version=document.version,
+        modified_at=document.modified_at,
+    )

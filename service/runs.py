@@ -1,0 +1,126 @@
+"""A run as it goes on: counted by the sync, watched by others. What is durable of it is in the catalog."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from service.stores.records import Counts, Problem, RunState, StoredRun
+from service.stores.runs import MAX_PROBLEMS
+
+
+class Progress:
+    """The live counts of one run. Safe to use from several threads."""
+
+    def __init__(self, run: StoredRun) -> None:
+        self._changed = threading.Condition()
+        self._run = run
+        self._problems: deque[Problem] = deque(maxlen=MAX_PROBLEMS)
+        self._revision = 0
+
+    @property
+    def run_id(self) -> str:
+        """The run's id."""
+        return self._run.run_id
+
+    def snapshot(self) -> StoredRun:
+        """Return the run as it stands."""
+        with self._changed:
+            return replace(self._run, problems=tuple(self._problems))
+
+    def wait(self, revision: int, timeout_s: float) -> tuple[int, StoredRun]:
+        """Wait until there is something newer than `revision` (0 at first); return its number and the run.
+
+        After the timeout, and once the run has ended, the number may be the same.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._revision != revision or self._run.state is not RunState.RUNNING, timeout_s
+            )
+            return self._revision, replace(self._run, problems=tuple(self._problems))
+
+    def rate(self, at: datetime) -> float:
+        """Return documents met a second, from the beginning to `at` or the run's end."""
+        run = self.snapshot()
+        elapsed_s = ((run.ended_at or at) - run.started_at).total_seconds()
+        return run.counts.seen / elapsed_s if elapsed_s > 0 else 0.0
+
+    def add(self, counts: Counts, problems: Sequence[Problem] = ()) -> None:
+        """Add to every count but `remaining`, and note problems."""
+        with self._changed:
+            was = self._run.counts
+            self._run = replace(
+                self._run,
+                counts=Counts(
+                    seen=was.seen + counts.seen,
+                    stored=was.stored + counts.stored,
+                    unchanged=was.unchanged + counts.unchanged,
+                    permissions_changed=was.permissions_changed + counts.permissions_changed,
+                    skipped=was.skipped + counts.skipped,
+                    removed=was.removed + counts.removed,
+                    chunks=was.chunks + counts.chunks,
+                    scopes=was.scopes + counts.scopes,
+                    remaining=was.remaining,
+                ),
+            )
+            self._problems.extend(problems)
+            self._notify()
+
+    def remaining(self, documents: int) -> None:
+        """Say how many documents are still to come."""
+        with self._changed:
+            if self._run.counts.remaining != documents:
+                self._run = replace(self._run, counts=replace(self._run.counts, remaining=documents))
+                self._notify()
+
+    def ended(self, state: RunState, failure: str, at: datetime) -> StoredRun:
+        """Return the run as it ends, without saying so yet."""
+        with self._changed:
+            counts = replace(self._run.counts, remaining=0) if state is RunState.SUCCEEDED else self._run.counts
+            return replace(
+                self._run,
+                state=state,
+                ended_at=at,
+                counts=counts,
+                problems=tuple(self._problems),
+                failure=failure,
+            )
+
+    def end(self, run: StoredRun) -> None:
+        """Say that the run has ended."""
+        with self._changed:
+            self._run = run
+            self._notify()
+
+    def _notify(self) -> None:
+        self._revision += 1
+        self._changed.notify_all()
+
+
+class Tally:
+    """What was counted since the progress was last told; a plain sum, because it is touched for every file."""
+
+    def __init__(self) -> None:
+        self.documents = 0
+        self.unchanged = 0
+        self.skipped = 0
+        self.scopes = 0
+        self.permissions_changed = 0
+        self.problems: list[Problem] = []
+
+    def any(self) -> bool:
+        """Whether anything was counted."""
+        return bool(self.documents or self.skipped or self.scopes or self.permissions_changed or self.unchanged)
+
+    def counts(self) -> Counts:
+        """Return it as counts."""
+        return Counts(
+            seen=self.documents,
+            unchanged=self.unchanged,
+            skipped=self.skipped,
+            scopes=self.scopes,
+            permissions_changed=self.permissions_changed,
+        )

@@ -1,0 +1,250 @@
+"""Answering callers: from a question to passages, and from ids to passages and documents.
+
+For a search, in this order (the caller is resolved before, the audit record is written and the answer leaves after):
+
+1. the query becomes a unit vector
+2. a snapshot gives the documents that the caller may read, and the index the nearest chunks among them
+3. another snapshot, later: the catalog's current rules decide on every candidate, and exactly the decided version of
+   each text is opened and checked against its hash
+4. when fewer than `limit` survived and the index has more, 2 and 3 again with more candidates, a few times
+
+Everything blocks and runs in a thread of `service.executor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Final, Protocol, TypeVar
+
+from acl.errors import CallerExpiredError
+from service.access import Access, Snapshot, SourceAge
+from service.authn import Subject
+from service.callers import Current
+from service.embed import Embedder
+from service.errors import NotFoundError, RemitError, UnauthenticatedError
+from service.index.base import Index
+from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit
+from service.stores.sealing import Sealing
+
+T = TypeVar("T")
+
+_ROUNDS: Final = 3
+_FIRST: Final = 2
+_GROWTH: Final = 4
+"""A first round asks for twice the limit, each further one for four times as many as the one before."""
+
+
+class DamagedTextError(RemitError):
+    """A document cannot be returned whole, because a passage does not open or does not have its hash."""
+
+
+class Resolve(Protocol):
+    """What resolves a subject again: `service.callers.Callers`."""
+
+    def resolve(self, subject: Subject) -> Current:
+        """Return the caller as it stands now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A question. limit: 1 to 100. sources: names; empty means all."""
+
+    text: str
+    limit: int
+    sources: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How old what an answer rests on is."""
+
+    principals_resolved_at: datetime
+    sources: tuple[SourceAge, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Passages in their order, with what the audit log wants to know.
+
+    scores: one cosine for each passage of a search, empty for a reading.
+    caller: as it was decided on, which is later than the call's when it was resolved again.
+    epochs: the version of each returned source's rules. withheld: how many candidates were left out, by reason.
+    """
+
+    passages: tuple[Passage, ...]
+    scores: tuple[float, ...]
+    freshness: Freshness
+    caller: Current
+    decided_at: datetime
+    epochs: Mapping[str, int]
+    candidates: int
+    withheld: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def document(self) -> DocumentView:
+        """The document of an answer that has one."""
+        return self.passages[0].document
+
+
+class Retrieval:
+    """Everything that returns text."""
+
+    def __init__(
+        self,
+        *,
+        access: Access,
+        index: Index,
+        embedder: Embedder,
+        sealing: Sealing,
+        callers: Resolve,
+    ) -> None:
+        self._access = access
+        self._index = index
+        self._embedder = embedder
+        self._sealing = sealing
+        self._callers = callers
+
+    @property
+    def model(self) -> str:
+        """The digest of the model that queries are embedded with."""
+        return self._embedder.digest
+
+    def search(self, caller: Current, query: Query) -> Answer:
+        """Return the passages nearest to the query that the caller may read, best first.
+
+        Raises SearchUnavailableError, DirectoryUnavailableError, UnauthenticatedError.
+        """
+        vector = self._embedder.embed([query.text])[0]
+
+        def work(current: Current, again: bool) -> Answer:
+            asked = query.limit * _FIRST
+            for _ in range(_ROUNDS):
+                with self._access.snapshot() as snapshot:
+                    documents = snapshot.permitted(current.resolved.caller, query.sources)
+                candidates = self._index.search(vector, documents, asked)
+                scores = {candidate.row: candidate.score for candidate in candidates}
+                answer = self._decided(current, again, list(scores), scores, query)
+                if len(answer.passages) >= query.limit or len(candidates) < asked:
+                    break
+                asked *= _GROWTH
+            return answer
+
+        return self._resolved(caller, work)
+
+    def _decided(
+        self, current: Current, again: bool, rows: Sequence[int], scores: Mapping[int, float], query: Query
+    ) -> Answer:
+        """Step 3."""
+        with self._access.snapshot() as snapshot:
+            chunks = snapshot.reader.chunks(rows)
+            documents = snapshot.reader.documents({chunk.ordinal for chunk in chunks.values()})
+            # The index is derived: a document of another source than asked for cannot be a candidate, but the
+            # catalog has the last word on that, too.
+            within = [d for d in documents.values() if not query.sources or d.source in query.sources]
+            permits = permit(snapshot, within, current, again=again)
+            facts = self._facts(snapshot, current, query.sources)
+            snapshot.release()
+            ordered = [chunks[row] for row in rows if row in chunks and chunks[row].ordinal in permits]
+            passages = list(islice(open_passages(self._sealing, permits, ordered), query.limit))
+        return Answer(
+            passages=tuple(passages),
+            scores=tuple(scores[passage.row] for passage in passages),
+            freshness=facts.freshness,
+            caller=current,
+            decided_at=snapshot.at,
+            epochs={name: facts.epochs[name] for name in sorted({p.document.source for p in passages})},
+            candidates=len(rows),
+            withheld=_withheld(len(rows), len(ordered)),
+        )
+
+    def document(self, caller: Current, document_id: str) -> Answer:
+        """Return all passages of one document.
+
+        Raises NotFoundError when it does not exist, has no text or may not be read: nothing says which.
+        """
+
+        def work(current: Current, again: bool) -> Answer:
+            with self._access.snapshot() as snapshot:
+                stored = snapshot.reader.document_by_id(document_id)
+                permits = permit(snapshot, [stored], current, again=again)
+                facts = self._facts(snapshot, current, frozenset())
+                snapshot.release()
+                if stored is None or stored.ordinal not in permits:
+                    raise NotFoundError("the document does not exist or may not be read")
+                chunks = snapshot.reader.chunks_of(stored.ordinal)
+                passages = list(open_passages(self._sealing, permits, chunks))
+            if not passages or len(passages) < stored.row_stop - stored.row_start:
+                raise DamagedTextError("a passage of the document does not open")
+            return self._read(snapshot, current, facts, passages, asked=1)
+
+        return self._resolved(caller, work)
+
+    def chunks(self, caller: Current, chunk_ids: Sequence[str]) -> Answer:
+        """Return passages in the order asked; those absent or not readable are left out alike."""
+
+        def work(current: Current, again: bool) -> Answer:
+            with self._access.snapshot() as snapshot:
+                stored = snapshot.reader.chunks_by_id(set(chunk_ids))
+                documents = snapshot.reader.documents({chunk.ordinal for chunk in stored.values()})
+                absent = len(set(chunk_ids)) - len(stored)
+                permits = permit(snapshot, [*documents.values(), *([None] * absent)], current, again=again)
+                facts = self._facts(snapshot, current, frozenset())
+                snapshot.release()
+                by_id = {p.chunk_id: p for p in open_passages(self._sealing, permits, stored.values())}
+            passages = [by_id[chunk_id] for chunk_id in chunk_ids if chunk_id in by_id]
+            return self._read(snapshot, current, facts, passages, asked=len(chunk_ids))
+
+        return self._resolved(caller, work)
+
+    def freshness(self, caller: Current) -> Freshness:
+        """Return how fresh everything is that the caller may read something of."""
+
+        def work(current: Current, again: bool) -> Freshness:
+            with self._access.snapshot() as snapshot:
+                return self._facts(snapshot, current, frozenset()).freshness
+
+        return self._resolved(caller, work)
+
+    def _read(
+        self, snapshot: Snapshot, current: Current, facts: _Facts, passages: Sequence[Passage], asked: int
+    ) -> Answer:
+        return Answer(
+            passages=tuple(passages),
+            scores=(),
+            freshness=facts.freshness,
+            caller=current,
+            decided_at=snapshot.at,
+            epochs={name: facts.epochs[name] for name in sorted({p.document.source for p in passages})},
+            candidates=asked,
+        )
+
+    def _facts(self, snapshot: Snapshot, current: Current, sources: frozenset[str]) -> _Facts:
+        ages = snapshot.ages(current.resolved.caller, sources)
+        return _Facts(
+            Freshness(current.resolved.caller.resolved_at, ages),
+            snapshot.epochs(frozenset(age.source for age in ages)),
+        )
+
+    def _resolved(self, caller: Current, work: Callable[[Current, bool], T]) -> T:
+        """Do `work`, and once more with the caller resolved again when the first resolution was too old."""
+        try:
+            return work(caller, False)
+        except (NewerTextError, CallerExpiredError):
+            current = self._callers.resolve(caller.subject)
+        try:
+            return work(current, True)
+        except CallerExpiredError as err:
+            raise UnauthenticatedError("the caller expired during the call") from err
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    freshness: Freshness
+    epochs: Mapping[str, int]
+
+
+def _withheld(candidates: int, permitted: int) -> dict[str, int]:
+    return {"decided": candidates - permitted} if candidates > permitted else {}

@@ -1,0 +1,257 @@
+"""The catalog: the one truth about documents, their rules, their texts and the runs that brought them.
+
+It opens and creates the tables, hands out snapshots and write transactions, and keeps the life of a run and of a
+tombstone in order. What stands in a transaction is left to `reader` and `writer`.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from acl.model import ScopeId
+from connectors.base import Cursor
+from service.errors import StartError
+from service.keys.provider import KeyProvider
+from service.keys.store import KeyStore
+from service.stores import schema
+from service.stores.errors import FencedError, ModelChangedError, storage_errors
+from service.stores.folder import DataFolder
+from service.stores.holds import Acls, Interned, is_held, unwind
+from service.stores.reader import Reader
+from service.stores.records import Counts, RunState, StoredRun
+from service.stores.runs import INTERRUPTED, run_from_row, seal_report
+from service.stores.sealing import Sealing
+from service.stores.sqlite import open_readers, open_writer
+from service.stores.writer import Writer
+from service.stores.writes import Known, KnownScope
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a run starts with. `fence`: its number, which every write of it is checked against.
+
+    documents: by keyed hash of the native id. scopes: containers by id, without held ones. cursor: of the last complete
+    run.
+    """
+
+    run: StoredRun
+    fence: int
+    documents: dict[bytes, Known]
+    scopes: dict[ScopeId, KnownScope]
+    acls: Acls
+    cursor: Cursor | None
+
+
+class Catalog:
+    """The opened catalog. Safe to use from several threads: many readers, one writer at a time."""
+
+    def __init__(self, path: Path, keys: KeyStore, at: datetime) -> None:
+        """Open or create the catalog at `path`; runs that a crash left under way are failed as of `at`.
+
+        Raises StartError when it belongs to another key store.
+        """
+        self._path = path
+        self._keys = keys
+        self._lock = threading.Lock()
+        self.sealing = Sealing(keys)
+        self._writer = open_writer(path)
+        self._readers = open_readers(path)
+        try:
+            with self._write() as connection:
+                if not connection.dialect.has_table(connection, schema.about.name):
+                    _create(connection, keys)
+                about = _about(connection)
+                if about["keys"] != keys.id:
+                    raise StartError(
+                        f"`{path}` was sealed with keys of another key store: "
+                        "restore the `keys.sqlite` that belongs to it"
+                    )
+                self._fail_interrupted(connection, None, at)
+        except BaseException:
+            self.close()
+            raise
+        self.incarnation: str = about["incarnation"]
+
+    def close(self) -> None:
+        """Close the database. The key store is closed by who opened it."""
+        self._readers.dispose()
+        self._writer.dispose()
+
+    def bind_model(self, digest: str, dimension: int) -> None:
+        """Note which model makes the vectors. Raises ModelChangedError when stored ones came from another."""
+        with self._write() as connection:
+            model = f"{digest}/{dimension}"
+            bound = _about(connection).get("model")
+            if bound == model:
+                return
+            if connection.scalar(select(func.count()).select_from(schema.chunks)):
+                raise ModelChangedError(
+                    f"the passages in `{self._path.parent}` were embedded by another model than the configured one: "
+                    "set `embedding` back, or start with a new data folder and sync again"
+                )
+            connection.execute(insert(schema.about).prefix_with("OR REPLACE"), [{"name": "model", "value": model}])
+
+    def add_source(self, name: str, kind: str) -> None:
+        """Register a source. Raises StartError when the name belongs to a source of another kind."""
+        self._keys.add_source(name)
+        with self._write() as connection:
+            found = connection.scalar(select(schema.sources.c.kind).where(schema.sources.c.name == name))
+            if found is None:
+                connection.execute(insert(schema.sources).values(name=name, kind=kind))
+            elif found != kind:
+                raise StartError(f"source `{name}` is stored as one of kind `{found}`, not `{kind}`: name it anew")
+
+    @contextmanager
+    def reader(self) -> Iterator[Reader]:
+        """Open one snapshot."""
+        with storage_errors(self._path), self._readers.begin() as connection:
+            yield Reader(connection, self.sealing)
+
+    @contextmanager
+    def writer(self, source: str, fence: int) -> Iterator[Writer]:
+        """Open one write transaction of a run; it is committed at the end, or not at all.
+
+        Raises FencedError when a later run over the source was opened, and StorageFullError.
+        """
+        with self._write() as connection:
+            row = connection.execute(
+                select(schema.sources.c.id, schema.sources.c.fence).where(schema.sources.c.name == source)
+            ).one()
+            if row.fence != fence:
+                raise FencedError(source, fence)
+            writer = Writer(connection, source, row.id, self._keys, self.sealing)
+            yield writer
+            writer.close()
+
+    def open_run(self, source: str, at: datetime) -> Opening:
+        """Open a run over `source`: every earlier one may not write any more. Finishes what a crash left undone."""
+        with self._write() as connection:
+            self._fail_interrupted(connection, source, at)
+            source_id, cursor = connection.execute(
+                update(schema.sources)
+                .where(schema.sources.c.name == source)
+                .values(fence=schema.sources.c.fence + 1)
+                .returning(schema.sources.c.id, schema.sources.c.cursor)
+            ).one()
+            fence = connection.scalar(select(schema.sources.c.fence).where(schema.sources.c.id == source_id))
+            assert fence is not None
+            run = StoredRun(secrets.token_urlsafe(12), source, RunState.RUNNING, at, None, Counts())
+            connection.execute(
+                insert(schema.runs).values(
+                    run_id=run.run_id,
+                    source=source_id,
+                    fence=fence,
+                    state=run.state.value,
+                    started_at=at,
+                    report=seal_report(run, self.sealing),
+                )
+            )
+        self.purge(source, fence)
+        with storage_errors(self._path), self._readers.begin() as connection:
+            documents = _known_documents(connection, source_id)
+            scopes, acls = _known_rules(connection, source_id)
+        # Keys without a document: a crash came between the two. Nothing was sealed that could still be read.
+        orphans = self._keys.documents(source) - {known.document_id for known in documents.values()}
+        self._keys.shred(source, orphans)
+        opened = None if cursor is None else json.loads(self.sealing.open_of_source(source, "cursor", "", cursor))
+        return Opening(run, fence, documents, scopes, acls, opened)
+
+    def purge(self, source: str, fence: int) -> None:
+        """Remove the tombstones of a source: first their keys, then their rows."""
+        documents = schema.documents.c
+        with storage_errors(self._path), self._readers.begin() as connection:
+            buried = connection.scalars(
+                select(documents.document_id)
+                .join(schema.sources, schema.sources.c.id == documents.source)
+                .where(schema.sources.c.name == source, documents.deleted.is_(True))
+            ).all()
+        if buried:
+            self._keys.shred(source, buried)
+            with self.writer(source, fence) as writer:
+                writer.remove_buried()
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._lock, storage_errors(self._path), self._writer.begin() as connection:
+            yield connection
+
+    def _fail_interrupted(self, connection: Connection, source: str | None, at: datetime) -> None:
+        """Fail runs that are written down as under way though nobody is working on them."""
+        wanted = (
+            select(schema.runs, schema.sources.c.name.label("source_name"))
+            .join(schema.sources, schema.sources.c.id == schema.runs.c.source)
+            .where(schema.runs.c.state == RunState.RUNNING.value)
+        )
+        if source is not None:
+            wanted = wanted.where(schema.sources.c.name == source)
+        for row in connection.execute(wanted).all():
+            was = run_from_row(row, self.sealing)
+            run = StoredRun(
+                was.run_id, was.source, RunState.FAILED, was.started_at, at, was.counts, was.problems, INTERRUPTED
+            )
+            connection.execute(
+                update(schema.runs)
+                .where(schema.runs.c.run_id == run.run_id)
+                .values(state=run.state.value, ended_at=at, report=seal_report(run, self.sealing))
+            )
+
+
+def open_stores(folder: DataFolder, provider: KeyProvider, at: datetime) -> tuple[KeyStore, Catalog]:
+    """Open the key store and the catalog of a data folder. Raises StartError and StorageError."""
+    # The key store is committed before the catalog is made: where there is a catalog, its keys must be there.
+    keys = KeyStore(folder.keys, provider, create=not folder.catalog.exists())
+    try:
+        return keys, Catalog(folder.catalog, keys, at)
+    except BaseException:
+        keys.close()
+        raise
+
+
+def _create(connection: Connection, keys: KeyStore) -> None:
+    schema.metadata.create_all(connection)
+    connection.execute(insert(schema.counters).values(only=1, change=0, feed=0, ordinal=0, row=0, acl_id=0))
+    rows = [{"name": "incarnation", "value": secrets.token_hex(16)}, {"name": "keys", "value": keys.id}]
+    connection.execute(insert(schema.about), rows)
+
+
+def _about(connection: Connection) -> dict[str, str]:
+    rows = connection.execute(select(schema.about.c.name, schema.about.c.value))
+    return {row.name: row.value for row in rows}
+
+
+def _known_documents(connection: Connection, source_id: int) -> dict[bytes, Known]:
+    """Read what a run compares with. Nothing is a tombstone here: they were purged."""
+    table = schema.documents.c
+    columns = (table.ordinal, table.document_id, table.acl_id, table.scope, table.source_version, table.facts)
+    rows = connection.execute(select(table.native, *columns).where(table.source == source_id))
+    return {native: Known(*rest) for native, *rest in rows}
+
+
+def _known_rules(connection: Connection, source_id: int) -> tuple[dict[ScopeId, KnownScope], Acls]:
+    """Read containers and interned ACLs, what is held taken apart from what the source said."""
+    scopes, acls = schema.scopes.c, schema.acls.c
+    rows = connection.execute(
+        select(scopes.id, scopes.parent, scopes.clause, scopes.facts).where(scopes.source == source_id)
+    ).all()
+    links = {row.id: (row.parent, row.clause) for row in rows}
+    known: dict[ScopeId, KnownScope] = {}
+    for row in rows:
+        if not is_held(row.id):
+            parent, held = unwind(row.parent, links)
+            known[row.id] = KnownScope(row.facts, parent, row.clause, held)
+    interned: Acls = {}
+    for acl_id, scope, own in connection.execute(
+        select(acls.acl_id, acls.scope, acls.own).where(acls.source == source_id)
+    ):
+        around, held = unwind(scope, links)
+        interned[Interned(around, own, held)] = acl_id
+    return known, interned

@@ -1,0 +1,78 @@
+"""What a write transaction leaves for followers: numbers never used again, the change log, the index's feed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from sqlalchemy import Connection, insert, select, update
+
+from acl.model import AclId
+from service.stores import schema
+
+
+class Journal:
+    """The numbers, the log and the feed of one write transaction."""
+
+    def __init__(self, connection: Connection, source_id: int) -> None:
+        self._connection = connection
+        self._source_id = source_id
+        found = connection.execute(select(schema.counters)).one()
+        self.change: int = found.change
+        self._feed: int = found.feed
+        self._ordinal: int = found.ordinal
+        self._row: int = found.row
+        self._acl_id: int = found.acl_id
+
+    def close(self) -> None:
+        """Write the numbers that were given out; do it before the commit."""
+        self._connection.execute(
+            update(schema.counters).values(
+                change=self.change, feed=self._feed, ordinal=self._ordinal, row=self._row, acl_id=self._acl_id
+            )
+        )
+
+    def next_ordinal(self) -> int:
+        """Give out a document's number."""
+        self._ordinal += 1
+        return self._ordinal
+
+    def next_acl_id(self) -> AclId:
+        """Give out an ACL's number."""
+        self._acl_id += 1
+        return AclId(self._acl_id)
+
+    def next_rows(self, count: int) -> int:
+        """Give out `count` neighbouring rows and return the first."""
+        first = self._row + 1
+        self._row += count
+        return first
+
+    def log(self, kind: str, refs: Collection[str | int]) -> None:
+        """Put things (`scope`, `acl` or `document`) at the change log's end, in their order from `change` + 1 on."""
+        if refs:
+            first = self.change + 1
+            self.change += len(refs)
+            self._connection.execute(
+                insert(schema.changes).prefix_with("OR REPLACE"),
+                [
+                    {"seq": first + n, "source": self._source_id, "kind": kind, "ref": str(ref)}
+                    for n, ref in enumerate(refs)
+                ],
+            )
+
+    def hold(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Tell the index to hold chunks: (row, ordinal)."""
+        self._tell(rows)
+
+    def forget(self, start: int, stop: int) -> None:
+        """Tell the index to forget the chunks of these rows."""
+        self._tell([(row, None) for row in range(start, stop)])
+
+    def _tell(self, rows: Sequence[tuple[int, int | None]]) -> None:
+        if rows:
+            first = self._feed + 1
+            self._feed += len(rows)
+            self._connection.execute(
+                insert(schema.feed).prefix_with("OR REPLACE"),
+                [{"seq": first + n, "row": row, "ordinal": ordinal} for n, (row, ordinal) in enumerate(rows)],
+            )

@@ -1,0 +1,338 @@
+"""Reading the catalog: everything here comes from one snapshot. Tombstones and older texts are not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from sqlalchemy import BindParameter, Connection, Row, Select, String, and_, bindparam, func, select
+
+from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
+from acl.errors import DecodeError
+from acl.model import AclId, Clause, ScopeId, Unknown
+from acl.normalize import decode
+from service.index.base import Add, FeedItem, Remove
+from service.stores import schema
+from service.stores.copies import find_text
+from service.stores.records import (
+    AccessChange,
+    Sealed,
+    StoredChunk,
+    StoredDocument,
+    StoredRun,
+    StoredSource,
+)
+from service.stores.runs import run_from_row
+from service.stores.sealing import Sealing
+from service.stores.writes import FoundText
+
+_BATCH: Final = 500
+"""How many values are asked for in one statement."""
+
+
+class Reader:
+    """One snapshot of the catalog. Use it from one thread, and soon: a long one keeps the log from shrinking."""
+
+    def __init__(self, connection: Connection, sealing: Sealing) -> None:
+        self._connection = connection
+        self._sealing = sealing
+        found = connection.execute(select(schema.counters.c.change, schema.counters.c.feed)).one()
+        self.seq: int = found.change
+        self.feed_seq: int = found.feed
+
+    def changes_since(self, seq: int) -> list[AccessChange]:
+        """Return what changed after `seq`, in order, with the values of this snapshot; after 0 everything there is."""
+        if seq >= self.seq:
+            return []
+        rows = self._connection.execute(
+            select(schema.changes.c.seq, schema.sources.c.name, schema.changes.c.kind, schema.changes.c.ref)
+            .join(schema.sources, schema.sources.c.id == schema.changes.c.source)
+            .where(schema.changes.c.seq > seq)
+            .order_by(schema.changes.c.seq)
+        ).all()
+        values: dict[tuple[str, str], Change] = {}
+        whole = seq == 0
+        for kind, read in (("scope", self._scopes), ("acl", self._acls), ("document", self._places)):
+            refs = None if whole else [row.ref for row in rows if row.kind == kind]
+            values.update(((kind, ref), value) for ref, value in read(refs))
+        found: list[AccessChange] = []
+        for row in rows:
+            value = values.get((row.kind, row.ref))
+            if value is not None:
+                found.append(AccessChange(row.seq, row.name, value))
+            elif not whole:
+                found.append(AccessChange(row.seq, row.name, _drop(row.kind, row.ref)))
+        return found
+
+    def documents(self, ordinals: Collection[int]) -> dict[int, StoredDocument]:
+        """Return the documents that exist, by ordinal."""
+        found = self._all(_DOCUMENTS_BY_ORDINAL, ordinals)
+        return {row.ordinal: _document(row) for row in found}
+
+    def document_by_id(self, document_id: str) -> StoredDocument | None:
+        """Return a document by its id, None when there is none."""
+        row = self._connection.execute(_DOCUMENTS.where(schema.documents.c.document_id == document_id)).one_or_none()
+        return None if row is None else _document(row)
+
+    def chunks(self, rows: Collection[int]) -> dict[int, StoredChunk]:
+        """Return the chunks of current texts, by row."""
+        return {row.row: _chunk(row) for row in self._all(_CHUNKS_BY_ROW, rows)}
+
+    def chunks_by_id(self, chunk_ids: Collection[str]) -> dict[str, StoredChunk]:
+        """Return the chunks of current texts, by id."""
+        return {row.chunk_id: _chunk(row) for row in self._all(_CHUNKS_BY_ID, chunk_ids)}
+
+    def chunks_of(self, ordinal: int) -> list[StoredChunk]:
+        """Return the chunks of a document's current text in their order."""
+        wanted = _CHUNKS.where(schema.chunks.c.ordinal == ordinal).order_by(schema.chunks.c.position)
+        return [_chunk(row) for row in self._connection.execute(wanted).all()]
+
+    def feed(self, after: int, limit: int) -> list[FeedItem]:
+        """Return at most `limit` items of the index's feed that come after `after`, in order; [] at its end.
+
+        Vectors are opened: float32, unit length. Raises UnsealError.
+        """
+        feed, chunks, documents = schema.feed.c, schema.chunks.c, schema.documents.c
+        rows = self._connection.execute(
+            select(
+                feed.seq,
+                feed.row,
+                documents.ordinal,
+                documents.document_id,
+                documents.version,
+                schema.sources.c.name,
+                chunks.position,
+                chunks.vector,
+            )
+            .outerjoin(schema.chunks, and_(chunks.row == feed.row, feed.ordinal.is_not(None)))
+            .outerjoin(schema.documents, and_(documents.ordinal == chunks.ordinal, documents.deleted.is_(False)))
+            .outerjoin(schema.sources, schema.sources.c.id == documents.source)
+            .where(feed.seq > after)
+            .order_by(feed.seq)
+            .limit(limit)
+        ).all()
+        wanted: dict[str, set[str]] = {}
+        for row in rows:
+            if row.ordinal is not None:
+                wanted.setdefault(row.name, set()).add(row.document_id)
+        seals = {source: self._sealing.documents(source, ids) for source, ids in wanted.items()}
+        items: list[FeedItem] = []
+        for row in rows:
+            seal = None if row.ordinal is None else seals[row.name].get(row.document_id)
+            if seal is None:
+                # The row, its document or its key is gone: whoever holds it forgets it.
+                items.append(Remove(row.seq, row.row))
+            else:
+                vector = seal.open_vector(row.version, row.position, row.vector)
+                items.append(Add(row.seq, row.row, row.ordinal, vector))
+        return items
+
+    def same_content(self, ordinal: int, content: bytes) -> bool:
+        """True when the document's text is stored and was made from this content (keyed hash)."""
+        documents = schema.documents.c
+        found = self._connection.scalar(
+            select(documents.ordinal).where(
+                documents.ordinal == ordinal,
+                documents.content == content,
+                documents.deleted.is_(False),
+                documents.row_start < documents.row_stop,
+            )
+        )
+        return found is not None
+
+    def find_text(self, source: str, content: bytes) -> FoundText | None:
+        """Return the text that is stored for a content of a source; see `copies`."""
+        return find_text(self._connection, self._sealing, source, content)
+
+    def sources(self) -> list[StoredSource]:
+        """Return every source that was ever registered, by name."""
+        documents = schema.documents.c
+        can_be_served = and_(documents.acl_id > 0, documents.row_start < documents.row_stop)
+        counted = {
+            row.source: row
+            for row in self._connection.execute(
+                select(
+                    documents.source,
+                    func.count().filter(can_be_served).label("documents"),
+                    func.coalesce(func.sum(documents.row_stop - documents.row_start).filter(can_be_served), 0).label(
+                        "chunks"
+                    ),
+                    func.count().filter(documents.acl_id == 0).label("quarantined"),
+                )
+                .where(documents.deleted.is_(False))
+                .group_by(documents.source)
+            )
+        }
+        found: list[StoredSource] = []
+        for row in self._connection.execute(select(schema.sources).order_by(schema.sources.c.name)).all():
+            counts = counted.get(row.id)
+            found.append(
+                StoredSource(
+                    row.name,
+                    row.kind,
+                    row.permissions_verified_at,
+                    0 if counts is None else counts.documents,
+                    0 if counts is None else counts.chunks,
+                    0 if counts is None else counts.quarantined,
+                    next(iter(self.runs(row.name, 1)), None),
+                )
+            )
+        return found
+
+    def verified_at(self) -> dict[str, Any]:
+        """Return for each source when its permissions were last verified in full; None before the first time."""
+        rows = self._connection.execute(select(schema.sources.c.name, schema.sources.c.permissions_verified_at))
+        return {row.name: row.permissions_verified_at for row in rows}
+
+    def run(self, run_id: str) -> StoredRun | None:
+        """Return one run, None when there is none."""
+        row = self._connection.execute(_RUNS.where(schema.runs.c.run_id == run_id)).one_or_none()
+        return None if row is None else run_from_row(row, self._sealing)
+
+    def runs(self, source: str, limit: int) -> list[StoredRun]:
+        """Return the latest runs over a source, the newest first."""
+        rows = self._connection.execute(
+            _RUNS.where(schema.sources.c.name == source).order_by(schema.runs.c.fence.desc()).limit(limit)
+        )
+        return [run_from_row(row, self._sealing) for row in rows.all()]
+
+    def _all(self, wanted: Select[Any], values: Collection[int] | Collection[str]) -> Iterator[Row[Any]]:
+        """Ask for what `wanted` says of `values`, a batch at a time."""
+        listed: Sequence[int | str] = list(values)
+        for start in range(0, len(listed), _BATCH):
+            yield from self._connection.execute(wanted, {"values": listed[start : start + _BATCH]})
+
+    def _pick(self, wanted: Select[Any], column: Any, refs: list[str] | None) -> Iterable[Row[Any]]:
+        """Ask for all that `wanted` says, or for what the log calls `refs`."""
+        if refs is None:
+            return self._connection.execute(wanted)
+        values = refs if isinstance(column.type, String) else [int(ref) for ref in refs]
+        return self._all(wanted.where(column.in_(_VALUES)), values)
+
+    def _scopes(self, refs: list[str] | None) -> Iterator[tuple[str, ScopePut]]:
+        scopes = schema.scopes.c
+        wanted = (
+            select(scopes.id, scopes.parent, scopes.unknown, scopes.label, schema.sources.c.name, schema.clauses.c.body)
+            .join(schema.sources, schema.sources.c.id == scopes.source)
+            .outerjoin(schema.clauses, schema.clauses.c.digest == scopes.clause)
+        )
+        for row in self._pick(wanted, scopes.id, refs):
+            clause: Clause | Unknown
+            label = self._sealing.open_of_source(row.name, "label", row.id, row.label)
+            if row.body is not None:
+                clause = _clause(row.body)
+            else:
+                clause = Unknown(self._sealing.open_of_source(row.name, "unknown", row.id, row.unknown))
+            parent = None if row.parent is None else ScopeId(row.parent)
+            yield row.id, ScopePut(ScopeId(row.id), parent, clause, label)
+
+    def _acls(self, refs: list[str] | None) -> Iterator[tuple[str, AclPut]]:
+        acls = schema.acls.c
+        wanted = select(acls.acl_id, acls.scope, schema.clauses.c.digest, schema.clauses.c.body).join(
+            schema.clauses, schema.clauses.c.digest == acls.own
+        )
+        clauses: dict[bytes, Clause | Unknown] = {}
+        for row in self._pick(wanted, acls.acl_id, refs):
+            own = clauses.get(row.digest)
+            if own is None:
+                own = clauses[row.digest] = _clause(row.body)
+            scope = None if row.scope is None else ScopeId(row.scope)
+            yield str(row.acl_id), AclPut(AclId(row.acl_id), scope, own)
+
+    def _places(self, refs: list[str] | None) -> Iterator[tuple[str, DocumentPut]]:
+        documents = schema.documents.c
+        wanted = select(documents.ordinal, documents.acl_id, documents.row_start, documents.row_stop).where(
+            documents.deleted.is_(False)
+        )
+        for row in self._pick(wanted, documents.ordinal, refs):
+            rows = ((row.row_start, row.row_stop),) if row.row_start < row.row_stop else ()
+            yield str(row.ordinal), DocumentPut(row.ordinal, AclId(row.acl_id), rows)
+
+
+_DOCUMENTS: Final[Select[Any]] = (
+    select(schema.documents, schema.sources.c.name.label("source_name"))
+    .join(schema.sources, schema.sources.c.id == schema.documents.c.source)
+    .where(schema.documents.c.deleted.is_(False))
+)
+
+_CHUNKS: Final[Select[Any]] = (
+    select(
+        schema.chunks.c.row,
+        schema.chunks.c.chunk_id,
+        schema.chunks.c.ordinal,
+        schema.chunks.c.position,
+        schema.chunks.c.start,
+        schema.chunks.c.stop,
+        schema.chunks.c.body,
+        schema.documents.c.document_id,
+        schema.documents.c.version,
+        schema.sources.c.name.label("source_name"),
+    )
+    .join(schema.documents, schema.documents.c.ordinal == schema.chunks.c.ordinal)
+    .join(schema.sources, schema.sources.c.id == schema.documents.c.source)
+    .where(schema.documents.c.deleted.is_(False))
+)
+
+# Made once: building a statement costs more than running it.
+_VALUES: Final[BindParameter[Any]] = bindparam("values", expanding=True)
+_DOCUMENTS_BY_ORDINAL: Final = _DOCUMENTS.where(schema.documents.c.ordinal.in_(_VALUES))
+_CHUNKS_BY_ROW: Final = _CHUNKS.where(schema.chunks.c.row.in_(_VALUES))
+_CHUNKS_BY_ID: Final = _CHUNKS.where(schema.chunks.c.chunk_id.in_(_VALUES))
+
+_RUNS: Final[Select[Any]] = select(schema.runs, schema.sources.c.name.label("source_name")).join(
+    schema.sources, schema.sources.c.id == schema.runs.c.source
+)
+
+
+def _clause(body: bytes) -> Clause | Unknown:
+    """Read a stored clause; a damaged one is not understood, which takes what it guards away from everybody."""
+    try:
+        return decode(body)
+    except DecodeError as err:
+        return Unknown(str(err))
+
+
+def _drop(kind: str, ref: str) -> Change:
+    match kind:
+        case "scope":
+            return ScopeDrop(ScopeId(ref))
+        case "acl":
+            return AclDrop(AclId(int(ref)))
+        case _:
+            return DocumentDrop(int(ref))
+
+
+def _document(row: Row[Any]) -> StoredDocument:
+    return StoredDocument(
+        ordinal=row.ordinal,
+        document_id=row.document_id,
+        source=row.source_name,
+        acl_id=AclId(row.acl_id),
+        quarantine=None if row.quarantine is None else Sealed(row.quarantine),
+        version=row.version,
+        row_start=row.row_start,
+        row_stop=row.row_stop,
+        title=Sealed(row.title),
+        location=Sealed(row.location),
+        media_type=row.media_type,
+        modified_at=row.modified_at,
+        text_problem=row.text_problem,
+        permissions_seq=row.permissions_seq,
+        text_seq=row.text_seq,
+        text_at=row.text_at,
+    )
+
+
+def _chunk(row: Row[Any]) -> StoredChunk:
+    return StoredChunk(
+        row=row.row,
+        chunk_id=row.chunk_id,
+        ordinal=row.ordinal,
+        source=row.source_name,
+        document_id=row.document_id,
+        version=row.version,
+        position=row.position,
+        start=row.start,
+        end=row.stop,
+        body=Sealed(row.body),
+    )

@@ -1,0 +1,42 @@
+"""How a run stands in its row. Who may write it is left to the writer, what it means to the sync."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any, Final
+
+from sqlalchemy import Row
+
+from service.stores.records import Counts, Problem, RunState, Sealed, StoredRun
+from service.stores.sealing import Sealing
+
+MAX_PROBLEMS: Final = 20
+"""How many problems of a run are kept: the last ones."""
+
+INTERRUPTED: Final = "interrupted: the service stopped during the run; start it again, it goes on"
+
+
+def seal_report(run: StoredRun, sealing: Sealing) -> Sealed:
+    """Seal what a run counted and met: places of documents are in it."""
+    report = {
+        "counts": asdict(run.counts),
+        "problems": [asdict(problem) for problem in run.problems[-MAX_PROBLEMS:]],
+        "failure": run.failure,
+    }
+    return sealing.seal_of_source(run.source, "run", run.run_id, json.dumps(report, ensure_ascii=False))
+
+
+def run_from_row(row: Row[Any], sealing: Sealing) -> StoredRun:
+    """Read a run with the name of its source, `source_name`."""
+    report = json.loads(sealing.open_of_source(row.source_name, "run", row.run_id, row.report))
+    return StoredRun(
+        run_id=row.run_id,
+        source=row.source_name,
+        state=RunState(row.state),
+        started_at=row.started_at,
+        ended_at=row.ended_at,
+        counts=Counts(**report["counts"]),
+        problems=tuple(Problem(**problem) for problem in report["problems"]),
+        failure=report["failure"],
+    )

@@ -1,0 +1,260 @@
+"""One run over one source, from its opening to its report. The walk is left to `service.walk`, text to `service.texts`.
+
+A run replaces what is stored only as far as it got: rules and texts that were committed stay, and nothing is removed
+unless the source said that it listed everything.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from connectors.base import Connector, Cursor
+from connectors.errors import ConnectorError
+from service.channel import BrokenOffError
+from service.embed import Embedder
+from service.errors import RemitError, SyncRunningError
+from service.keys.store import KeyStore
+from service.runs import Progress
+from service.stores.catalog import Catalog, Opening
+from service.stores.records import RunState, StoredRun
+from service.texts import Extractor, Texts
+from service.walk import LONGEST_WAIT_S, Walk
+
+log = structlog.get_logger()
+
+STOPPED: Final = "stopped: the service is shutting down; start the run again, it goes on"
+
+_REMEMBERED_RUNS: Final = 64
+
+
+class StoppedError(RemitError):
+    """The run was told to stop."""
+
+
+class SyncEngine:
+    """Runs syncs: one at a time over each source, over several sources at once. Safe to use from several threads.
+
+    connect: opens the connector of a source by its name; the engine closes it. May raise ConnectorError.
+    limit_bytes: a larger document is skipped as `too large`.
+    on_commit: called after every commit that changed something, so that the index can follow; must not block.
+    on_run_finished: called with every run's end, before anybody is told of it; writes the audit record.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        keys: KeyStore,
+        connect: Callable[[str], Connector],
+        extractor: Extractor,
+        embedder: Embedder,
+        *,
+        limit_bytes: int,
+        now: Callable[[], datetime],
+        on_commit: Callable[[], None] = lambda: None,
+        on_run_finished: Callable[[StoredRun], None] = lambda run: None,
+    ) -> None:
+        self._catalog = catalog
+        self._keys = keys
+        self._connect = connect
+        self._extractor = extractor
+        self._embedder = embedder
+        self._limit_bytes = limit_bytes
+        self._now = now
+        self._on_commit = on_commit
+        self._on_run_finished = on_run_finished
+        self._lock = threading.Lock()
+        self._live: dict[str, SyncRun] = {}
+        self._remembered: OrderedDict[str, Progress] = OrderedDict()
+        self._stopping = False
+
+    def run(self, source: str) -> StoredRun:
+        """Run one sync from beginning to end. Raises SyncRunningError while another is under way."""
+        return self.open(source).execute()
+
+    def open(self, source: str) -> SyncRun:
+        """Open a run and take the source's lease; `execute` it in a thread of its own.
+
+        Raises SyncRunningError, StorageError, and StoppedError once the engine is stopping.
+        """
+        with self._lock:
+            if self._stopping:
+                raise StoppedError(STOPPED)
+            live = self._live.get(source)
+            if live is not None:
+                raise SyncRunningError(source, live.progress.run_id)
+            opening = self._catalog.open_run(source, self._now())
+            run = SyncRun(self, opening)
+            self._live[source] = run
+            self._remembered[run.progress.run_id] = run.progress
+            while len(self._remembered) > _REMEMBERED_RUNS:
+                self._remembered.popitem(last=False)
+        return run
+
+    def progress(self, run_id: str) -> Progress | None:
+        """Return the live counts of a run of this process; None for an older one, which only the catalog knows."""
+        with self._lock:
+            return self._remembered.get(run_id)
+
+    def stop(self) -> None:
+        """Tell every run to stop before its next document, and open no more. Who executes them waits for their end."""
+        with self._lock:
+            self._stopping = True
+            for run in self._live.values():
+                run.stop()
+
+    def _execute(self, run: SyncRun, opening: Opening) -> StoredRun:
+        source = opening.run.source
+        state, failure = RunState.SUCCEEDED, ""
+        try:
+            cursor = self._sync(run, opening)
+        except Exception as err:  # noqa: BLE001 - the runner's top: whatever it is, the run has ended and says why
+            state, failure = RunState.FAILED, self._sentence(source, err)
+            cursor = None
+        ended = run.progress.ended(state, failure, self._now())
+        try:
+            with self._catalog.writer(source, opening.fence) as writer:
+                if cursor is not None:
+                    writer.complete(opening.run.started_at, json.dumps(cursor))
+                writer.save_run(ended)
+        except RemitError as err:
+            # Not written: the row still says `running`, and the next opening of the source fails it.
+            ended = run.progress.ended(RunState.FAILED, failure or str(err), self._now())
+        try:
+            self._on_commit()
+            self._on_run_finished(ended)
+        except RemitError as err:
+            log.error("run_not_recorded", source=source, run_id=ended.run_id, error=str(err))
+        finally:
+            with self._lock:
+                del self._live[source]
+            run.progress.end(ended)
+        log.info("sync_finished", source=source, run_id=ended.run_id, state=ended.state.value, seen=ended.counts.seen)
+        return ended
+
+    def _sync(self, run: SyncRun, opening: Opening) -> Cursor:
+        """Walk and store; return the cursor for the next run. Raises whatever goes wrong in any of the threads."""
+        connector = self._connect(opening.run.source)
+        try:
+            texts = Texts(
+                self._catalog,
+                self._keys,
+                opening,
+                connector,
+                self._extractor,
+                self._embedder,
+                run.progress,
+                limit_bytes=self._limit_bytes,
+                on_commit=self._on_commit,
+                now=self._now,
+            )
+            walk = Walk(self._catalog, self._keys, opening, run.progress, texts.put, self._on_commit)
+            run.on_stop(texts.break_off)
+            _walk_and_store(walk, texts, connector, opening.cursor)
+            if run.stopped:
+                raise StoppedError(STOPPED)
+            if walk.cursor is None:
+                raise BrokenOffError
+            walk.settle(texts.unconfirmed)
+            # Last: until here the text of what is gone serves what has the same content, as after a rename.
+            self._catalog.purge(opening.run.source, opening.fence)
+        finally:
+            connector.close()
+        return walk.cursor
+
+    def _sentence(self, source: str, err: Exception) -> str:
+        """Say why a run failed, for people; what nobody foresaw is logged by its kind and place, not by its text."""
+        match err:
+            case ConnectorError():
+                return err.detail
+            case RemitError():
+                return str(err)
+            case _:
+                last = traceback.extract_tb(err.__traceback__)[-1]
+                log.error("sync_failed", source=source, error=type(err).__name__, where=f"{last.name}:{last.lineno}")
+                return f"an error that nobody foresaw ({type(err).__name__} in {last.name}): report it, with the log"
+
+
+class SyncRun:
+    """An opened run. `execute` blocks until its end; everything else may be called from other threads."""
+
+    def __init__(self, engine: SyncEngine, opening: Opening) -> None:
+        self.progress = Progress(opening.run)
+        self._engine = engine
+        self._opening = opening
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._break_off: Callable[[], None] = lambda: None
+
+    @property
+    def stopped(self) -> bool:
+        """True once the run was told to stop."""
+        return self._stopped
+
+    def execute(self) -> StoredRun:
+        """Do the run and return how it ended; call it once. Failures are in what it returns, nothing is raised."""
+        return self._engine._execute(self, self._opening)
+
+    def stop(self) -> None:
+        """Let the run fail before its next document."""
+        with self._lock:
+            self._stopped = True
+            self._break_off()
+
+    def on_stop(self, break_off: Callable[[], None]) -> None:
+        """Say what ends the run's threads early."""
+        with self._lock:
+            self._break_off = break_off
+            if self._stopped:
+                break_off()
+
+
+def _walk_and_store(walk: Walk, texts: Texts, connector: Connector, cursor: Cursor | None) -> None:
+    """Walk in this thread, store in others; return when all are done. Raises the first thing that went wrong."""
+    ended = threading.Event()
+
+    def break_off_after(worker: Future[None]) -> None:
+        if worker.exception() is not None:
+            texts.break_off()
+
+    with ThreadPoolExecutor(3, thread_name_prefix="sync") as pool:
+        tasks = (texts.read_all, texts.store_all, lambda: _flush_late(walk, ended))
+        workers = [pool.submit(task) for task in tasks]
+        for worker in workers:
+            worker.add_done_callback(break_off_after)
+        try:
+            try:
+                for change in connector.changes(cursor):
+                    texts.check()
+                    walk.apply(change)
+            finally:
+                # However the walk ends: rules that the source has sent are in force.
+                walk.flush()
+            walk.finish()
+            texts.close()
+            wait(workers[:2])
+        except BrokenOffError:
+            pass  # A worker knows why, or the run was told to stop.
+        except BaseException:
+            texts.break_off()
+            raise
+        finally:
+            ended.set()
+    failures = [worker.exception() for worker in workers]
+    why = next((err for err in failures if err is not None and not isinstance(err, BrokenOffError)), None)
+    if why is not None:
+        raise why
+
+
+def _flush_late(walk: Walk, ended: threading.Event) -> None:
+    """Commit rules in time also while the source is silent."""
+    while not ended.wait(LONGEST_WAIT_S):
+        walk.flush_late()
