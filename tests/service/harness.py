@@ -1,0 +1,450 @@
+"""A whole service in this process, for tests: real settings, keys, tokens, directory, catalog, sync, index, audit log
+and gRPC listeners. Only the source is in memory, the embedding a hash, and time stands still until a test moves it.
+
+    async with serving(tmp_path) as service:
+        service.add("plan", "the secret plan", allow(ALICE))
+        service.sync()
+        answer = await service.retrieval("alice").search("plan")
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from pyroaring import AbstractBitMap
+from remit.client import AsyncClient
+
+from acl.model import Clause, Effect, Rule, ScopeId, Unknown
+from acl.principal import Principal, realm
+from connectors.base import Finding
+from connectors.directories.base import Directory, Resolution
+from connectors.directories.static import StaticDirectory
+from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
+from service import devissuer, initial, settings
+from service.access import Access
+from service.api.evidence import LoggedCalls
+from service.api.health import Health
+from service.api.retrieval import AccessServicer, RetrievalServicer
+from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
+from service.api.source import SourceServicer
+from service.api.sources import SourceState
+from service.api.wrapper import Wrapper
+from service.audit.key import AuditKey
+from service.audit.log import AuditLog
+from service.authn import Authenticator
+from service.callers import Callers
+from service.errors import NotFoundError
+from service.executor import Executor
+from service.identity import Identity
+from service.index.base import Add, Candidate, FeedItem, Index, Remove
+from service.index.edge import EdgeIndex
+from service.index.follow import follow
+from service.keys import FileKey, KeyStore
+from service.roles import Roles
+from service.search import Retrieval
+from service.settings import Address, Settings
+from service.stores.catalog import Catalog, open_stores
+from service.stores.folder import open_folder
+from service.stores.records import StoredRun
+from service.sync import SyncEngine
+from tests.service.sync_support import CountingEmbedder, ParagraphExtractor
+
+COMPANY: Final = "company"
+CORP: Final = realm("posix", "corp")
+ALICE: Final = Principal(CORP, "uid-20001")
+BOB: Final = Principal(CORP, "uid-20002")
+SALES: Final = Principal(CORP, "gid-20101")
+FINANCE: Final = Principal(CORP, "gid-20102")
+EVERYBODY: Final = Principal(CORP, "other")
+
+EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+LOOPBACK: Final = Address("127.0.0.1", 0)
+
+PEOPLE: Final = """\
+version: 1
+id_domain: corp
+users:
+  - {id: u-1001, name: alice, display_name: Alice Ahlgren, uid: 20001, gid: 20101, groups: [sales]}
+  - {id: u-1002, name: bob, display_name: Bob Borg, uid: 20002, gid: 20199, groups: [fin-emea]}
+  - {id: u-1003, name: olga, display_name: Olga Olsen, groups: [operators]}
+groups:
+  - {id: sales, gid: 20101}
+  - {id: finance, gid: 20102}
+  - {id: fin-emea, gid: 20110, member_of: [finance]}
+  - {id: operators}
+  - {id: auditors}
+"""
+
+
+def allow(*principals: Principal) -> Clause:
+    """A clause for these and nobody else."""
+    return Clause((Rule(Effect.ALLOW, frozenset(principals)),))
+
+
+class Clock:
+    """Time that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = EPOCH
+
+    def __call__(self) -> datetime:
+        """Read the clock."""
+        return self.now
+
+    def advance(self, by: timedelta) -> None:
+        """Move on."""
+        self.now += by
+
+
+@dataclass
+class TimedDirectory:
+    """A directory that answers as of the tests' clock. `before`: called at each question; may change the world."""
+
+    directory: Directory
+    clock: Clock
+    name: str = "people"
+    before: Callable[[], None] = lambda: None
+
+    def resolve(self, attribute: str, value: str) -> Resolution:
+        """See `Directory`."""
+        found = self.directory.resolve(attribute, value)
+        self.before()
+        return replace(found, resolved_at=self.clock())
+
+
+class MemoryIndex:
+    """An exact index in this process, quicker to start than the real one; see `Index`.
+
+    propose_all: propose chunks of every document, as a broken engine would.
+    before_answer: called at the end of each search; may change the world. asked: the limits that were asked for.
+    """
+
+    def __init__(self, incarnation: str) -> None:
+        self.incarnation = incarnation
+        self.applied_seq = 0
+        self.rows: dict[int, Add] = {}
+        self.propose_all = False
+        self.before_answer: Callable[[], None] = lambda: None
+        self.asked: list[int] = []
+
+    @property
+    def count(self) -> int:
+        """See `Index`."""
+        return len(self.rows)
+
+    def apply(self, items: Sequence[FeedItem]) -> None:
+        """See `Index`."""
+        for item in items:
+            match item:
+                case Add():
+                    self.rows[item.row] = item
+                case Remove():
+                    self.rows.pop(item.row, None)
+            self.applied_seq = max(self.applied_seq, item.seq)
+
+    def flush(self) -> int:
+        """See `Index`."""
+        return self.applied_seq
+
+    def clear(self) -> None:
+        """See `Index`."""
+        self.rows.clear()
+        self.applied_seq = 0
+
+    def search(self, vector: NDArray[np.float32], documents: AbstractBitMap, limit: int) -> list[Candidate]:
+        """See `Index`."""
+        self.asked.append(limit)
+        found = [
+            Candidate(row, item.ordinal, float(item.vector @ vector))
+            for row, item in self.rows.items()
+            if self.propose_all or item.ordinal in documents
+        ]
+        self.before_answer()
+        return sorted(found, key=lambda hit: (-hit.score, hit.row))[:limit]
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class EngineSources:
+    """`Sources` over a sync engine, each run in a thread."""
+
+    def __init__(self, config: Settings, catalog: Catalog, engine: SyncEngine, source: MemorySource) -> None:
+        self._limits = {one.name: one.max_permissions_age for one in config.sources}
+        self._catalog = catalog
+        self._engine = engine
+        self._source = source
+        self.threads: list[threading.Thread] = []
+
+    def states(self) -> list[SourceState]:
+        """See `Sources`."""
+        with self._catalog.reader() as reader:
+            return [SourceState(s, self._limits[s.name]) for s in reader.sources() if s.name in self._limits]
+
+    def state(self, name: str) -> SourceState:
+        """See `Sources`."""
+        for found in self.states():
+            if found.stored.name == name:
+                return found
+        raise NotFoundError("no such source")
+
+    def check(self, name: str) -> list[Finding]:
+        """See `Sources`."""
+        self.state(name)
+        return self._source.check()
+
+    def start(self, name: str) -> StoredRun:
+        """See `Sources`."""
+        self.state(name)
+        opened = self._engine.open(name)
+        thread = threading.Thread(target=opened.execute, name="run")
+        self.threads.append(thread)
+        thread.start()
+        return opened.progress.snapshot()
+
+    def run(self, run_id: str) -> StoredRun:
+        """See `Sources`."""
+        live = self._engine.progress(run_id)
+        if live is not None:
+            return live.snapshot()
+        with self._catalog.reader() as reader:
+            stored = reader.run(run_id)
+        if stored is None:
+            raise NotFoundError("no such run")
+        return stored
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that a caller sees of one call."""
+
+    code: str
+    details: str
+    message: bytes
+    trailing: tuple[tuple[str, str | bytes], ...]
+
+    def parsed(self, kind: type[Message]) -> Message:
+        """The message that came back."""
+        assert self.code == "OK", (self.code, self.details)
+        return kind.FromString(self.message)
+
+
+@dataclass
+class Service:
+    """A running service and everything in it that a test may want to touch."""
+
+    folder: Path
+    config: Settings
+    clock: Clock
+    keys: KeyStore
+    catalog: Catalog
+    source: MemorySource
+    extractor: ParagraphExtractor
+    embedder: CountingEmbedder
+    engine: SyncEngine
+    index: Index
+    directory: TimedDirectory
+    identity: Identity
+    access: Access
+    retrieval_core: Retrieval
+    audit: AuditLog
+    health: Health
+    executor: Executor
+    sources: EngineSources
+    server: Server
+    callers: Address
+    administrators: Address
+    channels: dict[str, grpc.aio.Channel] = field(default_factory=dict)
+
+    def add(self, name: str, text: str, own: Clause | Unknown, scope: str | None = "root") -> None:
+        """Put a document into the source."""
+        where = None if scope is None else ScopeId(scope)
+        self.source.documents[name] = MemoryDocument(text.encode(), where, own)
+
+    def scope(self, name: str, clause: Clause | Unknown, parent: str | None = None) -> None:
+        """Put a container into the source."""
+        above = None if parent is None else ScopeId(parent)
+        self.source.scopes[ScopeId(name)] = MemoryScope(above, clause, f"/{name}")
+
+    def sync(self) -> None:
+        """Run one sync to its end, and let the index follow."""
+        run = self.engine.run(COMPANY)
+        assert run.failure == "", run
+        follow(self.catalog, self.index)
+
+    def people(self, text: str) -> None:
+        """Change the directory."""
+        (self.folder / "people.yaml").write_text(text)
+
+    def token(self, name: str) -> str:
+        """A token for somebody, valid now."""
+        return devissuer.mint(self.config, name, at=self.clock())
+
+    def document_ids(self) -> dict[str, str]:
+        """The id of every stored document by its location."""
+        with self.catalog.reader() as reader:
+            found = reader.documents(range(1000))
+        return {self.catalog.sealing.location(d): d.document_id for d in found.values()}
+
+    def chunk_ids(self, name: str) -> list[str]:
+        """The ids of a document's chunks."""
+        with self.catalog.reader() as reader:
+            stored = reader.document_by_id(self.document_ids()[name])
+            assert stored is not None
+            return [chunk.chunk_id for chunk in reader.chunks_of(stored.ordinal)]
+
+    def client(self, name: str) -> AsyncClient:
+        """A client for somebody."""
+        return AsyncClient(str(self.callers), token=lambda: self.token(name), insecure_loopback=True)
+
+    async def call(
+        self,
+        method: str,
+        request: Message | bytes = b"",
+        *,
+        token: str | None = None,
+        metadata: Sequence[tuple[str, str]] = (),
+        timeout_s: float | None = 20.0,
+    ) -> Outcome:
+        """Call `Service/Method` with bytes, and return everything that comes back."""
+        service, _, name = method.partition("/")
+        administrative = service in {one.name for one in ADMINISTRATOR_SERVICES}
+        address = self.administrators if administrative else self.callers
+        channel = self.channels.get(str(address))
+        if channel is None:
+            channel = grpc.aio.insecure_channel(str(address), [("grpc.enable_http_proxy", 0)])
+            self.channels[str(address)] = channel
+        sent = [*([("authorization", f"Bearer {token}")] if token is not None else []), *metadata]
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        path = f"/remit.v1.{service}/{name}"
+        try:
+            if name == "WatchSyncRun":
+                many: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
+                stream = many(data, metadata=sent, timeout=timeout_s)
+                answer = b"".join([one async for one in stream])
+                return Outcome("OK", "", answer, _trailing(await stream.trailing_metadata()))
+            one_call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(path)
+            call = one_call(data, metadata=sent, timeout=timeout_s)
+            answer = await call
+            return Outcome("OK", "", answer, _trailing(await call.trailing_metadata()))
+        except grpc.aio.AioRpcError as err:
+            return Outcome(err.code().name, err.details() or "", b"", _trailing(err.trailing_metadata()))
+
+
+def _trailing(metadata: grpc.aio.Metadata | None) -> tuple[tuple[str, str | bytes], ...]:
+    return tuple((key, value) for key, value in metadata or ())
+
+
+@contextmanager
+def _stores(folder: Path, config: Settings, clock: Clock) -> Iterator[tuple[KeyStore, Catalog]]:
+    data = open_folder(config.data)
+    keys, catalog = open_stores(data, FileKey(config.keys.path), clock())
+    try:
+        yield keys, catalog
+    finally:
+        catalog.close()
+        keys.close()
+        data.close()
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path,
+    *,
+    edge: bool = False,
+    new_id: Callable[[], str] = lambda: secrets.token_hex(16),
+    max_permissions_age: str = "24h",
+) -> AsyncIterator[Service]:
+    """Run a service on an empty source. edge: with the real index process. new_id: names the calls."""
+    if not (folder / "remit.yaml").exists():
+        initial.write(folder)
+        (folder / "people.yaml").write_text(PEOPLE)
+        text = (folder / "remit.yaml").read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
+        text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
+        source = f"sources:\n  - {{name: {COMPANY}, kind: memory, max_permissions_age: {max_permissions_age}}}\n"
+        (folder / "remit.yaml").write_text(text.replace("sources: []\n", source))
+    config = settings.load(folder / "remit.yaml")
+    clock = Clock()
+    with _stores(folder, config, clock) as (keys, catalog):
+        source_in_memory = MemorySource()
+        source_in_memory.scopes[ScopeId("root")] = MemoryScope(None, allow(EVERYBODY), "/")
+        embedder, extractor = CountingEmbedder(), ParagraphExtractor()
+        catalog.bind_model(embedder.digest, embedder.dimension)
+        catalog.add_source(COMPANY, "memory")
+        engine = SyncEngine(
+            catalog, keys, lambda name: source_in_memory, extractor, embedder, limit_bytes=1_000_000, now=clock
+        )
+        index: Index = (
+            EdgeIndex(config.data / "index", incarnation=catalog.incarnation, dimension=embedder.dimension)
+            if edge
+            else MemoryIndex(catalog.incarnation)
+        )
+        directory = TimedDirectory(StaticDirectory("people", folder / "people.yaml"), clock)
+        identity = Identity({"people": directory}, Roles(config.roles), now=clock)
+        access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
+        callers = Callers(identity, access.latest)
+        retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
+        key = AuditKey.load(config.keys.audit)
+        log = AuditLog(config.data / "audit", key.signer)
+        executor = Executor(threads=2, waiting=32)
+        wrapper = Wrapper(
+            authenticator=Authenticator(config.issuers, now=clock),
+            callers=callers,
+            auditor=LoggedCalls(log, key, clock),
+            executor=executor,
+            clock=clock,
+            new_id=new_id,
+        )
+        sources = EngineSources(config, catalog, engine, source_in_memory)
+        served = [
+            Served(CALLER_SERVICES[0], RetrievalServicer(retrieval, executor)),
+            Served(CALLER_SERVICES[1], AccessServicer(retrieval, executor)),
+        ]
+        administered = [Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, poll_s=0.01))]
+        health = Health([one.descriptor.full_name for one in (*served, *administered)])
+        server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)
+        try:
+            bound = await server.start(LOOPBACK, LOOPBACK, None)
+            service = Service(
+                folder,
+                config,
+                clock,
+                keys,
+                catalog,
+                source_in_memory,
+                extractor,
+                embedder,
+                engine,
+                index,
+                directory,
+                identity,
+                access,
+                retrieval,
+                log,
+                health,
+                executor,
+                sources,
+                server,
+                *bound,
+            )
+            yield service
+            for channel in service.channels.values():
+                await channel.close()
+        finally:
+            await server.stop(0)
+            for thread in sources.threads:
+                thread.join()
+            executor.close()
+            log.close()
+            index.close()

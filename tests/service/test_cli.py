@@ -1,0 +1,278 @@
+"""The command line against a running service, as a person would use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("REMIT_")}
+
+
+def remit(*args: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run one command in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", "service.cli", *args],
+        cwd=folder,
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service in a folder of its own, synced once."""
+
+    folder: Path
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return remit(*args, folder=self.folder)
+
+    def json(self, *args: str) -> object:
+        done = self.run(*args, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+
+def lay_out(folder: Path) -> None:
+    """Settings with a hash embedding, and two files of two people (modes only: a test may not own other ids)."""
+    done = remit("init", folder=folder)
+    assert done.returncode == 0, done.stderr
+    me, mine = os.getuid(), os.getgid()
+    people = folder / "people.yaml"
+    people.write_text(
+        f"""version: 1
+id_domain: corp
+users:
+  - {{id: u-1001, name: alice, display_name: Alice Ahlgren, uid: {me}, gid: {mine}, groups: [operators]}}
+  - {{id: u-1002, name: bob, display_name: Bob Berg, uid: 20002, gid: 20102}}
+groups:
+  - {{id: operators}}
+"""
+    )
+    company = folder / "company"
+    company.mkdir()
+    (company / "plan.md").write_text("# Plan\n\nThe lighthouse opens in May.\n")
+    (company / "news.txt").write_text("The lighthouse has a new lamp.\n")
+    company.chmod(0o755)
+    (company / "plan.md").chmod(0o600)
+    (company / "news.txt").chmod(0o644)
+    settings = folder / "remit.yaml"
+    text = settings.read_text().split("sources: []")[0]
+    text = text.replace("embedding: {kind: model}", "embedding: {kind: hash}")
+    text = text.replace("7420", "0").replace("7421", "0")
+    settings.write_text(
+        text + "sources:\n  - {name: company, kind: filesystem, root: ./company, id_domain: corp,\n"
+        "     ancestors_above_root: trust}\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A served and synced folder."""
+    folder = tmp_path_factory.mktemp("cli")
+    lay_out(folder)
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "serve", "--json"],
+            cwd=folder,
+            env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+    try:
+        assert server.stdout is not None
+        line = server.stdout.readline()
+        assert line, (folder / "log").read_text()
+        ports = json.loads(line)
+        settings = folder / "remit.yaml"
+        text = settings.read_text()
+        text = text.replace("callers: 127.0.0.1:0", f"callers: {ports['callers']}")
+        settings.write_text(text.replace("administrators: 127.0.0.1:0", f"administrators: {ports['administrators']}"))
+        done = remit("source", "sync", "company", "--as", "alice", folder=folder)
+        assert done.returncode == 0, done.stderr + done.stdout
+        yield Running(folder)
+    finally:
+        server.terminate()
+        assert server.wait(timeout=30) == 0, (folder / "log").read_text()
+        if server.stdout is not None:
+            server.stdout.close()
+
+
+def test_two_people_get_two_answers(running: Running) -> None:
+    """The private plan is Alice's; the news is everybody's."""
+    alice = running.json("search", "lighthouse", "--as", "alice")
+    bob = running.json("search", "lighthouse", "--as", "bob")
+
+    assert isinstance(alice, dict)
+    assert isinstance(bob, dict)
+    assert {hit["chunk"]["document"]["location"] for hit in alice["hits"]} == {"plan.md", "news.txt"}
+    assert {hit["chunk"]["document"]["location"] for hit in bob["hits"]} == {"news.txt"}
+
+
+def test_search_explains_for_people(running: Running) -> None:
+    """`--explain` shows each clause with the principal and the path."""
+    done = running.run("search", "lamp", "--as", "bob", "--explain")
+
+    assert done.returncode == 0
+    assert "own: posix:corp:other by bob" in done.stdout
+
+
+def test_whoami_is_quick_and_says_who(running: Running) -> None:
+    """`whoami` imports no model: it answers with the caller in a moment, and torch is not loaded by it."""
+    done = running.run("whoami", "--as", "bob")
+    imported = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "service.cli", "whoami", "--as", "bob"],
+        cwd=running.folder,
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert "Bob Berg (u-1002)" in done.stdout
+    assert "posix:corp:uid-20002" in done.stdout
+    assert not any(name in imported.stderr for name in ("torch", "sqlalchemy", "qdrant_edge", "kreuzberg", "numpy"))
+
+
+def test_audit_shows_and_verifies(running: Running) -> None:
+    """The record of an answer names its passages, and the log as a whole verifies."""
+    answer = running.json("search", "lamp", "--as", "bob")
+    assert isinstance(answer, dict)
+
+    shown = running.json("audit", "show", answer["response_id"])
+    verified = running.json("audit", "verify")
+
+    assert isinstance(shown, dict)
+    assert isinstance(verified, dict)
+    returned = shown["record"]["body"]["returned"]
+    assert [one["chunk_id"] for one in returned] == [hit["chunk"]["chunk_id"] for hit in answer["hits"]]
+    assert verified["ok"] is True
+
+
+def test_sources_are_listed_checked_and_watched(running: Running) -> None:
+    """An operator sees the source, checks it, and follows a run to its end."""
+    sources = running.json("source", "list", "--as", "alice")
+    assert isinstance(sources, list)
+    (source,) = sources
+    check = running.json("source", "check", "company", "--as", "alice")
+    run = running.json("source", "sync", "company", "--no-wait", "--as", "alice")
+    assert isinstance(run, dict)
+    end = running.json("source", "watch", run["run_id"], "--as", "alice")
+
+    assert (source["documents"], source["quarantined"]) == (2, 0)
+    assert isinstance(check, dict)
+    assert check["ready"] is True
+    assert isinstance(end, dict)
+    assert (end["state"], end["counts"]["unchanged"], end["counts"]["stored"]) == ("succeeded", 2, 0)
+
+
+def test_doctor_finds_everything_in_order(running: Running) -> None:
+    """On a running service nothing is an error."""
+    results = running.json("doctor")
+
+    assert isinstance(results, list)
+    assert {one["level"] for one in results} <= {"ok", "warning"}
+    assert any(one["what"].startswith("listener") for one in results)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["search", "", "--as", "bob"], 2, "`query`"),
+        (["search", "x", "--limit", "-1", "--as", "bob"], 2, "`limit`"),
+        (["search", "x", "--limit", "10000", "--as", "bob"], 2, "`limit`"),
+        (["search", "x"], 2, "who is asking?"),
+        (["search", "x", "--as", "mallory"], 2, "`mallory`"),
+        (["search", "x", "--token", "forged"], 1, "the token is missing, expired or not for this service"),
+        (["source", "list", "--as", "bob"], 1, "role `operator`"),
+        (["source", "sync", "nowhere", "--as", "alice"], 1, "does not exist"),
+        (["source", "watch", "nothing", "--as", "alice"], 1, "does not exist"),
+        (["audit", "show", "nothing"], 2, "no record"),
+        (["--config", "other.yaml", "whoami"], 2, "other.yaml does not exist: `remit init` writes one"),
+        (["init"], 2, "overwrites nothing"),
+        (["token", "alice", "--minutes", "600"], 2, "expected 1 to 60"),
+        (["serve"], 2, "already open by process"),
+    ],
+)
+def test_mistakes_get_one_sentence(running: Running, args: list[str], code: int, says: str) -> None:
+    """Each mistake ends with its exit code and one sentence, never with a traceback."""
+    done = running.run(*args)
+
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_settings_mistake_names_its_line(tmp_path: Path) -> None:
+    """A malformed remit.yaml: the line, the key, what was expected; exit 2."""
+    lay_out(tmp_path)
+    settings = tmp_path / "remit.yaml"
+    lines = settings.read_text().splitlines()
+    number = next(n for n, line in enumerate(lines, 1) if line.startswith("  callers:"))
+    lines[number - 1] = "  callers: everywhere"
+    settings.write_text("\n".join(lines))
+
+    done = remit("serve", folder=tmp_path)
+
+    assert done.returncode == 2
+    assert f"remit.yaml:{number}: listen.callers: expected host:port, found `everywhere`" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_taken_port_is_named_and_nothing_stays_locked(running: Running, tmp_path: Path) -> None:
+    """A second service on the same port says which; its data folder can be opened again at once."""
+    lay_out(tmp_path)
+    taken = next(
+        line.split()[1] for line in (running.folder / "remit.yaml").read_text().splitlines() if "callers:" in line
+    )
+    settings = tmp_path / "remit.yaml"
+    free = settings.read_text()
+    settings.write_text(free.replace("callers: 127.0.0.1:0", f"callers: {taken}"))
+
+    refused = remit("serve", folder=tmp_path)
+    settings.write_text(free)
+    began = time.monotonic()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", "--json"],
+        cwd=tmp_path,
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        assert server.stdout is not None
+        assert server.stdout.readline()
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+
+    assert refused.returncode == 2
+    assert f"port {taken.rpartition(':')[2]} is in use" in refused.stderr
+    assert time.monotonic() - began < 60
+
+
+def test_a_model_path_without_a_model_is_one_sentence(tmp_path: Path) -> None:
+    """A wrong model path ends before anything is written into the data folder's catalog."""
+    lay_out(tmp_path)
+    settings = tmp_path / "remit.yaml"
+    settings.write_text(settings.read_text().replace("{kind: hash}", "{kind: model, path: ./nothing}"))
+
+    done = remit("serve", folder=tmp_path)
+
+    assert done.returncode == 2
+    assert "model" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,324 @@
+"""The index on Qdrant Edge: what it finds, what it refuses, what it survives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pyroaring import BitMap
+
+from service.errors import SearchUnavailableError, StartError
+from service.index.base import Add, FeedItem, InvalidVectorError, Remove
+from service.index.edge import EdgeIndex
+from service.index.edge_process import Shard
+from service.index.follow import follow
+from service.process import Refusal
+
+DIMENSION = 16
+
+
+def vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
+    """Random unit vectors, shape (count, DIMENSION)."""
+    drawn = np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32)
+    found: NDArray[np.float32] = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+    return found
+
+
+def add(rows: range, matrix: NDArray[np.float32], chunks_a_document: int = 5) -> list[Add]:
+    """Items whose row, seq and vector agree: row r is item r + 1 of the feed."""
+    return [Add(row + 1, row, row // chunks_a_document, matrix[row]) for row in rows]
+
+
+def reference(
+    matrix: NDArray[np.float32], query: NDArray[np.float32], documents: BitMap, limit: int, each: int = 5
+) -> list[int]:
+    """The rows that an exact search over the permitted documents must find."""
+    rows = [row for row in range(len(matrix)) if row // each in documents]
+    return sorted(rows, key=lambda row: (-float(matrix[row] @ query), row))[:limit]
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[EdgeIndex]:
+    """An empty index in a process of its own."""
+    opened = EdgeIndex(tmp_path / "index", incarnation="one", dimension=DIMENSION)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Iterator[Shard]:
+    """A shard in this process: what the index process holds."""
+    opened = Shard(tmp_path / "index", "one", DIMENSION)
+    yield opened
+    opened.close()
+
+
+def fill(shard: Shard, matrix: NDArray[np.float32], each: int = 5) -> None:
+    """Hold all of `matrix`."""
+    rows = [(row, row // each) for row in range(len(matrix))]
+    assert shard.apply(rows, matrix, [], shard.applied_seq, len(matrix))
+
+
+def test_search_is_exact_over_the_permitted_documents(index: EdgeIndex) -> None:
+    """The nearest permitted chunks are found in their order, and no other chunk."""
+    matrix = vectors(300)
+    index.apply(add(range(300), matrix))
+    documents = BitMap([3, 17, 18, 40, 59])
+
+    found = index.search(vectors(1, seed=9)[0], documents, 12)
+
+    assert [hit.row for hit in found] == reference(matrix, vectors(1, seed=9)[0], documents, 12)
+    assert {hit.ordinal for hit in found} <= set(documents)
+    assert found[0].score == pytest.approx(float(matrix[found[0].row] @ vectors(1, seed=9)[0]), abs=1e-5)
+
+
+def test_no_permitted_documents_never_reach_the_engine(index: EdgeIndex) -> None:
+    """An empty permitted set finds nothing, and without a call: a dead process is not noticed."""
+    index.apply(add(range(20), vectors(20)))
+    index.close()
+
+    assert index.search(vectors(1)[0], BitMap(), 10) == []
+    with pytest.raises(SearchUnavailableError):
+        index.search(vectors(1)[0], BitMap([1]), 10)
+
+
+def test_an_empty_filter_is_refused_inside_the_process_too(shard: Shard) -> None:
+    """The process refuses a search over no documents, whoever asks."""
+    fill(shard, vectors(20))
+
+    with pytest.raises(Refusal):
+        shard.search(vectors(1)[0], BitMap(), 10)
+    assert shard.search(vectors(1)[0], BitMap([1]), 10)
+
+
+def test_a_hit_outside_the_permitted_documents_is_not_answered(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the engine's filter selects too much, the process answers nothing at all."""
+    fill(shard, vectors(20))
+    monkeypatch.setattr("service.index.edge_process.qe.Filter", lambda **_: None)
+
+    with pytest.raises(Refusal, match="outside the permitted"):
+        shard.search(vectors(1)[0], BitMap([1]), 10)
+    assert len(shard.search(vectors(1)[0], BitMap(range(4)), 20)) == 20
+
+
+def test_equal_scores_are_ordered_by_row_whatever_else_is_held(tmp_path: Path) -> None:
+    """Among equal scores the lowest rows come first, and chunks that may not be read change nothing in that.
+
+    Left to the engine, which of many equal ones are within the limit depends on how they came in.
+    """
+    matrix = np.repeat(vectors(1), 3000, axis=0)
+    order = np.random.default_rng(7).permutation(3000)
+    mine = [int(row) for row in order if row % 3 == 0]
+    alone, crowded = (Shard(tmp_path / name, "one", DIMENSION) for name in ("alone", "crowded"))
+    alone.apply([(row, 3000 - row) for row in mine], matrix[mine], [], 0, 3000)
+    crowded.apply([(int(row), 3000 - int(row)) for row in order], matrix, [], 0, 3000)
+    documents = BitMap([3000 - row for row in mine])
+
+    answers = [shard.search(matrix[0], documents, 7) for shard in (alone, crowded)]
+
+    assert answers[0] == answers[1]
+    assert [hit[0] for hit in answers[0]] == [0, 3, 6, 9, 12, 15, 18]
+    for shard in (alone, crowded):
+        shard.close()
+
+
+def test_removed_chunks_are_not_found(index: EdgeIndex) -> None:
+    """A removal takes effect with `apply`, also within one stretch of the feed; the neighbour stays."""
+    matrix = vectors(12)
+    index.apply([*add(range(10), matrix), Remove(11, 3), Remove(12, 999)])
+
+    index.apply([Remove(13, 4)])
+
+    assert index.count == 8
+    assert {hit.row for hit in index.search(matrix[3], BitMap(range(9)), 10)} == {0, 1, 2, 5, 6, 7, 8, 9}
+
+
+def test_applying_a_stretch_again_changes_nothing(index: EdgeIndex) -> None:
+    """The feed may be repeated from any earlier place."""
+    matrix = vectors(30)
+    index.apply(add(range(30), matrix))
+    before = index.search(matrix[0], BitMap(range(6)), 30)
+
+    index.apply(add(range(10), matrix))
+
+    assert index.search(matrix[0], BitMap(range(6)), 30) == before
+    assert (index.count, index.applied_seq) == (30, 30)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.full(DIMENSION, np.nan), np.full(DIMENSION, np.inf), np.ones(DIMENSION - 1), np.ones(0)]
+)
+def test_bad_vectors_are_refused_and_nothing_is_applied(index: EdgeIndex, bad: NDArray[np.float64]) -> None:
+    """NaN, infinity and another dimension are refused, alone and among good ones, in feeds and in queries."""
+    good = vectors(2)
+    index.apply(add(range(1), good))
+
+    with pytest.raises(InvalidVectorError):
+        index.apply([Add(2, 1, 0, bad.astype(np.float32))])
+    with pytest.raises(InvalidVectorError):
+        index.apply([Add(2, 1, 0, good[1]), Add(3, 2, 0, bad.astype(np.float32))])
+    with pytest.raises(InvalidVectorError):
+        index.search(bad.astype(np.float32), BitMap([0]), 1)
+
+    assert (index.count, index.applied_seq) == (1, 1)
+    index.apply([Add(2, 1, 0, good[1])])
+    assert index.count == 2
+
+
+def test_what_was_flushed_is_there_after_a_restart(tmp_path: Path) -> None:
+    """A restart finds chunks and place in the feed."""
+    matrix = vectors(50)
+    first = EdgeIndex(tmp_path / "index", incarnation="one", dimension=DIMENSION)
+    first.apply(add(range(50), matrix))
+    assert first.flush() == 50
+    first.close()
+
+    second = EdgeIndex(tmp_path / "index", incarnation="one", dimension=DIMENSION)
+
+    assert (second.applied_seq, second.count) == (50, 50)
+    assert [hit.row for hit in second.search(matrix[7], BitMap([1]), 1)] == [7]
+    second.close()
+
+
+class Feed:
+    """A catalog's feed in memory, its own reader."""
+
+    def __init__(self, items: list[FeedItem]) -> None:
+        self.items = items
+
+    @property
+    def feed_seq(self) -> int:
+        """The last item."""
+        return self.items[-1].seq if self.items else 0
+
+    def feed(self, after: int, limit: int) -> list[FeedItem]:
+        """Return items in small batches."""
+        return [item for item in self.items if item.seq > after][: min(limit, 7)]
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Feed]:
+        """Return itself."""
+        yield self
+
+
+def test_following_a_feed_brings_everything_once_and_makes_it_durable(index: EdgeIndex) -> None:
+    """The index ends where the feed ends, and a second call has nothing to do."""
+    feed = Feed([*add(range(30), vectors(30)), Remove(31, 4)])
+
+    assert follow(feed, index) == 31
+    assert follow(feed, index) == 0
+
+    assert (index.count, index.applied_seq, index.flush()) == (29, 31, 31)
+
+
+def test_an_index_that_is_ahead_of_its_catalog_is_emptied(index: EdgeIndex) -> None:
+    """After a restored backup, rows mean something else: nothing of the old ones is left."""
+    old, new = vectors(30), vectors(10, seed=5)
+    follow(Feed([*add(range(30), old)]), index)
+
+    follow(Feed([*add(range(10), new)]), index)
+
+    assert (index.count, index.applied_seq) == (10, 10)
+    assert [hit.row for hit in index.search(new[4], BitMap(range(6)), 1)] == [4]
+
+
+@pytest.mark.parametrize(("incarnation", "dimension"), [("two", DIMENSION), ("one", DIMENSION + 1)])
+def test_another_catalog_or_dimension_empties_the_folder(tmp_path: Path, incarnation: str, dimension: int) -> None:
+    """Nothing of another catalog is ever served: the feed starts over."""
+    first = EdgeIndex(tmp_path / "index", incarnation="one", dimension=DIMENSION)
+    first.apply(add(range(50), vectors(50)))
+    first.close()
+
+    second = EdgeIndex(tmp_path / "index", incarnation=incarnation, dimension=dimension)
+
+    assert (second.applied_seq, second.count) == (0, 0)
+    assert second.search(np.ones(dimension, np.float32), BitMap(range(10)), 10) == []
+    second.close()
+
+
+@pytest.mark.parametrize("state", [b"", b"{", b"[]", b'{"applied_seq": 5}', None])
+def test_a_damaged_state_empties_the_folder(tmp_path: Path, state: bytes | None) -> None:
+    """A state that does not say what it must is no state."""
+    first = Shard(tmp_path / "index", "one", DIMENSION)
+    fill(first, vectors(20))
+    first.flush()
+    first.close()
+    place = tmp_path / "index" / "state.json"
+    place.unlink() if state is None else place.write_bytes(state)
+
+    second = Shard(tmp_path / "index", "one", DIMENSION)
+
+    assert (second.applied_seq, second.count) == (0, 0)
+    second.close()
+
+
+def test_a_damaged_shard_is_built_anew(tmp_path: Path) -> None:
+    """A shard that cannot be loaded is emptied, because the catalog can fill it again."""
+    first = Shard(tmp_path / "index", "one", DIMENSION)
+    fill(first, vectors(20))
+    first.flush()
+    first.close()
+    (tmp_path / "index" / "shard" / "edge_config.json").write_text("{")
+
+    second = Shard(tmp_path / "index", "one", DIMENSION)
+
+    assert (second.applied_seq, second.count) == (0, 0)
+    fill(second, vectors(20))
+    assert second.count == 20
+    second.close()
+
+
+def test_killing_the_process_loses_nothing_that_the_feed_does_not_bring_again(index: EdgeIndex) -> None:
+    """After kill -9 the index starts again, says how far it durably is, and repeating from there restores the rest."""
+    matrix = vectors(60)
+    index.apply(add(range(20), matrix))
+    index.flush()
+    index.apply(add(range(20, 40), matrix))
+    pid = index.pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(SearchUnavailableError, match="fell back"):
+        index.apply(add(range(40, 60), matrix))
+
+    assert index.applied_seq == 20
+    index.apply(add(range(20, 60), matrix))
+    assert (index.count, index.applied_seq, index.flush()) == (60, 60, 60)
+    assert [hit.row for hit in index.search(matrix[33], BitMap(range(12)), 1)] == [33]
+
+
+def test_a_search_survives_the_death_of_the_process(index: EdgeIndex) -> None:
+    """The process is started again by the search that finds it dead."""
+    matrix = vectors(20)
+    index.apply(add(range(20), matrix))
+    index.flush()
+    pid = index.pid
+    assert pid is not None
+
+    os.kill(pid, signal.SIGKILL)
+    found = index.search(matrix[11], BitMap([2]), 1)
+
+    assert [(hit.row, hit.ordinal) for hit in found] == [(11, 2)]
+    assert index.pid != pid
+
+
+def test_a_folder_held_by_another_process_is_refused(index: EdgeIndex, tmp_path: Path) -> None:
+    """Two processes never write one folder; another folder is free."""
+    with pytest.raises(Refusal, match="held by another process"):
+        Shard(tmp_path / "index", "one", DIMENSION, lock_wait_s=0)
+
+    Shard(tmp_path / "other", "one", DIMENSION, lock_wait_s=0).close()
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    """A start error says what, and leaves no process behind."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StartError, match="the index cannot be opened"):
+        EdgeIndex(tmp_path / "file" / "index", incarnation="one", dimension=DIMENSION)

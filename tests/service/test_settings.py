@@ -1,0 +1,205 @@
+"""`remit.yaml`: what is read, and that every refusal names the file, the line, the key and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from acl.principal import Principal, Realm
+from service.errors import StartError
+from service.settings import Address, SettingsError, load
+
+GOOD = """\
+version: 1
+data: ./data
+listen:
+  callers: 127.0.0.1:7420
+  administrators: 127.0.0.1:7421
+  insecure_loopback: true
+keys: {provider: file, path: ./keys/remit.kek}
+issuers:
+  - issuer: https://remit.localhost/dev
+    audience: remit
+    jwks: ./keys/dev.jwks.json
+    claim: sub
+    directory: people
+    attribute: id
+directories:
+  - {name: people, kind: static, path: ./people.yaml}
+roles:
+  operator: [group:operators]
+  auditor: ["static:people:group-auditors"]
+embedding: {kind: model}
+sources:
+  - name: company
+    kind: filesystem
+    root: ./company
+    id_domain: corp
+    ancestors_above_root: enforce
+    max_permissions_age: 12h
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], Path]:
+    """Write a `remit.yaml` and return its path."""
+
+    def _write(text: str) -> Path:
+        path = tmp_path / "remit.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return _write
+
+
+def test_the_example_is_read_in_full(write: Callable[[str], Path], tmp_path: Path) -> None:
+    """Every key of the example arrives, and its paths are relative to the file."""
+    settings = load(write(GOOD))
+
+    assert settings.data == tmp_path / "data"
+    assert settings.listen.callers == Address("127.0.0.1", 7420)
+    assert settings.listen.administrators == Address("127.0.0.1", 7421)
+    assert settings.listen.tls is None
+    assert settings.keys.path == tmp_path / "keys/remit.kek"
+    assert settings.keys.audit == tmp_path / "keys/audit.key"
+    (issuer,) = settings.issuers
+    assert (issuer.issuer, issuer.audience, issuer.claim) == ("https://remit.localhost/dev", "remit", "sub")
+    assert (issuer.directory, issuer.attribute) == ("people", "id")
+    assert issuer.max_token_lifetime == timedelta(hours=24)
+    assert settings.directories[0].path == tmp_path / "people.yaml"
+    assert settings.roles == {
+        "operator": frozenset({Principal(Realm("static:people"), "group-operators")}),
+        "auditor": frozenset({Principal(Realm("static:people"), "group-auditors")}),
+    }
+    (source,) = settings.sources
+    assert (source.name, source.kind, source.max_permissions_age) == ("company", "filesystem", timedelta(hours=12))
+    assert source.options == {"root": "./company", "id_domain": "corp", "ancestors_above_root": "enforce"}
+    assert source.place("root").endswith("remit.yaml:24: sources[0].root")
+
+
+def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:
+    """No traceback and no guess: one sentence with `remit init`."""
+    with pytest.raises(SettingsError, match=r"remit\.yaml does not exist: `remit init` writes one"):
+        load(tmp_path / "remit.yaml")
+
+
+def test_a_settings_error_stops_the_start() -> None:
+    """The command line turns a StartError into exit code 2."""
+    assert issubclass(SettingsError, StartError)
+
+
+# (what is replaced, by what, the line, what the sentence says)
+REFUSED = [
+    ("version: 1\n", "version: 2\n", 1, "version: expected `1`, found `2`"),
+    ("version: 1\n", "version: true\n", 1, "version: expected `1`, found `true`"),
+    ("version: 1\n", "", 1, "`version` is missing"),
+    ("data: ./data", "data:", 2, "data: expected a path, found nothing"),
+    ("data: ./data", "dta: ./data", 2, "dta: unknown key, did you mean `data`?"),
+    ("data: ./data", "data: ./data\ndata: ./other", 3, "data: stands here a second time, first in line 2"),
+    ("callers: 127.0.0.1:7420", "callers: 127.0.0.1", 4, "listen.callers: expected host:port, found `127.0.0.1`"),
+    ("callers: 127.0.0.1:7420", "callers: 127.0.0.1:99999", 4, "listen.callers: expected host:port"),
+    ("callers: 127.0.0.1:7420", "callers: '[::zz]:7420'", 4, "listen.callers: expected host:port"),
+    ("callers: 127.0.0.1:7420", "callers: 0.0.0.0:7420", 4, "listen.callers: expected a loopback address"),
+    ("callers: 127.0.0.1:7420", "callers: localhost:7420", 4, "listen.callers: expected a loopback address"),
+    ("administrators: 127.0.0.1:7421", "administrators: 10.0.0.1:1", 5, "listen.administrators: expected a loopback"),
+    ("administrators: 127.0.0.1:7421", "administrators: 127.0.0.1:7420", 5, "expected another address"),
+    ("insecure_loopback: true", "insecure_loopback: false", 4, "listen: `tls` is missing"),
+    ("insecure_loopback: true", "insecure_loopback: 'yes'", 6, "expected `true` or `false`, found `yes`"),
+    ("provider: file", "provider: vault", 7, "keys.provider: expected `file`, found `vault`"),
+    ("path: ./keys/remit.kek}", "path: ./k, audit: ./k}", 7, "keys.audit: expected another file"),
+    ("issuer: https://remit.localhost/dev", "issuer: http://x", 9, "issuers[0].issuer: expected an https URL"),
+    ("    audience: remit\n", "", 9, "issuers[0]: `audience` is missing"),
+    ("  - issuer: https://remit.localhost/dev\n    audience", "  - audience", 9, "issuers[0]: `issuer` is missing"),
+    ("audience: remit", "audience: ''", 10, "issuers[0].audience: expected the audience"),
+    ("claim: sub", "claim: email", 12, "issuers[0].claim: expected an immutable claim"),
+    ("attribute: id", "attribute: name", 14, "issuers[0].attribute: expected one of `id`, `uid`"),
+    ("directory: people", "directory: persons", 13, "issuers[0].directory: expected one of the directories `people`"),
+    ("kind: static", "kind: ldap", 16, "directories[0].kind: expected `static`, found `ldap`"),
+    ("operator: [", "operators: [", 18, "roles.operators: unknown key, did you mean `operator`?"),
+    ("[group:operators]", "[operators]", 18, "roles.operator[0]: expected `group:<id>`"),
+    ("[group:operators]", "[static:people:members]", 18, "which is everybody"),
+    ("[group:operators]", "group:operators", 18, "roles.operator: expected a list"),
+    ("{kind: model}", "{kind: openai}", 20, "embedding.kind: expected `model` or `hash`, found `openai`"),
+    ("{kind: model}", "{kind: hash, path: x}", 20, "embedding.path: a hash embedding has no model"),
+    ("12h", "12 hours", 27, "sources[0].max_permissions_age: expected a duration"),
+    ("12h", "0h", 27, "expected a duration"),
+    ("name: company", "name: ../company", 22, "sources[0].name: expected a name"),
+    ("root: ./company", "root: .nan", 24, "sources[0].root: expected a finite number"),
+    ("root: ./company", "root: {a: 1, a: 2}", 24, "sources[0].root.a: stands here a second time"),
+    ("root: ./company", "root: !!python/name:os.system x", 24, "the tag `tag:yaml.org,2002:python/name:os.system`"),
+    ("root: ./company", "root: &a [*a]", 24, "anchors and aliases are not read here"),
+    ("root: ./company", "root: [", 24, "not YAML"),
+    ("root: ./company", "root: " + "[" * 30 + "]" * 30, 24, "nested more than"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "sentence"), REFUSED, ids=[r[3][:60] for r in REFUSED])
+def test_bad_settings_name_line_key_and_expectation(
+    write: Callable[[str], Path], old: str, new: str, line: int, sentence: str
+) -> None:
+    """Each wrong value is refused in one line that says where it stands."""
+    assert old in GOOD
+
+    with pytest.raises(SettingsError) as caught:
+        load(write(GOOD.replace(old, new, 1)))
+
+    text = str(caught.value)
+    assert sentence in text
+    assert "\n" not in text
+    if "not YAML" not in text:
+        assert f"remit.yaml:{line}: " in text
+
+
+def test_several_directories_make_a_short_group_ambiguous(write: Callable[[str], Path]) -> None:
+    """`group:operators` is refused beside two directories; the full token is not."""
+    second = "directories:\n  - {name: others, kind: static, path: ./others.yaml}\n"
+    text = GOOD.replace("directories:\n", second)
+
+    with pytest.raises(SettingsError, match="could mean a group of several directories"):
+        load(write(text))
+
+    settings = load(write(text.replace("group:operators", "static:people:group-operators")))
+    assert settings.roles["operator"] == {Principal(Realm("static:people"), "group-operators")}
+
+
+def test_tls_opens_other_addresses(write: Callable[[str], Path], tmp_path: Path) -> None:
+    """With a certificate the listeners may be anywhere, and a plaintext flag beside it is refused."""
+    tls = GOOD.replace("insecure_loopback: true", "tls: {certificate: ./c.pem, key: ./k.pem}")
+    settings = load(write(tls.replace("127.0.0.1:7420", "0.0.0.0:7420").replace("127.0.0.1:7421", "'[::]:7421'")))
+
+    assert settings.listen.tls is not None
+    assert settings.listen.tls.key == tmp_path / "k.pem"
+    assert str(settings.listen.administrators) == "[::]:7421"
+    with pytest.raises(SettingsError, match="expected only one of them"):
+        load(write(tls.replace("  tls:", "  insecure_loopback: true\n  tls:")))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (b"", "remit.yaml:1: expected a mapping, found nothing"),
+        (b"[]", "remit.yaml:1: expected a mapping, found a list"),
+        (b"version: 1\ndata: \xff", "remit.yaml:2: expected UTF-8, found the byte 0xff"),
+        (b"version: 1\x00", "not YAML"),
+        (b"#" * 1_100_000, "at most 1048576 bytes"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused(tmp_path: Path, data: bytes, sentence: str) -> None:
+    """Empty, of another shape, not text, too large: one sentence each."""
+    path = tmp_path / "remit.yaml"
+    path.write_bytes(data)
+
+    with pytest.raises(SettingsError) as caught:
+        load(path)
+
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
+    """A folder given as the file names the file that was probably meant."""
+    with pytest.raises(SettingsError, match="is a folder"):
+        load(tmp_path)
