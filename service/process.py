@@ -97,7 +97,8 @@ class Child:
         self._call_timeout_s = call_timeout_s
         self._start_timeout_s = start_timeout_s
         self._max_answer_bytes = max_answer_bytes
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for a call
+        self._starting = threading.Lock()  # INVARIANT: no process is started once `_closed` is set
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._closed = False
@@ -155,7 +156,8 @@ class Child:
 
     def close(self, grace_s: float = 5.0) -> None:
         """End the child; a call under way has `grace_s` to finish. Later calls raise ChildCrashedError."""
-        self._closed = True
+        with self._starting:
+            self._closed = True
         if self._lock.acquire(timeout=grace_s):
             try:
                 self._end()
@@ -176,10 +178,10 @@ class Child:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = _spawner.submit(_spawn, self._command, theirs, self._env).result()
-            except OSError as err:
+                self._process = self._spawn(theirs)
+            except BaseException:
                 ours.close()
-                raise ChildCrashedError(f"the {self.name} process did not start: {err.strerror}", None) from err
+                raise
         self._socket = ours
         greeting, _ = self._exchange(ours, None, time.monotonic() + self._start_timeout_s)
         refused = greeting.get("refused")
@@ -187,6 +189,15 @@ class Child:
             self._end()
             raise ChildRefusedError(str(refused.get("code")), str(refused.get("message")))
         return ours
+
+    def _spawn(self, stream: socket.socket) -> subprocess.Popen[bytes]:
+        with self._starting:
+            if self._closed:  # since the call began
+                raise ChildCrashedError(f"the {self.name} process was closed", None)
+            try:
+                return _spawner.submit(_spawn, self._command, stream, self._env).result()
+            except OSError as err:
+                raise ChildCrashedError(f"the {self.name} process did not start: {err.strerror}", None) from err
 
     def _exchange(
         self, stream: socket.socket, request: tuple[Mapping[str, object], Sequence[Blob]] | None, deadline: float

@@ -231,6 +231,28 @@ def test_close_ends_a_call_under_way(child: Child) -> None:
             call.result(timeout=30)
 
 
+def test_close_between_a_call_and_its_child_starts_no_other() -> None:
+    """A call that finds its child gone because of `close` ends, and no process is started for it."""
+
+    class ClosedMeanwhile(Child):
+        @property
+        def alive(self) -> bool:
+            if self._lock.locked() and not self._closed:
+                pid = self.pid
+                assert pid is not None
+                self.close(grace_s=0)
+                wait_for_end(pid)
+            return super().alive
+
+    child = ClosedMeanwhile(MODULE, name="test", call_timeout_s=60)
+    child.start()
+
+    with pytest.raises(ChildCrashedError, match="closed"):
+        child.call("echo", {})
+
+    assert child.pid is None
+
+
 def test_child_inherits_no_secrets(child: Child, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither environment, nor argument list, nor open files of the parent reach the child."""
     monkeypatch.setenv("REMIT_CANARY", "canary-1")
