@@ -138,7 +138,9 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     embedder = open_embedder(settings.embedding)
     closing.callback(embedder.close)
     catalog.bind_model(embedder.digest, embedder.dimension)
-    index = EdgeIndex(folder.index, incarnation=catalog.incarnation, dimension=embedder.dimension)
+    index = EdgeIndex(
+        folder.index, incarnation=catalog.incarnation, dimension=embedder.dimension, tuning=settings.index
+    )
     closing.callback(index.close)
     follower = Follower(catalog, index)
     follower.start()

@@ -3,7 +3,7 @@
 For a search, in this order (the caller is resolved before, the audit record is written and the answer leaves after):
 
 1. the query becomes a unit vector
-2. a snapshot gives the documents that the caller may read, and the index the nearest chunks among them
+2. a snapshot gives the chunks that the caller may read, and the index the nearest among them
 3. another snapshot, later: the catalog's current rules decide on every candidate, and exactly the decided version of
    each text is opened and checked against its hash
 4. when fewer than `limit` survived and the index has more, 2 and 3 again with more candidates, a few times
@@ -14,7 +14,7 @@ Everything blocks and runs in a thread of `service.executor`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import Final, Protocol, TypeVar
@@ -25,7 +25,7 @@ from service.authn import Subject
 from service.callers import Current
 from service.embed import Embedder
 from service.errors import NotFoundError, RemitError, UnauthenticatedError
-from service.index.base import Index
+from service.index.base import Index, Proposal
 from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit
 from service.stores.sealing import Sealing
 
@@ -50,11 +50,12 @@ class Resolve(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question. limit: 1 to 100. sources: names; empty means all."""
+    """A question. limit: 1 to 100. sources: names; empty means all. exact: compare every readable passage."""
 
     text: str
     limit: int
     sources: frozenset[str] = frozenset()
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,29 @@ class Freshness:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """How the candidates of a search were found. For the audit log: no caller sees it.
+
+    path, why: of the last round. permitted: how many chunks the caller could read. scored: how many were compared by
+    their full vectors, survivors: how many of the candidates were allowed, both in the last round.
+    """
+
+    path: str
+    why: str
+    permitted: int
+    scored: int
+    survivors: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Passages in their order, with what the audit log wants to know.
 
     scores: one cosine for each passage of a search, empty for a reading.
     caller: as it was decided on, which is later than the call's when it was resolved again.
     epochs: the version of each returned source's rules. withheld: how many candidates were left out, by reason.
+    trace: of a search.
     """
 
     passages: tuple[Passage, ...]
@@ -82,6 +100,7 @@ class Answer:
     epochs: Mapping[str, int]
     candidates: int
     withheld: Mapping[str, int] = field(default_factory=dict)
+    trace: Trace | None = None
 
     @property
     def document(self) -> DocumentView:
@@ -120,17 +139,17 @@ class Retrieval:
         vector = self._embedder.embed([query.text])[0]
 
         def work(current: Current, again: bool) -> Answer:
-            asked = query.limit * _FIRST
-            for _ in range(_ROUNDS):
+            asked, rounds = query.limit * _FIRST, 0
+            while True:
+                rounds += 1
                 with self._access.snapshot() as snapshot:
-                    documents = snapshot.permitted(current.resolved.caller, query.sources)
-                candidates = self._index.search(vector, documents, asked)
-                scores = {candidate.row: candidate.score for candidate in candidates}
+                    rows = snapshot.permitted(current.resolved.caller, query.sources).chunks
+                proposal = self._index.search(vector, rows, asked, exact=query.exact)
+                scores = {candidate.row: candidate.score for candidate in proposal.candidates}
                 answer = self._decided(current, again, list(scores), scores, query)
-                if len(answer.passages) >= query.limit or len(candidates) < asked:
-                    break
+                if len(answer.passages) >= query.limit or len(scores) < asked or rounds == _ROUNDS:
+                    return replace(answer, trace=_trace(proposal, answer, rounds))
                 asked *= _GROWTH
-            return answer
 
         return self._resolved(caller, work)
 
@@ -244,6 +263,11 @@ class Retrieval:
 class _Facts:
     freshness: Freshness
     epochs: Mapping[str, int]
+
+
+def _trace(proposal: Proposal, answer: Answer, rounds: int) -> Trace:
+    survivors = answer.candidates - sum(answer.withheld.values())
+    return Trace(proposal.path.value, proposal.why, proposal.permitted, proposal.scored, survivors, rounds)
 
 
 def _withheld(candidates: int, permitted: int) -> dict[str, int]:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
 from service.errors import StartError
+from service.index.planner import MAX_BITS, Tuning
 
 __all__ = [
     "Address",
@@ -174,6 +175,7 @@ class Settings:
     directories: tuple[DirectorySettings, ...]
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
+    index: Tuning
     limits: Limits
     sources: tuple[SourceSettings, ...]
 
@@ -193,7 +195,19 @@ def load(path: Path) -> Settings:
 
 
 def _read(root: Field, path: Path) -> Settings:
-    known = ["version", "data", "listen", "keys", "issuers", "directories", "roles", "embedding", "limits", "sources"]
+    known = [
+        "version",
+        "data",
+        "listen",
+        "keys",
+        "issuers",
+        "directories",
+        "roles",
+        "embedding",
+        "limits",
+        "sources",
+        "index",
+    ]
     top = root.mapping(known)
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
@@ -208,6 +222,7 @@ def _read(root: Field, path: Path) -> Settings:
         directories=directories,
         roles=_roles(top["roles"], directories) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),
+        index=_index(top.get("index")),
         limits=_limits(top.get("limits")),
         sources=_sources(top["sources"]) if "sources" in top else (),
     )
@@ -345,6 +360,22 @@ def _embedding(item: Field | None, base: Path) -> EmbeddingSettings:
             entries["path"].fail("a hash embedding has no model, expected no path")
         return EmbeddingSettings("hash", None)
     return EmbeddingSettings("model", entries["path"].path(base) if "path" in entries else None)
+
+
+def _index(item: Field | None) -> Tuning:
+    names = [one.name for one in fields(Tuning)]
+    entries = item.mapping(names) if item is not None else {}
+    ranges = {
+        "bits": (1, MAX_BITS),
+        "candidates": (10, 10_000),
+        "oversampling": (1, 100),
+        "exact_below": (0, 100_000),
+        "threads": (0, 256),
+    }
+    values: dict[str, Any] = {
+        name: value.whole(*ranges[name]) if name in ranges else value.share() for name, value in entries.items()
+    }
+    return Tuning(**values)
 
 
 def _limits(item: Field | None) -> Limits:

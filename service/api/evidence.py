@@ -6,7 +6,7 @@ Query texts become digests here. How records are made durable is left to `servic
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -16,7 +16,7 @@ from remit.v1 import retrieval_pb2, source_pb2
 from service.api.status import Failure
 from service.api.wrapper import Entry
 from service.audit.key import AuditKey
-from service.audit.record import Actor, Asked, Authority, Call, Kind, Record, Returned, passes
+from service.audit.record import Actor, Asked, Authority, Call, Kind, Record, Returned, Sought, passes
 from service.authn import TokenRefusedError
 from service.reading import Passage
 from service.search import Answer, Query
@@ -97,6 +97,7 @@ class LoggedCalls:
             epochs={} if answer is None else answer.epochs,
             withheld={} if answer is None else answer.withheld,
             candidates=None if answer is None else answer.candidates,
+            sought=None if answer is None or answer.trace is None else Sought(**asdict(answer.trace)),
         )
 
     def _asked(self, evidence: object) -> Asked | None:
@@ -110,6 +111,7 @@ class LoggedCalls:
             model=evidence.model,
             sources=tuple(sorted(query.sources)),
             explain=evidence.explain,
+            exact=query.exact,
         )
 
 

@@ -184,6 +184,33 @@ class Asked:
     model: str
     sources: tuple[str, ...] = ()
     explain: bool = False
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """How the candidates of a search were found: on which path and why, of how many, and how many were left.
+
+    rounds: how often more was asked for, the first time included.
+    """
+
+    path: str
+    why: str
+    permitted: int
+    scored: int
+    survivors: int
+    rounds: int
+
+    def body(self) -> dict[str, object]:
+        """As it stands in a record."""
+        return {
+            "path": self.path,
+            "why": self.why,
+            "permitted": self.permitted,
+            "scored": self.scored,
+            "survivors": self.survivors,
+            "rounds": self.rounds,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +298,7 @@ class Call:
     epochs: Mapping[str, int] = field(default_factory=dict)
     withheld: Mapping[str, int] = field(default_factory=dict)
     candidates: int | None = None
+    sought: Sought | None = None
 
     def record(self) -> Record:
         """The record of this call."""
@@ -309,6 +337,7 @@ class Call:
                 "model": q.model,
                 "sources": list(q.sources),
                 "explain": q.explain,
+                "exact": q.exact,
             }
         if self.kind is Kind.QUERY:
             body["returned"] = [one.body() for one in self.returned]
@@ -318,6 +347,8 @@ class Call:
             body["withheld"] = dict(self.withheld)
         if self.candidates is not None:
             body["candidates"] = self.candidates
+        if self.sought is not None:
+            body["sought"] = self.sought.body()
         return record(self.kind, body)
 
 

@@ -52,9 +52,9 @@ def follow(catalog: Catalog, index: Index) -> int:
         if not items:
             break
         index.apply(items)
-        count += len(items)
-    if count:
+        # Often, because what a flush costs grows with what it has to write, and searches wait for it.
         index.flush()
+        count += len(items)
     return count
 
 

@@ -47,9 +47,10 @@ from service.callers import Callers
 from service.errors import NotFoundError
 from service.executor import Executor
 from service.identity import Identity
-from service.index.base import Add, Candidate, FeedItem, Index, Remove
+from service.index.base import Add, Candidate, FeedItem, Index, Proposal, Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
+from service.index.planner import SearchPath, Tuning
 from service.keys import FileKey, KeyStore
 from service.roles import Roles
 from service.search import Retrieval
@@ -70,6 +71,7 @@ EVERYBODY: Final = Principal(CORP, "other")
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LOOPBACK: Final = Address("127.0.0.1", 0)
+TUNING: Final = Tuning(threads=2)
 
 PEOPLE: Final = """\
 version: 1
@@ -162,16 +164,17 @@ class MemoryIndex:
         self.rows.clear()
         self.applied_seq = 0
 
-    def search(self, vector: NDArray[np.float32], documents: AbstractBitMap, limit: int) -> list[Candidate]:
+    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
         """See `Index`."""
         self.asked.append(limit)
         found = [
-            Candidate(row, item.ordinal, float(item.vector @ vector))
+            Candidate(row, float(item.vector @ vector))
             for row, item in self.rows.items()
-            if self.propose_all or item.ordinal in documents
+            if self.propose_all or row in rows
         ]
         self.before_answer()
-        return sorted(found, key=lambda hit: (-hit.score, hit.row))[:limit]
+        best = sorted(found, key=lambda hit: (-hit.score, hit.row))[:limit]
+        return Proposal(tuple(best), SearchPath.EXACT, "in memory", len(rows), len(found))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -365,8 +368,11 @@ async def serving(
     edge: bool = False,
     new_id: Callable[[], str] = lambda: secrets.token_hex(16),
     max_permissions_age: str = "24h",
+    tuning: Tuning = TUNING,
 ) -> AsyncIterator[Service]:
-    """Run a service on an empty source. edge: with the real index process. new_id: names the calls."""
+    """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
+    tuning: of the real index.
+    """
     if not (folder / "remit.yaml").exists():
         initial.write(folder)
         (folder / "people.yaml").write_text(PEOPLE)
@@ -386,7 +392,9 @@ async def serving(
             catalog, keys, lambda name: source_in_memory, extractor, embedder, limit_bytes=1_000_000, now=clock
         )
         index: Index = (
-            EdgeIndex(config.data / "index", incarnation=catalog.incarnation, dimension=embedder.dimension)
+            EdgeIndex(
+                config.data / "index", incarnation=catalog.incarnation, dimension=embedder.dimension, tuning=tuning
+            )
             if edge
             else MemoryIndex(catalog.incarnation)
         )
