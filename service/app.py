@@ -43,6 +43,7 @@ from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings, Tls
+from service.shadow import Shadow
 from service.source_runs import SourceRuns
 from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
@@ -180,7 +181,11 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     callers = Callers(Identity(directories, Roles(settings.roles)), access.latest)
     executor = Executor()
     closing.callback(executor.close)
-    retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
+    shadow = Shadow(index, settings.index.shadow)
+    closing.callback(shadow.close)
+    retrieval = Retrieval(
+        access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+    )
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     wrapper = Wrapper(
         authenticator=authenticator,

@@ -27,6 +27,7 @@ from service.embed import Embedder
 from service.errors import NotFoundError, RemitError, UnauthenticatedError
 from service.index.base import Index, Proposal
 from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit
+from service.shadow import Shadow
 from service.stores.sealing import Sealing
 
 T = TypeVar("T")
@@ -119,12 +120,14 @@ class Retrieval:
         embedder: Embedder,
         sealing: Sealing,
         callers: Resolve,
+        shadow: Shadow,
     ) -> None:
         self._access = access
         self._index = index
         self._embedder = embedder
         self._sealing = sealing
         self._callers = callers
+        self._shadow = shadow
 
     @property
     def model(self) -> str:
@@ -148,6 +151,7 @@ class Retrieval:
                 scores = {candidate.row: candidate.score for candidate in proposal.candidates}
                 answer = self._decided(current, again, list(scores), scores, query)
                 if len(answer.passages) >= query.limit or len(scores) < asked or rounds == _ROUNDS:
+                    self._shadow.consider(vector, rows, proposal, query.limit)
                     return replace(answer, trace=_trace(proposal, answer, rounds))
                 asked *= _GROWTH
 

@@ -55,6 +55,7 @@ from service.keys import FileKey, KeyStore
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings
+from service.shadow import Shadow
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import open_folder
 from service.stores.records import StoredRun
@@ -261,6 +262,7 @@ class Service:
     identity: Identity
     access: Access
     retrieval_core: Retrieval
+    shadow: Shadow
     audit: AuditLog
     health: Health
     executor: Executor
@@ -402,7 +404,10 @@ async def serving(
         identity = Identity({"people": directory}, Roles(config.roles), now=clock)
         access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
         callers = Callers(identity, access.latest)
-        retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
+        shadow = Shadow(index, tuning.shadow)
+        retrieval = Retrieval(
+            access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+        )
         key = AuditKey.load(config.keys.audit)
         log = AuditLog(config.data / "audit", key.signer)
         executor = Executor(threads=2, waiting=32)
@@ -439,6 +444,7 @@ async def serving(
                 identity,
                 access,
                 retrieval,
+                shadow,
                 log,
                 health,
                 executor,
@@ -455,4 +461,5 @@ async def serving(
                 thread.join()
             executor.close()
             log.close()
+            shadow.close()
             index.close()
