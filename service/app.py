@@ -38,7 +38,7 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
-from service.index.follow import Follower
+from service.index.follow import Follower, follow
 from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
@@ -205,6 +205,31 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
     return App(settings, server, health, audit, runs)
+
+
+def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
+    """Make the index anew from the vectors in the catalog, embedding nothing; return how many passages it holds.
+
+    tell: called with how far it is, and how far it goes. A crash on the way loses nothing: the next start goes on.
+    Raises StartError, also when the service has the data folder, and SearchUnavailableError.
+    """
+    if not (settings.data / "FORMAT").exists():
+        raise StartError(f"{settings.data} holds nothing yet: `remit serve` makes it")
+    provider = FileKey(settings.keys.path)
+    with ExitStack() as closing:
+        folder = open_folder(settings.data)
+        closing.callback(folder.close)
+        keys, catalog = open_stores(folder, provider, datetime.now(UTC))
+        closing.callback(keys.close)
+        closing.callback(catalog.close)
+        dimension = catalog.dimension()
+        if dimension is None:
+            return 0
+        index = EdgeIndex(folder.index, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
+        closing.callback(index.close)
+        index.clear()
+        follow(catalog, index, tell)
+        return index.count
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

@@ -80,7 +80,7 @@ class ModelEmbedder:
                 "OMP_NUM_THREADS": str(threads),
             },
         )
-        self._turns = Turns()
+        self._turns = Turns(patience_s=1.0)
         try:
             known, _ = self._child.call("describe", {})
         except ChildError as err:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
-
-_FAIRNESS_S: Final = 1.0
 
 
 class Turns:
-    """Lets a query go ahead of the next batch, so that a sync costs a search at most one batch of waiting."""
+    """Lets a query go ahead of the next batch, so that a sync costs a search at most one batch of waiting.
 
-    def __init__(self) -> None:
+    patience_s: so long a batch waits for a gap between queries; then it gets its turn under any load.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
         self._changed = threading.Condition()
         self._ahead = 0
 
@@ -24,8 +25,7 @@ class Turns:
             if ahead:
                 self._ahead += 1
             else:
-                # Under a load of queries without a gap, a batch still gets its turn.
-                self._changed.wait_for(lambda: self._ahead == 0, timeout=_FAIRNESS_S)
+                self._changed.wait_for(lambda: self._ahead == 0, timeout=self._patience_s)
         try:
             yield
         finally:

@@ -7,11 +7,28 @@ from typing import Annotated
 
 import typer
 
-from service.cli.connect import Json
+from service.cli.connect import Json, context
 from service.cli.screen import err, out, print_json
 from service.index.planner import Tuning
 
-app = typer.Typer(no_args_is_help=True, help="Measure for the vector index.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Make the vector index anew, and measure for it.", rich_markup_mode=None)
+
+
+@app.command()
+def rebuild(ctx: typer.Context, json: Json = False) -> None:
+    """Make the index anew from the vectors in the catalog. Nothing is embedded again; the service must be stopped."""
+    from rich.progress import Progress
+
+    from service.app import rebuild_index
+
+    settings = context(ctx).settings
+    with Progress(console=err, transient=True, disable=json) as bar:
+        task = bar.add_task("reading the catalog", total=None)
+        count = rebuild_index(settings, lambda done, last: bar.update(task, completed=done, total=last))
+    if json:
+        print_json({"passages": count})
+    else:
+        out.print(f"the index holds {count:,} passages")
 
 
 @app.command()

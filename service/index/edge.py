@@ -53,7 +53,7 @@ class EdgeIndex:
         self._dimension = dimension
         self._tuning = tuning
         self._lock = threading.Lock()
-        self._turns = Turns()
+        self._turns = Turns(patience_s=0.01)
         self._child = Child(
             "service.index.edge_process",
             args=[str(folder.absolute()), incarnation, str(dimension), str(tuning.bits), str(tuning.scanners)],

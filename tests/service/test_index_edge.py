@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -244,8 +245,9 @@ def test_what_was_flushed_is_there_after_a_restart(tmp_path: Path) -> None:
 class Feed:
     """A catalog's feed in memory, its own reader."""
 
-    def __init__(self, items: list[FeedItem]) -> None:
-        self.items = items
+    def __init__(self, items: Sequence[FeedItem], step: int = 7) -> None:
+        self.items = list(items)
+        self.step = step
 
     @property
     def feed_seq(self) -> int:
@@ -254,7 +256,7 @@ class Feed:
 
     def feed(self, after: int, limit: int) -> list[FeedItem]:
         """Return items in small batches."""
-        return [item for item in self.items if item.seq > after][: min(limit, 7)]
+        return [item for item in self.items if item.seq > after][: self.step]
 
     @contextlib.contextmanager
     def reader(self) -> Iterator[Feed]:
@@ -377,3 +379,27 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(StartError, match="the index cannot be opened"):
         EdgeIndex(tmp_path / "file" / "index", incarnation="one", dimension=DIMENSION)
+
+
+def test_searches_go_on_while_much_is_applied(index: EdgeIndex) -> None:
+    """A search comes between the pieces of a long stretch of the feed, and finds whole chunks or none of them."""
+    matrix = vectors(12_000)
+    index.apply(add(range(100), matrix))
+    began, done, between = threading.Event(), threading.Event(), 0
+
+    def write() -> None:
+        began.set()
+        follow(Feed(add(range(12_000), matrix), step=4_000), index)
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    began.wait()
+    while not done.is_set():
+        assert found(index, matrix[7], BitMap(range(100)), 1) == [7]
+        between += 1
+    thread.join()
+
+    # A call that waited for a whole stretch would come three times.
+    assert between > 20
+    assert index.count == 12_000
