@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test check setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo bench-retrieval test check setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## See the product do its job on real files with real permissions (KEEP=1 keeps it running)
 	@$(BIN)/python -m service.demo $(if $(KEEP),--keep)
@@ -18,6 +18,10 @@ test: setup-dev ## Run every test that this host can run
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: lint types contracts buf drift test ## Everything that CI runs
+
+bench-retrieval: setup-dev ## Measure searching under permissions beside other systems (ARGS=--quick for minutes)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint deploy/constraints.txt --editable '.[bench]' --no-build-isolation
+	@$(BIN)/python -m benchmarks.bench_retrieval $(ARGS)
 
 setup: ## Install Remit into $(VENV)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh

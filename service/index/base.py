@@ -81,6 +81,10 @@ class Index(Protocol):
     def count(self) -> int:
         """How many chunks are held."""
 
+    @property
+    def quiet_s(self) -> float:
+        """How long ago the last search ended, in seconds; since the opening when there was none."""
+
     def apply(self, items: Sequence[FeedItem]) -> None:
         """Apply items in the feed's order; those that were applied before change nothing.
 
@@ -88,7 +92,7 @@ class Index(Protocol):
         """
 
     def flush(self) -> int:
-        """Make everything applied durable and return its `applied_seq`."""
+        """Make everything applied durable and return its `applied_seq`. Searches wait for the disk."""
 
     def clear(self) -> None:
         """Forget everything, durably: the feed starts over."""

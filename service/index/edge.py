@@ -6,6 +6,7 @@ The shard, its lock and its state belong to `service.index.edge_process`.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -54,6 +55,7 @@ class EdgeIndex:
         self._tuning = tuning
         self._lock = threading.Lock()
         self._turns = Turns(patience_s=0.01)
+        self._searched_at = time.monotonic()
         self._child = Child(
             "service.index.edge_process",
             args=[str(folder.absolute()), incarnation, str(dimension), str(tuning.bits), str(tuning.scanners)],
@@ -85,6 +87,11 @@ class EdgeIndex:
     def count(self) -> int:
         """See `Index`."""
         return self._count
+
+    @property
+    def quiet_s(self) -> float:
+        """See `Index`."""
+        return time.monotonic() - self._searched_at
 
     @property
     def pid(self) -> int | None:
@@ -159,6 +166,7 @@ class EdgeIndex:
     def _hits(self, method: str, params: Mapping[str, object], blobs: Sequence[bytes]) -> tuple[list[Candidate], int]:
         with self._turns.take(ahead=True):
             answer, _ = self._call(method, params, blobs)
+            self._searched_at = time.monotonic()
         rows, scores, scored = (answer.get(name) for name in ("rows", "scores", "scored"))
         if not (isinstance(rows, list) and isinstance(scores, list) and isinstance(scored, int)):
             raise SearchUnavailableError("the index process sent an answer without hits")

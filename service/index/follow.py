@@ -16,6 +16,8 @@ log = structlog.get_logger()
 
 _BATCH: Final = 1000
 _RETRY_S: Final = 1.0
+_QUIET_S: Final = 1.0
+_MOST_UNWRITTEN: Final = 500_000
 
 
 class Feed(Protocol):
@@ -36,9 +38,16 @@ class Catalog(Protocol):
         """Open one snapshot."""
 
 
-def follow(catalog: Catalog, index: Index, tell: Callable[[int, int], None] = lambda done, last: None) -> int:
-    """Apply everything that the index has not seen, make it durable, and return how many items that were.
+def follow(
+    catalog: Catalog,
+    index: Index,
+    tell: Callable[[int, int], None] = lambda done, last: None,
+    *,
+    durably: bool = True,
+) -> int:
+    """Apply everything that the index has not seen, and return how many items that were.
 
+    durably: make it durable on the way, a batch at a time, because what that costs grows with what there is to write.
     tell: called with the place in the feed that was reached, and the feed's last.
 
     Blocking; one caller at a time. An index that is ahead of its catalog, which was restored from a backup, is emptied
@@ -56,15 +65,20 @@ def follow(catalog: Catalog, index: Index, tell: Callable[[int, int], None] = la
         if not items:
             break
         index.apply(items)
-        # Often, because what a flush costs grows with what it has to write, and searches wait for it.
-        index.flush()
+        if durably:
+            index.flush()
         count += len(items)
         tell(index.applied_seq, last)
     return count
 
 
 class Follower:
-    """A thread that follows whenever it is told that the catalog has changed."""
+    """A thread that follows whenever it is told that the catalog has changed.
+
+    What it applied is searched at once, and made durable when nobody has searched for a second: a search that comes
+    while the disk is written waits for it, 3 ms on a good disk and 200 on a busy one. Nothing is lost by that: after a
+    crash the feed begins where the index was durable. A load of searches without a gap puts it off, but not for ever.
+    """
 
     def __init__(self, catalog: Catalog, index: Index) -> None:
         self._catalog = catalog
@@ -72,11 +86,13 @@ class Follower:
         self._turn = threading.Lock()
         self._changed = threading.Event()
         self._closed = False
+        self._unwritten = 0
         self._thread = threading.Thread(target=self._run, name="index-follower", daemon=True)
 
     def start(self) -> None:
-        """Follow to the end of the feed, then go on in the background. Raises SearchUnavailableError."""
-        self.settle()
+        """Follow to the end of the feed, durably, then go on in the background. Raises SearchUnavailableError."""
+        with self._turn:
+            follow(self._catalog, self._index)
         self._thread.start()
 
     def notify(self) -> None:
@@ -86,7 +102,7 @@ class Follower:
     def settle(self) -> None:
         """Return when the index has everything that was committed before the call. Raises SearchUnavailableError."""
         with self._turn:
-            follow(self._catalog, self._index)
+            self._unwritten += follow(self._catalog, self._index, durably=False)
 
     def close(self) -> None:
         """End the thread. The index is closed by who opened it."""
@@ -99,14 +115,21 @@ class Follower:
         failing = False
         while not self._closed:
             # After a failure it tries again by itself: nothing else might change for a long time.
-            self._changed.wait(_RETRY_S if failing else None)
+            self._changed.wait(_RETRY_S if failing else _QUIET_S if self._unwritten else None)
             if self._closed:
                 return
             self._changed.clear()
             try:
                 self.settle()
+                self._write()
                 failing = False
             except UnavailableError as err:
                 if not failing:
                     log.error("index_fell_behind", detail=str(err))
                 failing = True
+
+    def _write(self) -> None:
+        with self._turn:
+            if self._unwritten and (self._index.quiet_s >= _QUIET_S or self._unwritten >= _MOST_UNWRITTEN):
+                self._index.flush()
+                self._unwritten = 0

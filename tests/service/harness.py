@@ -131,6 +131,7 @@ class MemoryIndex:
 
     propose_all: propose chunks of every document, as a broken engine would.
     before_answer: called at the end of each search; may change the world. asked: the limits that were asked for.
+    quiet_s: what it says of itself.
     """
 
     def __init__(self, incarnation: str) -> None:
@@ -140,6 +141,7 @@ class MemoryIndex:
         self.propose_all = False
         self.before_answer: Callable[[], None] = lambda: None
         self.asked: list[int] = []
+        self.quiet_s = 0.0
 
     @property
     def count(self) -> int:

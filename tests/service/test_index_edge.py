@@ -389,7 +389,7 @@ def test_searches_go_on_while_much_is_applied(index: EdgeIndex) -> None:
 
     def write() -> None:
         began.set()
-        follow(Feed(add(range(12_000), matrix), step=4_000), index)
+        follow(Feed(add(range(12_000), matrix), step=4_000), index, durably=False)
         done.set()
 
     thread = threading.Thread(target=write)

@@ -42,12 +42,13 @@ class Feed:
 
 
 class FlakyIndex(MemoryIndex):
-    """An index that fails when told to, and says when it was flushed. failures: how many calls will still fail."""
+    """An index that fails when told to. failures: how many calls will still fail. durable: how many were flushed."""
 
     def __init__(self) -> None:
         super().__init__("one")
         self.failures = 0
-        self.flushed = threading.Condition()
+        self.durable = 0
+        self.changed = threading.Condition()
 
     def apply(self, items: Sequence[FeedItem]) -> None:
         """See `Index`."""
@@ -55,17 +56,20 @@ class FlakyIndex(MemoryIndex):
             self.failures -= 1
             raise SearchUnavailableError("gone for a moment")
         super().apply(items)
+        with self.changed:
+            self.changed.notify_all()
 
     def flush(self) -> int:
         """See `Index`."""
-        with self.flushed:
-            self.flushed.notify_all()
+        with self.changed:
+            self.durable = self.count
+            self.changed.notify_all()
         return super().flush()
 
-    def wait_for(self, count: int) -> bool:
-        """Wait until it holds so many."""
-        with self.flushed:
-            return self.flushed.wait_for(lambda: self.count == count, timeout=20)
+    def wait_for(self, count: int, durable: int = 0) -> bool:
+        """Wait until it holds so many, and so many of them durably."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.count == count and self.durable >= durable, timeout=20)
 
 
 @pytest.fixture
@@ -129,4 +133,40 @@ def test_settling_says_when_the_index_does_not_answer(feed: Feed) -> None:
     follower.settle()
 
     assert index.count == 5
+    follower.close()
+
+
+def test_what_was_followed_is_made_durable_when_nobody_searches(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While searches come it is searchable and not yet written, because they would wait for the disk; then it is."""
+    monkeypatch.setattr("service.index.follow._QUIET_S", 0.01)
+    index = FlakyIndex()
+    follower = Follower(feed, index)
+    follower.start()
+    assert index.durable == 5
+
+    feed.grow(3)
+    follower.notify()
+
+    assert index.wait_for(8)
+    follower.settle()
+    assert index.durable == 5
+    index.quiet_s = 1.0
+    assert index.wait_for(8, durable=8)
+    follower.close()
+
+
+def test_searches_without_a_gap_put_writing_off_but_not_for_ever(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is unwritten has a bound, so that a crash does not cost hours."""
+    monkeypatch.setattr("service.index.follow._MOST_UNWRITTEN", 10)
+    index = FlakyIndex()
+    follower = Follower(feed, index)
+    follower.start()
+
+    feed.grow(9)
+    follower.notify()
+    assert index.wait_for(14)
+    feed.grow(1)
+    follower.notify()
+
+    assert index.wait_for(15, durable=15)
     follower.close()
