@@ -39,14 +39,15 @@ from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
 from service.index.follow import Follower, follow
+from service.index.generations import Generations
 from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings, Tls
 from service.shadow import Shadow
 from service.source_runs import SourceRuns
-from service.stores.catalog import open_stores
-from service.stores.folder import open_folder
+from service.stores.catalog import Catalog, open_stores
+from service.stores.folder import DataFolder, open_folder
 from service.stores.records import RunState, StoredRun
 from service.sync import SyncEngine
 
@@ -139,9 +140,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     embedder = open_embedder(settings.embedding)
     closing.callback(embedder.close)
     catalog.bind_model(embedder.digest, embedder.dimension)
-    index = EdgeIndex(
-        folder.index, incarnation=catalog.incarnation, dimension=embedder.dimension, tuning=settings.index
-    )
+    index = _index(folder, catalog, embedder.dimension, settings)
     closing.callback(index.close)
     follower = Follower(catalog, index)
     follower.start()
@@ -225,11 +224,18 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         dimension = catalog.dimension()
         if dimension is None:
             return 0
-        index = EdgeIndex(folder.index, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
+        index = _index(folder, catalog, dimension, settings)
         closing.callback(index.close)
         index.clear()
         follow(catalog, index, tell)
         return index.count
+
+
+def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> Generations:
+    def open_generation(path: Path) -> EdgeIndex:
+        return EdgeIndex(path, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
+
+    return Generations(folder.index, open_generation)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 import structlog
 
-from service.errors import UnavailableError
+from service.errors import StartError, UnavailableError
 from service.index.base import FeedItem, Index
+from service.index.generations import Generations
 
 log = structlog.get_logger()
 
@@ -44,9 +45,11 @@ def follow(
     tell: Callable[[int, int], None] = lambda done, last: None,
     *,
     durably: bool = True,
+    stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Apply everything that the index has not seen, and return how many items that were.
 
+    stop: asked between two batches.
     durably: make it durable on the way, a batch at a time, because what that costs grows with what there is to write.
     tell: called with the place in the feed that was reached, and the feed's last.
 
@@ -55,7 +58,7 @@ def follow(
     Raises SearchUnavailableError; calling again goes on where the index is then.
     """
     count = 0
-    while True:
+    while not stop():
         # A snapshot for each batch: a long one would keep the catalog's log from shrinking.
         with catalog.reader() as reader:
             if index.applied_seq > reader.feed_seq:
@@ -83,6 +86,7 @@ class Follower:
     def __init__(self, catalog: Catalog, index: Index) -> None:
         self._catalog = catalog
         self._index = index
+        self._renewal: threading.Thread | None = None
         self._turn = threading.Lock()
         self._changed = threading.Event()
         self._closed = False
@@ -110,6 +114,44 @@ class Follower:
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self._renewal is not None:
+            self._renewal.join()
+
+    def renew(self, index: Generations) -> None:
+        """Make the index anew from the feed and serve that instead; searches and the feed go on meanwhile.
+
+        Raises StartError and SearchUnavailableError: then everything is as it was.
+        """
+        built = index.begin()
+        try:
+            follow(self._catalog, built, stop=lambda: self._closed)
+            if self._closed:
+                return
+            # INVARIANT: the served generation stands still from here on, so the other one cannot be behind it.
+            with self._turn:
+                follow(self._catalog, index, durably=False)
+                follow(self._catalog, built)
+                index.replace(built)
+                self._unwritten = 0
+            log.info("index_renewed", passages=index.count)
+        finally:
+            if built.pid != index.pid:
+                built.close()
+
+    def _consider_renewal(self) -> None:
+        index = self._index
+        running = self._renewal is not None and self._renewal.is_alive()
+        if running or not isinstance(index, Generations) or not index.wasteful:
+            return
+
+        def renew() -> None:
+            try:
+                self.renew(index)
+            except (StartError, UnavailableError) as err:
+                log.error("index_not_renewed", detail=str(err))
+
+        self._renewal = threading.Thread(target=renew, name="index-renewal", daemon=True)
+        self._renewal.start()
 
     def _run(self) -> None:
         failing = False
@@ -122,6 +164,7 @@ class Follower:
             try:
                 self.settle()
                 self._write()
+                self._consider_renewal()
                 failing = False
             except UnavailableError as err:
                 if not failing:
