@@ -294,14 +294,23 @@ class Run:
         self._path = cache() / f"run-{key}.json"
         self._parts: dict[str, Metrics] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
-    def part(self, name: str, work: Callable[[], Metrics]) -> None:
-        """Do a part, or take it from an earlier run of the same command."""
+    def part(self, name: str, work: Callable[[], Metrics], *, ours: bool = True) -> None:
+        """Do a part, or take it from an earlier run of the same command.
+
+        ours: its failure ends the run. Another system's is said, and the next run tries it again.
+        """
         if name in self._parts:
             _say(f"{name}: done before")
             return
         _say(f"{name} …")
         start = time.perf_counter()
-        self._parts[name] = work()
+        try:
+            self._parts[name] = work()
+        except Exception as err:
+            if ours:
+                raise
+            _say(f"{name} FAILED and is left out: {type(err).__name__}: {err}")
+            return
         self._path.write_text(json.dumps(self._parts))
         _say(f"{name}: {time.perf_counter() - start:.0f} s")
 
@@ -339,7 +348,11 @@ def main() -> None:
                 run.part("service", lambda: end_to_end.measure(quick=given.quick))
         for name in ("edge", "lancedb", "pgvector"):
             if name not in skip and size <= PEERS_UP_TO.get(name, size):
-                run.part(f"{name} {size}", lambda name=name, here=here: peer(here(), name, queries))  # type: ignore[misc]
+                run.part(
+                    f"{name} {size}",
+                    lambda name=name, here=here: peer(here(), name, queries),  # type: ignore[misc]
+                    ours=False,
+                )
         _write(run, given.quick)
 
 
