@@ -65,8 +65,17 @@ class Listening:
 class App:
     """Everything that one process serves. Open it with `open_app`."""
 
-    def __init__(self, settings: Settings, server: Server, health: Health, audit: AuditLog, runs: SourceRuns) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        authenticator: Authenticator,
+        server: Server,
+        health: Health,
+        audit: AuditLog,
+        runs: SourceRuns,
+    ) -> None:
         self._settings = settings
+        self._authenticator = authenticator
         self._server = server
         self._health = health
         self._audit = audit
@@ -84,7 +93,10 @@ class App:
             loop.add_signal_handler(number, ended.set)
         listen = self._settings.listen
         bound = await self._server.start(listen.callers, listen.administrators, _certificate(listen.tls))
-        watch = loop.create_task(self._health.watch(lambda: self._audit.failure))
+        beside = [
+            loop.create_task(self._health.watch(lambda: self._audit.failure or self._authenticator.failure)),
+            loop.create_task(self._authenticator.follow()),
+        ]
         try:
             ready(Listening(*bound))
             await ended.wait()
@@ -93,7 +105,8 @@ class App:
             # Runs before the listeners: they write for seconds, and a watch of one ends with it.
             await loop.run_in_executor(None, self._runs.close)
         finally:
-            watch.cancel()
+            for task in beside:
+                task.cancel()
             await self._server.stop(_GRACE_S)
 
     def close(self) -> None:
@@ -107,13 +120,15 @@ async def open_app(settings: Settings) -> App:
     Raises StartError: one sentence for people.
     """
     _check_installation()
+    authenticator = Authenticator(settings.issuers)
+    await authenticator.open()
     with ExitStack() as closing:
-        app = _assemble(settings, closing)
+        app = _assemble(settings, authenticator, closing)
         app.closing = closing.pop_all()
     return app
 
 
-def _assemble(settings: Settings, closing: ExitStack) -> App:
+def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack) -> App:
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
         _connector(one, settings.base).close()  # every option is checked before anything is opened
@@ -121,7 +136,6 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         one.name: registry.build_directory(one.name, one.kind, {"path": str(one.path)}, settings.base)
         for one in settings.directories
     }
-    authenticator = Authenticator(settings.issuers)
     provider = FileKey(settings.keys.path)
     audit_key = AuditKey.load(settings.keys.audit)
     tokenizer = tokenizer_path(settings.embedding)
@@ -197,7 +211,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
-    return App(settings, server, health, audit, runs)
+    return App(settings, authenticator, server, health, audit, runs)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

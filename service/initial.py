@@ -46,6 +46,19 @@ issuers:
     claim: sub                      # an immutable claim of the token ...
     directory: people               # ... equals, for exactly one person of this directory, ...
     attribute: id                   # ... this immutable attribute
+#  - issuer: https://login.example.com/corp  # exactly as in `iss`; without `jwks` its keys are found by discovery
+#    audience: remit
+#    claim: oid
+#    directory: people
+#    attribute: id
+#    jwks: https://login.example.com/corp/keys   # or a file
+#    ca: ./tls/ca.pem                # trust this authority alone; else the system's
+#    proxy: http://proxy:3128        # else none, whatever the environment says
+#    max_keys_age: 1h                # keys that were fetched longer ago verify nothing
+#    token_type: JWT                 # where its access tokens have no type `at+jwt`, which is the default
+#    clients: [rag-app]              # the applications whose tokens are accepted; with `JWT` there must be a list
+#    algorithms: [RS256]             # of EdDSA, ES256, RS256, PS256
+#    max_token_lifetime: 24h
 
 # Where people and groups come from.
 directories:

@@ -6,9 +6,8 @@ connector and are handed on as they stand.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +17,10 @@ from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
+from service import issuers, listeners
 from service.errors import StartError
+from service.issuers import IssuerSettings
+from service.listeners import Address, Listen, Tls
 
 __all__ = [
     "Address",
@@ -39,56 +41,12 @@ ROLES: Final = ("operator", "auditor")
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _NAME_IS: Final = "a name of lower-case letters, digits, `-`, `_` and `.`"
-_ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
 
 _ATTRIBUTES: Final = ("id", "uid")
-
-# What a person or an administrator may change, or hand to somebody else: never an identity.
-# SOURCE: OpenID Connect Core 5.7: only `sub` with `iss` is stable, and the others must not identify.
-_MUTABLE: Final = frozenset(
-    {"email", "mail", "name", "nickname", "phone_number", "preferred_username", "samaccountname", "unique_name", "upn"}
-    | {"username", "userprincipalname", "display_name", "groups", "roles", "iss", "aud", "exp", "iat", "nbf", "jti"}
-)
 
 
 class SettingsError(StartError):
     """The settings cannot be used: one sentence with file, line, key and what was expected. Exit code 2."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. port: 0 lets the system choose one."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """True for a loopback address; a host name is none, whatever it resolves to."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files of a certificate chain and its private key."""
-
-    certificate: Path
-    key: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """The two listeners. tls: None only where both are on loopback and plaintext was asked for."""
-
-    callers: Address
-    administrators: Address
-    tls: Tls | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +56,6 @@ class KeySettings:
     provider: Literal["file"]
     path: Path
     audit: Path
-
-
-@dataclass(frozen=True, slots=True)
-class IssuerSettings:
-    """Whose tokens are accepted, and how one names an account.
-
-    claim: the immutable claim that equals `attribute` of an account in `directory`.
-    """
-
-    issuer: str
-    audience: str
-    jwks: Path
-    claim: str
-    directory: str
-    attribute: str
-    max_token_lifetime: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,50 +144,17 @@ def _read(root: Field, path: Path) -> Settings:
         file=path.absolute(),
         base=base,
         data=root.need(top, "data", "a path").path(base),
-        listen=_listen(root.need(top, "listen", "`callers` and `administrators`"), base),
+        listen=listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base),
         keys=_keys(root.need(top, "keys", "`provider` and `path`"), base),
-        issuers=_issuers(root.need(top, "issuers", "a list of issuers"), base, directories),
+        issuers=issuers.read(
+            root.need(top, "issuers", "a list of issuers"), base, {one.name: _ATTRIBUTES for one in directories}
+        ),
         directories=directories,
         roles=_roles(top["roles"], directories) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),
         limits=_limits(top.get("limits")),
         sources=_sources(top["sources"]) if "sources" in top else (),
     )
-
-
-def _listen(item: Field, base: Path) -> Listen:
-    entries = item.mapping(["callers", "administrators", "insecure_loopback", "tls"])
-    places = {name: item.need(entries, name, "host:port") for name in ("callers", "administrators")}
-    callers, administrators = (_address(place) for place in places.values())
-    if callers == administrators and callers.port != 0:
-        places["administrators"].fail(f"expected another address than that of the callers, found `{administrators}`")
-    insecure = "insecure_loopback" in entries and entries["insecure_loopback"].flag()
-    if "tls" in entries:
-        if insecure:
-            entries["insecure_loopback"].fail("stands beside `tls`, expected only one of them")
-        pair = entries["tls"].mapping(["certificate", "key"])
-        certificate, key = (entries["tls"].need(pair, name, "a path").path(base) for name in ("certificate", "key"))
-        return Listen(callers, administrators, Tls(certificate, key))
-    if not insecure:
-        item.fail(
-            "`tls` is missing, expected `tls: {certificate: …, key: …}`, or `insecure_loopback: true` on loopback"
-        )
-    for place, address in zip(places.values(), (callers, administrators), strict=True):
-        if not address.is_loopback:
-            place.fail(f"expected a loopback address such as `127.0.0.1:7420` without TLS, found `{address}`")
-    return Listen(callers, administrators, None)
-
-
-def _address(item: Field) -> Address:
-    found = _ADDRESS.fullmatch(item.text("host:port"))
-    if found is None or int(found["port"]) > 65535:
-        item.expected("host:port")
-    if found["six"] is not None:
-        try:
-            ipaddress.IPv6Address(found["six"])
-        except ValueError:
-            item.expected("host:port")
-    return Address(found["six"] or found["host"], int(found["port"]))
 
 
 def _keys(item: Field, base: Path) -> KeySettings:
@@ -256,41 +165,6 @@ def _keys(item: Field, base: Path) -> KeySettings:
     if audit == path:
         entries["audit"].fail("expected another file than `path`: the audit log has a key of its own")
     return KeySettings("file", path, audit)
-
-
-def _issuers(item: Field, base: Path, directories: Iterable[DirectorySettings]) -> tuple[IssuerSettings, ...]:
-    names = [d.name for d in directories]
-    found: dict[str, IssuerSettings] = {}
-    required = ["issuer", "audience", "jwks", "claim", "directory", "attribute"]
-    for one in item.items():
-        entries = one.mapping([*required, "max_token_lifetime"])
-        values = {name: one.need(entries, name, f"the {name} of the tokens' issuer") for name in required}
-        issuer = values["issuer"].text("an https URL", re.compile(r"https://[^\s]+"))
-        if issuer in found:
-            values["issuer"].fail(f"`{issuer}` is listed twice")
-        if values["claim"].text("a claim's name").lower() in _MUTABLE:
-            values["claim"].expected("an immutable claim such as `sub` or `oid`, because a mutable one is no identity")
-        if values["attribute"].text() not in _ATTRIBUTES:
-            values["attribute"].expected(
-                f"one of {', '.join(f'`{a}`' for a in _ATTRIBUTES)}, which a static directory has"
-            )
-        if values["directory"].text("a directory's name") not in names:
-            values["directory"].expected(
-                f"one of the directories {', '.join(f'`{n}`' for n in names) or '(none listed)'}"
-            )
-        lifetime = entries["max_token_lifetime"].duration() if "max_token_lifetime" in entries else timedelta(hours=24)
-        found[issuer] = IssuerSettings(
-            issuer=issuer,
-            audience=values["audience"].text("the audience that names this service"),
-            jwks=values["jwks"].path(base),
-            claim=values["claim"].text(),
-            directory=values["directory"].text(),
-            attribute=values["attribute"].text(),
-            max_token_lifetime=lifetime,
-        )
-    if not found:
-        item.fail("expected at least one issuer, found none")
-    return tuple(found.values())
 
 
 def _directories(item: Field, base: Path) -> tuple[DirectorySettings, ...]:

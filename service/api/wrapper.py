@@ -98,7 +98,7 @@ class Auditor(Protocol):
 class Authenticate(Protocol):
     """What verifies a credential: `service.authn.Authenticator`."""
 
-    def authenticate(self, value: str | None) -> Subject:
+    async def identify(self, value: str | None) -> Subject:
         """Return whom the value of the `authorization` metadata proves. Raises UnauthenticatedError."""
 
 
@@ -248,7 +248,7 @@ class Wrapper:
 
     async def _admit(self, method: _Method, trial: _Trial, raw: bytes, context: _Context) -> tuple[Message, Call]:
         """Steps 2 and 3."""
-        trial.subject = self._authenticator.authenticate(_credential(context))
+        trial.subject = await self._authenticator.identify(_credential(context))
         trial.caller = await self._executor.run(self._callers.resolve, trial.subject)
         if method.rule.role is not None and method.rule.role not in trial.caller.resolved.roles:
             raise RoleRequiredError(method.rule.role)

@@ -16,6 +16,7 @@ from rich.markup import escape
 from service import lock_file
 from service.cli.connect import Context, Json, context
 from service.cli.screen import out, print_json
+from service.devissuer import private_key_path
 from service.errors import RemitError, StartError
 from service.settings import Settings
 
@@ -51,6 +52,7 @@ def _results(found: Context) -> Iterator[Result]:
     yield from _keys(settings)
     yield from _data(settings)
     yield from _model(settings)
+    yield from _issuers(settings)
     yield from _directories(settings)
     yield from _sources(settings)
     yield from _listeners(settings)
@@ -114,6 +116,24 @@ def _model(settings: Settings) -> Iterator[Result]:
         yield Result("ok", f"model, passages of {passage_tokens(settings.embedding)} tokens")
     except StartError as err:
         yield Result("error", "model", str(err))
+
+
+def _issuers(settings: Settings) -> Iterator[Result]:
+    import asyncio
+
+    from service.authn import Authenticator
+    from service.issuers import KeyFile
+
+    for one in settings.issuers:
+        what = f"issuer `{one.issuer}`"
+        try:
+            asyncio.run(Authenticator([one]).open())
+        except StartError as err:
+            yield Result("error", what, str(err))
+            continue
+        yield Result("ok", f"{what}, {'keys from a file' if isinstance(one.keys, KeyFile) else 'keys are published'}")
+        if isinstance(one.keys, KeyFile) and private_key_path(one.keys.path).exists():
+            yield Result("warning", what, "whoever has its private key can be anybody: it is for trying Remit")
 
 
 def _directories(settings: Settings) -> Iterator[Result]:

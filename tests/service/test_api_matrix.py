@@ -18,6 +18,7 @@ from service import devissuer
 from service.api.methods import METHODS
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
 from service.api.status import _CODES
+from service.issuers import KeyFile
 from tests.service.harness import COMPANY, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
 _REQUESTS: dict[str, Message] = {
@@ -92,7 +93,8 @@ def bad_tokens(service: Service) -> dict[str, str | None]:
     """Credentials that must not get in, by what is wrong with them."""
     good = service.token("alice")
     issuer = service.config.issuers[0]
-    private = json.loads(devissuer.private_key_path(issuer.jwks).read_text())
+    assert isinstance(issuer.keys, KeyFile)
+    private = json.loads(devissuer.private_key_path(issuer.keys.path).read_text())
     key = jwt.PyJWK(private, algorithm="EdDSA").key
     header = {"typ": "at+jwt", "kid": private["kid"]}
     claims = jwt.decode(good, options={"verify_signature": False})

@@ -276,3 +276,21 @@ def test_a_model_path_without_a_model_is_one_sentence(tmp_path: Path) -> None:
     assert "model" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
+
+
+def test_an_issuer_that_cannot_be_reached_stops_the_start_with_its_line(tmp_path: Path) -> None:
+    """File, line, key, address and why, exit code 2; `remit doctor` says the same and goes on."""
+    lay_out(tmp_path)
+    settings = tmp_path / "remit.yaml"
+    settings.write_text(settings.read_text().replace("jwks: ./keys/dev.jwks.json", "jwks: https://127.0.0.1:1/keys", 1))
+    line = next(n for n, text in enumerate(settings.read_text().splitlines(), 1) if "- issuer:" in text)
+
+    done = remit("serve", folder=tmp_path)
+    checked = remit("doctor", "--json", folder=tmp_path)
+
+    sentence = f"remit.yaml:{line}: issuers[0]: the keys of the issuer cannot be fetched: `https://127.0.0.1:1/keys`"
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert checked.returncode == 1
+    assert sentence in checked.stdout
