@@ -23,13 +23,14 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from service.access import Access
+from service.api.audit import AuditServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Certificate, Served, Server
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
-from service.audit import AuditKey, AuditLog, Record, run_record
+from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
@@ -144,6 +145,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
+    audit_reader = AuditReader(audit, folder.audit, audit_key)
+    audit_reader.start()
+    closing.callback(audit_reader.close)
     keys, catalog = open_stores(folder, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
@@ -204,6 +208,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
         "SourceService": SourceServicer(runs, executor),
+        "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
     }
     server = Server(
         wrapper=wrapper,

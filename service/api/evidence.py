@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from google.protobuf.message import Message
-from remit.v1 import retrieval_pb2, source_pb2
+from remit.v1 import audit_pb2, retrieval_pb2, source_pb2
 
 from service.api.status import Failure
 from service.api.wrapper import Entry
@@ -29,6 +29,7 @@ _KINDS: Final = {
     "remit.v1.RetrievalService": Kind.QUERY,
     "remit.v1.AccessService": Kind.ACCESS,
     "remit.v1.SourceService": Kind.ADMIN,
+    "remit.v1.AuditService": Kind.AUDIT,
 }
 
 
@@ -88,6 +89,7 @@ class LoggedCalls:
             reason=entry.reason,
             detail=_detail(entry.error),
             target=_target(entry.request),
+            conditions=_conditions(entry.request),
             actor=_actor(entry),
             authority=None
             if caller is None
@@ -133,9 +135,30 @@ def _target(request: Message | None) -> str:
             target = request.name
         case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest():
             target = request.run_id
+        case audit_pb2.GetAuditRecordRequest():
+            target = request.response_id
+        case audit_pb2.GetInclusionProofRequest():
+            target = str(request.index)
+        case audit_pb2.GetConsistencyProofRequest():
+            target = str(request.first_size)
         case _:
             target = ""
     return target[:_LONGEST_TARGET]
+
+
+def _conditions(request: Message | None) -> dict[str, str]:
+    """What a reading of the audit log asked for: only what was set."""
+    match request:
+        case audit_pb2.ListAuditRecordsRequest():
+            given = {"document_id": request.document_id, "person": request.person}
+        case audit_pb2.ExportAuditRecordsRequest():
+            given = {"first_index": str(request.first_index), "follow": "true" if request.follow else ""}
+        case _:
+            return {}
+    for name in ("start_time", "end_time"):
+        if request.HasField(name):
+            given[name] = f"{getattr(request, name).seconds}"
+    return {name: value[:_LONGEST_TARGET] for name, value in given.items() if value}
 
 
 def _actor(entry: Entry) -> Actor | None:

@@ -23,8 +23,10 @@ class Rule:
 
 
 OPERATOR: Final = "operator"
+AUDITOR: Final = "auditor"
 _CALLER: Final = Rule(None)
 _OPERATOR: Final = Rule(OPERATOR)
+_AUDITOR: Final = Rule(AUDITOR)
 _DAY_S: Final = 24 * 3600.0
 
 METHODS: Final = {
@@ -39,4 +41,11 @@ METHODS: Final = {
     "remit.v1.SourceService/GetSyncRun": _OPERATOR,
     # A watch follows a run to its end; it ends with the credential at the latest.
     "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S),
+    "remit.v1.AuditService/GetAuditRecord": _AUDITOR,
+    "remit.v1.AuditService/ListAuditRecords": _AUDITOR,
+    # A large log takes its time, and `follow` stays; both end with the credential at the latest.
+    "remit.v1.AuditService/ExportAuditRecords": Rule(AUDITOR, default_s=_DAY_S, longest_s=_DAY_S),
+    "remit.v1.AuditService/GetCheckpoint": _AUDITOR,
+    "remit.v1.AuditService/GetInclusionProof": _AUDITOR,
+    "remit.v1.AuditService/GetConsistencyProof": _AUDITOR,
 }

@@ -1,6 +1,6 @@
 """Two listeners: one for callers, one for administrators. Starting, stopping, limits and TLS; no method is known here.
 
-Callers get retrieval, access and health; administrators get the sources, health and reflection.
+Callers get retrieval, access and health; administrators get the sources, the audit log, health and reflection.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from remit.v1 import access_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, retrieval_pb2, source_pb2
 
 from service.api.health import Health
 from service.api.wrapper import Wrapper
@@ -26,7 +26,10 @@ CALLER_SERVICES: tuple[ServiceDescriptor, ...] = (
     retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"],
     access_pb2.DESCRIPTOR.services_by_name["AccessService"],
 )
-ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (source_pb2.DESCRIPTOR.services_by_name["SourceService"],)
+ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (
+    source_pb2.DESCRIPTOR.services_by_name["SourceService"],
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
+)
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 

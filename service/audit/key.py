@@ -25,9 +25,14 @@ class AuditKey:
 
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
-        # A key of its own, derived so that neither says anything about the other.
-        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"remit audit: digest of query texts, 1")
-        self._query_key = derive.derive(signer.key.private_bytes_raw())
+        self._query_key = self._derived(b"remit audit: digest of query texts, 1")
+        self.index_key = self._derived(b"remit audit: names in the index, 1")
+        self.page_key = self._derived(b"remit audit: page tokens, 1")
+
+    def _derived(self, purpose: bytes) -> bytes:
+        """A key of its own for each purpose, so that none says anything about another."""
+        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose)
+        return derive.derive(self.signer.key.private_bytes_raw())
 
     def __repr__(self) -> str:
         return f"AuditKey({self.signer.name!r})"

@@ -36,6 +36,7 @@ class Kind(Enum):
     INGEST = "ingest"  # runs over sources
     CONTROL = "control"  # the log itself and the service: start, stop
     HEARTBEAT = "heartbeat"  # nothing happened, and the log was there
+    AUDIT = "audit"  # calls that read the audit log
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +251,7 @@ class Call:
     code: the name of the gRPC status, such as `OK`. reason: that of the ErrorInfo, empty when the call succeeded.
     detail: a constant word that only the log sees, such as `expired` for a refused token.
     target: what an administrative call was about, such as the name of a source or the id of a run.
+    conditions: what a reading of this log asked for, by the names of the request's fields.
     epochs: the version of each source's rules that was decided on.
     withheld: by reason, how much was not returned.
     """
@@ -264,6 +266,7 @@ class Call:
     reason: str = ""
     detail: str = ""
     target: str = ""
+    conditions: Mapping[str, str] = field(default_factory=dict)
     actor: Actor | None = None
     authority: Authority | None = None
     asked: Asked | None = None
@@ -282,6 +285,8 @@ class Call:
         }
         texts = {"peer": self.peer, "request_id": self.request_id, "reason": self.reason, "detail": self.detail}
         body |= {key: text for key, text in {**texts, "target": self.target}.items() if text}
+        if self.conditions:
+            body["conditions"] = dict(self.conditions)
         if self.actor is not None:
             a = self.actor
             body["actor"] = {

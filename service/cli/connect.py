@@ -14,7 +14,7 @@ from service.errors import StartError
 from service.settings import Settings, load
 
 if TYPE_CHECKING:
-    from remit.client import AdminClient, Client
+    from remit.client import AdminClient, AuditorClient, Client
 
 Token = Annotated[str, typer.Option("--token", envvar="REMIT_TOKEN", help="An access token.", show_default=False)]
 As = Annotated[
@@ -53,6 +53,13 @@ class Context:
 
         where = self.address or str(self.settings.listen.administrators)
         return AdminClient(where, token=self._token(token, person), **self._security())
+
+    def auditor(self, token: str, person: str) -> AuditorClient:
+        """A client of the audit log on the administrators' listener. Raises StartError."""
+        from remit.client import AuditorClient
+
+        where = self.address or str(self.settings.listen.administrators)
+        return AuditorClient(where, token=self._token(token, person), **self._security())
 
     def _token(self, token: str, person: str) -> str | Callable[[], str]:
         if token and person:

@@ -33,6 +33,7 @@ from connectors.directories.static import StaticDirectory
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
 from service import devissuer, initial, settings
 from service.access import Access
+from service.api.audit import AuditServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
@@ -42,6 +43,7 @@ from service.api.sources import SourceState
 from service.api.wrapper import Wrapper
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
+from service.audit.reading import AuditReader
 from service.authn import Authenticator
 from service.callers import Callers
 from service.errors import NotFoundError
@@ -78,6 +80,7 @@ users:
   - {id: u-1001, name: alice, display_name: Alice Ahlgren, uid: 20001, gid: 20101, groups: [sales]}
   - {id: u-1002, name: bob, display_name: Bob Borg, uid: 20002, gid: 20199, groups: [fin-emea]}
   - {id: u-1003, name: olga, display_name: Olga Olsen, groups: [operators]}
+  - {id: u-1004, name: adam, display_name: Adam Audit, groups: [auditors]}
 groups:
   - {id: sales, gid: 20101}
   - {id: finance, gid: 20102}
@@ -329,7 +332,7 @@ class Service:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         path = f"/remit.v1.{service}/{name}"
         try:
-            if name == "WatchSyncRun":
+            if name in ("WatchSyncRun", "ExportAuditRecords"):
                 many: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
                 stream = many(data, metadata=sent, timeout=timeout_s)
                 answer = b"".join([one async for one in stream])
@@ -397,6 +400,7 @@ async def serving(
         retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
         key = AuditKey.load(config.keys.audit)
         log = AuditLog(config.data / "audit", key.signer)
+        audit_reader = AuditReader(log, config.data / "audit", key)
         executor = Executor(threads=2, waiting=32)
         wrapper = Wrapper(
             authenticator=Authenticator(config.issuers, now=clock),
@@ -411,7 +415,10 @@ async def serving(
             Served(CALLER_SERVICES[0], RetrievalServicer(retrieval, executor)),
             Served(CALLER_SERVICES[1], AccessServicer(retrieval, executor)),
         ]
-        administered = [Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, poll_s=0.01))]
+        administered = [
+            Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, poll_s=0.01)),
+            Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
+        ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
         server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)
         try:
@@ -446,5 +453,6 @@ async def serving(
             for thread in sources.threads:
                 thread.join()
             executor.close()
+            audit_reader.close()
             log.close()
             index.close()

@@ -12,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, common_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, common_pb2, retrieval_pb2, source_pb2
 
 from service import devissuer
 from service.api.methods import METHODS
@@ -32,6 +32,12 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/StartSync": source_pb2.StartSyncRequest(name=COMPANY),
     "SourceService/GetSyncRun": source_pb2.GetSyncRunRequest(run_id="x"),
     "SourceService/WatchSyncRun": source_pb2.WatchSyncRunRequest(run_id="x"),
+    "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
+    "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
+    "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
+    "AuditService/GetCheckpoint": audit_pb2.GetCheckpointRequest(),
+    "AuditService/GetInclusionProof": audit_pb2.GetInclusionProofRequest(index=0),
+    "AuditService/GetConsistencyProof": audit_pb2.GetConsistencyProofRequest(first_size=1),
 }
 # Who gets what. A new method fails the first test below until it has a row here.
 _FOR_A_CALLER = {
@@ -48,6 +54,15 @@ _FOR_AN_OPERATOR = {
     "SourceService/StartSync": "OK",
     "SourceService/GetSyncRun": "NOT_FOUND",
     "SourceService/WatchSyncRun": "NOT_FOUND",
+}
+_FOR_AN_AUDITOR = {
+    **_FOR_A_CALLER,
+    "AuditService/GetAuditRecord": "NOT_FOUND",
+    "AuditService/ListAuditRecords": "OK",
+    "AuditService/ExportAuditRecords": "OK",
+    "AuditService/GetCheckpoint": "OK",
+    "AuditService/GetInclusionProof": "OK",
+    "AuditService/GetConsistencyProof": "OK",
 }
 
 
@@ -70,7 +85,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def test_every_described_method_has_its_rows() -> None:
     """The tables here and in the service name exactly the methods of the `.proto` files."""
-    files = [retrieval_pb2, access_pb2, source_pb2, common_pb2]
+    files = [retrieval_pb2, access_pb2, source_pb2, audit_pb2, common_pb2]
     everything = {
         f"{service.name}/{method.name}"
         for file in files
@@ -78,7 +93,7 @@ def test_every_described_method_has_its_rows() -> None:
         for method in service.methods
     }
 
-    assert everything == set(described()) == set(_REQUESTS) == set(_FOR_AN_OPERATOR)
+    assert everything == set(described()) == set(_REQUESTS) == {*_FOR_AN_OPERATOR, *_FOR_AN_AUDITOR}
     assert {f"remit.v1.{method}" for method in everything} == set(METHODS)
 
 
@@ -129,7 +144,8 @@ async def test_no_bad_credential_gets_into_any_method_and_all_get_the_same_bytes
 
     assert {outcome.code for outcome in outcomes.values()} == {"UNAUTHENTICATED"}, outcomes
     assert len(set(outcomes.values())) == 1
-    assert (await service.call(method, _REQUESTS[method], token=service.token("olga"))).code == _FOR_AN_OPERATOR[method]
+    by, expected = ("olga", _FOR_AN_OPERATOR) if method in _FOR_AN_OPERATOR else ("adam", _FOR_AN_AUDITOR)
+    assert (await service.call(method, _REQUESTS[method], token=service.token(by))).code == expected[method]
 
 
 @pytest.mark.parametrize("method", sorted(_REQUESTS))
@@ -138,9 +154,11 @@ async def test_roles_open_what_the_table_says_and_nothing_else(service: Service,
     plain = await service.call(method, _REQUESTS[method], token=service.token("alice"))
     malformed = await service.call(method, b"\xff\xff\xff", token=service.token("alice"))
     operator = await service.call(method, _REQUESTS[method], token=service.token("olga"))
+    auditor = await service.call(method, _REQUESTS[method], token=service.token("adam"))
 
     assert plain.code == _FOR_A_CALLER.get(method, "PERMISSION_DENIED")
-    assert operator.code == _FOR_AN_OPERATOR[method]
+    assert operator.code == _FOR_AN_OPERATOR.get(method, "PERMISSION_DENIED")
+    assert auditor.code == _FOR_AN_AUDITOR.get(method, "PERMISSION_DENIED")
     if method not in _FOR_A_CALLER:
         assert malformed == plain
     else:
@@ -259,7 +277,7 @@ def test_handlers_touch_no_status_of_grpc() -> None:
     """Servicers neither import grpc nor set codes: they return or raise."""
     folder = Path(__file__).parents[2] / "service" / "api"
 
-    for name in ("retrieval.py", "source.py", "wire.py", "evidence.py"):
+    for name in ("retrieval.py", "source.py", "audit.py", "pages.py", "wire.py", "evidence.py"):
         text = (folder / name).read_text()
         assert "import grpc" not in text
         assert "set_code" not in text
