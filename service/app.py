@@ -23,11 +23,12 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from service.access import Access
+from service.api import tls
 from service.api.audit import AuditServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
-from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Certificate, Served, Server
+from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
@@ -43,7 +44,7 @@ from service.index.follow import Follower
 from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
-from service.settings import Address, Settings, SettingsError, SourceSettings, Tls
+from service.settings import Address, Settings, SettingsError, SourceSettings
 from service.source_runs import SourceRuns
 from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
@@ -61,6 +62,7 @@ class Listening:
 
     callers: Address
     administrators: Address
+    services: Address | None
 
 
 class App:
@@ -93,7 +95,8 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         listen = self._settings.listen
-        bound = await self._server.start(listen.callers, listen.administrators, _certificate(listen.tls))
+        certificates = None if listen.tls is None else tls.Certificates(listen.tls)
+        bound = await self._server.start(listen.callers, listen.administrators, certificates, listen.services)
         beside = [
             loop.create_task(self._health.watch(lambda: self._audit.failure or self._authenticator.failure)),
             loop.create_task(self._authenticator.follow()),
@@ -121,7 +124,7 @@ async def open_app(settings: Settings) -> App:
     Raises StartError: one sentence for people.
     """
     _check_installation()
-    authenticator = Authenticator(settings.issuers)
+    authenticator = Authenticator(settings.issuers, settings.service_accounts)
     await authenticator.open()
     with ExitStack() as closing:
         app = _assemble(settings, authenticator, closing)
@@ -230,15 +233,6 @@ def _run_record(run: StoredRun) -> Record:
     # The failure's sentence may name places: it stays in the run's sealed report.
     event = "started" if run.state is RunState.RUNNING else run.state.value
     return run_record(event, run.run_id, run.source, counts=asdict(run.counts))
-
-
-def _certificate(tls: Tls | None) -> Certificate | None:
-    if tls is None:
-        return None
-    try:
-        return Certificate(tls.certificate.read_bytes(), tls.key.read_bytes())
-    except OSError as err:
-        raise StartError(f"{err.filename} cannot be read: {err.strerror}") from err
 
 
 def _check_installation() -> None:

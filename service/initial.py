@@ -29,8 +29,12 @@ data: ./data
 listen:
   callers: 127.0.0.1:7420           # applications that search
   administrators: 127.0.0.1:7421    # operators and auditors
-  # Plaintext is allowed on loopback only. For anything else replace this line by
+  # Plaintext is allowed on loopback only. For anything else replace this line by `tls`; TLS 1.3 is spoken then, and
+  # the files are read again when they change:
   #   tls: {certificate: ./tls/server.pem, key: ./tls/server.key}
+  # Service accounts have a listener of their own and prove themselves by a certificate of `client_ca`:
+  #   services: 0.0.0.0:7422
+  #   tls: {certificate: ./tls/server.pem, key: ./tls/server.key, client_ca: ./tls/clients-ca.pem}
   insecure_loopback: true
 
 # The key-encryption key, and beside it the key of the audit log (audit.key). Without them nothing starts and nothing
@@ -59,6 +63,10 @@ issuers:
 #    clients: [rag-app]              # the applications whose tokens are accepted; with `JWT` there must be a list
 #    algorithms: [RS256]             # of EdDSA, ES256, RS256, PS256
 #    max_token_lifetime: 24h
+
+# Programs that call as themselves: a name in their client certificate, or its fingerprint, is an account.
+# service_accounts:
+#  - {name: sync, san: 'spiffe://corp.example/sync', directory: people, attribute: id, value: svc-sync}
 
 # Where people and groups come from.
 directories:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -37,43 +37,71 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files of a certificate chain and its private key."""
+    """PEM files of a certificate chain and its private key, and of the authorities of client certificates.
+
+    client_ca: None unless there is a listener that asks for client certificates.
+    place: where it stands, for an error about it.
+    """
 
     certificate: Path
     key: Path
+    client_ca: Path | None = None
+    place: str = field(default="listen.tls", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Listen:
-    """The two listeners. tls: None only where both are on loopback and plaintext was asked for."""
+    """The listeners. tls: None only where all are on loopback and plaintext was asked for.
+
+    services: for service accounts, which prove themselves by a client certificate; None: there is no such listener.
+    """
 
     callers: Address
     administrators: Address
     tls: Tls | None
+    services: Address | None = None
 
 
 def read(item: Field, base: Path) -> Listen:
     """Read the mapping. Raises YamlFileError."""
-    entries = item.mapping(["callers", "administrators", "insecure_loopback", "tls"])
+    entries = item.mapping(["callers", "administrators", "services", "insecure_loopback", "tls"])
     places = {name: item.need(entries, name, "host:port") for name in ("callers", "administrators")}
-    callers, administrators = (_address(place) for place in places.values())
-    if callers == administrators and callers.port != 0:
-        places["administrators"].fail(f"expected another address than that of the callers, found `{administrators}`")
+    if "services" in entries:
+        places["services"] = entries["services"]
+    addresses: dict[str, Address] = {}
+    for name, place in places.items():
+        found = _address(place)
+        if found.port != 0 and found in addresses.values():
+            other = next(other for other, address in addresses.items() if address == found)
+            place.fail(f"expected another address than that of the {other}, found `{found}`")
+        addresses[name] = found
     insecure = "insecure_loopback" in entries and entries["insecure_loopback"].flag()
     if "tls" in entries:
         if insecure:
             entries["insecure_loopback"].fail("stands beside `tls`, expected only one of them")
-        pair = entries["tls"].mapping(["certificate", "key"])
-        certificate, key = (entries["tls"].need(pair, name, "a path").path(base) for name in ("certificate", "key"))
-        return Listen(callers, administrators, Tls(certificate, key))
+        tls = _tls(entries["tls"], base, services=entries.get("services"))
+        return Listen(addresses["callers"], addresses["administrators"], tls, addresses.get("services"))
+    if "services" in places:
+        places["services"].fail("asks for client certificates, expected `tls` with `client_ca` beside it")
     if not insecure:
         item.fail(
             "`tls` is missing, expected `tls: {certificate: …, key: …}`, or `insecure_loopback: true` on loopback"
         )
-    for place, address in zip(places.values(), (callers, administrators), strict=True):
-        if not address.is_loopback:
-            place.fail(f"expected a loopback address such as `127.0.0.1:7420` without TLS, found `{address}`")
-    return Listen(callers, administrators, None)
+    for name, place in places.items():
+        if not addresses[name].is_loopback:
+            place.fail(f"expected a loopback address such as `127.0.0.1:7420` without TLS, found `{addresses[name]}`")
+    return Listen(addresses["callers"], addresses["administrators"], None)
+
+
+def _tls(item: Field, base: Path, services: Field | None) -> Tls:
+    entries = item.mapping(["certificate", "key", "client_ca"])
+    certificate, key = (item.need(entries, name, "a path").path(base) for name in ("certificate", "key"))
+    if services is not None and "client_ca" not in entries:
+        item.fail("`client_ca` is missing, expected the authorities whose client certificates `services` accepts")
+    if services is None and "client_ca" in entries:
+        entries["client_ca"].fail("is for `listen.services`, which is missing")
+    client_ca = entries["client_ca"].path(base) if "client_ca" in entries else None
+    return Tls(certificate, key, client_ca, f"{item.file}:{item.line}: {item.key}")
 
 
 def _address(item: Field) -> Address:

@@ -17,10 +17,11 @@ from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
-from service import issuers, listeners
+from service import issuers, listeners, service_accounts
 from service.errors import StartError
 from service.issuers import IssuerSettings
 from service.listeners import Address, Listen, Tls
+from service.service_accounts import ServiceAccount
 
 __all__ = [
     "Address",
@@ -43,6 +44,11 @@ _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _NAME_IS: Final = "a name of lower-case letters, digits, `-`, `_` and `.`"
 
 _ATTRIBUTES: Final = ("id", "uid")
+
+_KEYS: Final = (
+    *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "roles", "embedding"),
+    *("limits", "sources"),
+)
 
 
 class SettingsError(StartError):
@@ -113,6 +119,7 @@ class Settings:
     listen: Listen
     keys: KeySettings
     issuers: tuple[IssuerSettings, ...]
+    service_accounts: tuple[ServiceAccount, ...]
     directories: tuple[DirectorySettings, ...]
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
@@ -135,20 +142,24 @@ def load(path: Path) -> Settings:
 
 
 def _read(root: Field, path: Path) -> Settings:
-    known = ["version", "data", "listen", "keys", "issuers", "directories", "roles", "embedding", "limits", "sources"]
-    top = root.mapping(known)
+    top = root.mapping(_KEYS)
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
     directories = _directories(root.need(top, "directories", "a list of directories"), base)
+    attributes = {one.name: _ATTRIBUTES for one in directories}
+    listen = listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base)
+    if "service_accounts" in top and listen.services is None:
+        top["service_accounts"].fail("have no listener to call, expected `listen.services`")
     return Settings(
         file=path.absolute(),
         base=base,
         data=root.need(top, "data", "a path").path(base),
-        listen=listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base),
+        listen=listen,
         keys=_keys(root.need(top, "keys", "`provider` and `path`"), base),
-        issuers=issuers.read(
-            root.need(top, "issuers", "a list of issuers"), base, {one.name: _ATTRIBUTES for one in directories}
-        ),
+        issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes),
+        service_accounts=service_accounts.read(top["service_accounts"], attributes)
+        if "service_accounts" in top
+        else (),
         directories=directories,
         roles=_roles(top["roles"], directories) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),

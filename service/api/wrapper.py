@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,7 +33,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from service.api.methods import METHODS, Rule
 from service.api.status import DETAILS_KEY, Failure, failure_of
-from service.authn import Subject
+from service.authn import Credentials, Subject
 from service.callers import Current
 from service.errors import AuditUnavailableError, InvalidRequestError, RoleRequiredError, StartError
 from service.executor import Executor
@@ -96,10 +96,10 @@ class Auditor(Protocol):
 
 
 class Authenticate(Protocol):
-    """What verifies a credential: `service.authn.Authenticator`."""
+    """What verifies credentials: `service.authn.Authenticator`."""
 
-    async def identify(self, value: str | None) -> Subject:
-        """Return whom the value of the `authorization` metadata proves. Raises UnauthenticatedError."""
+    async def identify(self, presented: Credentials) -> Subject:
+        """Return whom they prove. Raises UnauthenticatedError."""
 
 
 class Resolve(Protocol):
@@ -248,7 +248,7 @@ class Wrapper:
 
     async def _admit(self, method: _Method, trial: _Trial, raw: bytes, context: _Context) -> tuple[Message, Call]:
         """Steps 2 and 3."""
-        trial.subject = await self._authenticator.identify(_credential(context))
+        trial.subject = await self._authenticator.identify(_credentials(context))
         trial.caller = await self._executor.run(self._callers.resolve, trial.subject)
         if method.rule.role is not None and method.rule.role not in trial.caller.resolved.roles:
             raise RoleRequiredError(method.rule.role)
@@ -274,10 +274,15 @@ class Wrapper:
         return failure
 
 
-def _credential(context: _Context) -> str | None:
-    """The call's one credential; None when there are several, because then nobody knows which was meant."""
-    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+def _credentials(context: _Context) -> Credentials:
+    """What the call brings: its metadata `authorization`, and what TLS says of the connection. Nothing else counts."""
+    found = tuple(value for key, value in context.invocation_metadata() or () if key == "authorization")
+    tls: Mapping[str, Iterable[bytes]] = context.auth_context()
+    return Credentials(
+        authorization=tuple(value if isinstance(value, str) else "" for value in found),
+        certificate=next(iter(tls.get("x509_pem_cert", ())), None),
+        tls_version=b"".join(tls.get("ssl_tls_version", ())).decode("ascii", "replace"),
+    )
 
 
 def _seconds(rule: Rule, context: _Context) -> float:

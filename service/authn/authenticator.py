@@ -1,4 +1,5 @@
-"""From a token to a subject: OAuth 2.0 access tokens as signed JWTs, verified against pinned keys.
+"""From a credential to a subject: OAuth 2.0 access tokens as signed JWTs, verified against pinned keys, and client
+certificates, verified by TLS.
 
 PyJWT checks the signature; which key and which one algorithm it may use is chosen here, never by the token.
 
@@ -16,16 +17,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 import jwt
 
-from service.authn import token
+from service.authn import certificates, token
+from service.authn.certificates import ClientCertificate, ServiceAccounts
 from service.authn.fetch import FetchError, KeyFetcher
 from service.authn.key_sets import FileKeys, KeySet, PublishedKeys, UnknownKeyError
 from service.authn.subject import Subject, TokenRefusedError
 from service.errors import StartError
 from service.issuers import IssuerSettings, KeyFile, KeyServer
+from service.service_accounts import ServiceAccount
+
+_TLS: Final = "TLSv1.3"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a call brings to prove who it is.
+
+    authorization: the values of that metadata, in their order.
+    certificate: the PEM of the client certificate that TLS verified, None without one.
+    tls_version: as gRPC names it, empty for a plaintext connection.
+    """
+
+    authorization: tuple[str, ...] = ()
+    certificate: bytes | None = None
+    tls_version: str = ""
 
 
 class Authenticator:
@@ -35,9 +56,14 @@ class Authenticator:
     """
 
     def __init__(
-        self, issuers: Iterable[IssuerSettings], *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        issuers: Iterable[IssuerSettings],
+        service_accounts: Iterable[ServiceAccount] = (),
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Read the key files. Raises StartError: missing, no keys, or keys that may not verify tokens."""
+        self._services = ServiceAccounts(service_accounts)
         self._issuers = {one.issuer: (one, _key_set(one)) for one in issuers}
         self._now = now
 
@@ -58,22 +84,35 @@ class Authenticator:
         found = {name: keys.failure() for name, (_, keys) in self._issuers.items()}
         return None if None in found.values() else "; ".join(f"{name}: {why}" for name, why in found.items())
 
-    async def identify(self, value: str | None) -> Subject:
-        """Verify the value of `authorization`, and once more with newer keys when its key is not known.
+    async def identify(self, presented: Credentials) -> Subject:
+        """Return whom a call proves: the person whose token it brings, or else the service of its certificate.
 
+        A token is verified once more with newer keys when its key is not known.
         Raises TokenRefusedError, one text for all.
         """
+        if presented.tls_version not in ("", _TLS):
+            raise TokenRefusedError("old TLS")
+        certificate = None if presented.certificate is None else certificates.parse(presented.certificate)
+        if not presented.authorization and certificate is not None:
+            return self._services.subject(certificate, self._now())
+        if len(presented.authorization) > 1:
+            # Nobody knows which was meant.
+            raise TokenRefusedError("several credentials")
+        value = next(iter(presented.authorization), None)
         try:
-            return self.authenticate(value)
+            return self.authenticate(value, certificate)
         except UnknownKeyError:
             # The form was good and the issuer is ours, so that nothing else reaches the issuer.
             _, keys = self._issuers[str(token.parse(value).claims["iss"])]
             if not await keys.renew():
                 raise
-        return self.authenticate(value)
+        return self.authenticate(value, certificate)
 
-    def authenticate(self, value: str | None) -> Subject:
-        """Verify with the keys that are known now, without waiting. Raises TokenRefusedError, one text for all."""
+    def authenticate(self, value: str | None, certificate: ClientCertificate | None = None) -> Subject:
+        """Verify the value of `authorization` with the keys that are known now, without waiting.
+
+        certificate: the client certificate of the connection. Raises TokenRefusedError, one text for all.
+        """
         presented = token.parse(value)
         name, key_id = presented.claims.get("iss"), presented.header.get("kid")
         if not isinstance(name, str) or name not in self._issuers:
@@ -90,7 +129,7 @@ class Authenticator:
         except jwt.PyJWTError as err:
             raise TokenRefusedError("wrong signature") from err
         # INVARIANT: from here on the claims are what the issuer signed.
-        expires_at = token.check_claims(presented.claims, issuer, self._now())
+        expires_at = token.check_claims(presented.claims, issuer, self._now(), certificate)
         return Subject(
             issuer=issuer.issuer,
             subject=token.text_claim(presented.claims.get("sub")),

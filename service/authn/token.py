@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from service import strict_json
+from service.authn.certificates import ClientCertificate
 from service.authn.subject import TokenRefusedError
 from service.issuers import IssuerSettings
 
@@ -73,8 +74,13 @@ def check_kind(presented: Presented, issuer: IssuerSettings) -> None:
             raise TokenRefusedError("wrong type")
 
 
-def check_claims(claims: Mapping[str, object], issuer: IssuerSettings, now: datetime) -> datetime:
-    """Check audience, client, binding and times; return when the token proves nothing any more, the skew included."""
+def check_claims(
+    claims: Mapping[str, object], issuer: IssuerSettings, now: datetime, certificate: ClientCertificate | None = None
+) -> datetime:
+    """Check audience, client, binding and times; return when the token proves nothing any more, the skew included.
+
+    certificate: the client certificate of the connection.
+    """
     audience = claims.get("aud")
     if issuer.audience not in (audience if isinstance(audience, list) else [audience]):
         raise TokenRefusedError("wrong audience")
@@ -83,8 +89,8 @@ def check_claims(claims: Mapping[str, object], issuer: IssuerSettings, now: date
         # All that is said must be of the list: two names would let one reader see another client than the next.
         if not named or not all(isinstance(one, str) and one in issuer.clients for one in named):
             raise TokenRefusedError("wrong client")
-    if "cnf" in claims:
-        # Bound to a key that the presenter must prove to hold. SOURCE: RFC 7800 section 3.1.
+    if "cnf" in claims and (certificate is None or claims["cnf"] != {"x5t#S256": certificate.thumbprint}):
+        # Bound to a key that the presenter must prove to hold. SOURCE: RFC 7800 section 3.1, RFC 8705 section 3.
         raise TokenRefusedError("bound token")
     expires, issued = _moment(claims.get("exp")), _moment(claims.get("iat"))
     if now >= expires + SKEW:

@@ -47,9 +47,16 @@ def root(
     ca: Annotated[
         Path | None, typer.Option(envvar="REMIT_CA", help="PEM file to verify the service by.", show_default=False)
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="REMIT_CERTIFICATE", help="PEM file of a service account's chain.", show_default=False),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(envvar="REMIT_KEY", help="PEM file of its private key.", show_default=False)
+    ] = None,
 ) -> None:
     """Read the options before the command."""
-    ctx.obj = Context(config, address, ca)
+    ctx.obj = Context(config, address, ca, certificate, key)
 
 
 def main() -> None:

@@ -422,7 +422,7 @@ async def serving(
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
         server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)
         try:
-            bound = await server.start(LOOPBACK, LOOPBACK, None)
+            callers_at, administrators_at, _ = await server.start(LOOPBACK, LOOPBACK, None)
             service = Service(
                 folder,
                 config,
@@ -443,7 +443,8 @@ async def serving(
                 executor,
                 sources,
                 server,
-                *bound,
+                callers_at,
+                administrators_at,
             )
             yield service
             for channel in service.channels.values():

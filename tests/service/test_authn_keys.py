@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from service.authn import Authenticator, TokenRefusedError, fetch, key_sets
+from service.authn import Authenticator, Credentials, TokenRefusedError, fetch, key_sets
 from service.authn.fetch import FetchError, KeyFetcher
 from service.authn.key_sets import LEAST_PAUSE_S, PublishedKeys, UnknownKeyError
 from service.authn.keys import KeySetError, read, read_published
@@ -460,18 +460,18 @@ async def test_a_token_of_an_issuer_that_publishes_its_keys_gets_in_after_a_rota
     follow = asyncio.ensure_future(authenticator.follow())
     old = f"Bearer {token(claims(iss=site.url))}"
     new = f"Bearer {token(claims(iss=site.url), key=OTHER_ED, kid='new')}"
-    assert (await authenticator.identify(old)).value == "u-1001"
+    assert (await authenticator.identify(Credentials((old,)))).value == "u-1001"
     with pytest.raises(TokenRefusedError):
-        await authenticator.identify(new)
+        await authenticator.identify(Credentials((new,)))
 
     site.answers["/keys"] = Answer(key_set(public_jwk(OTHER_ED, "new", "EdDSA")))
     (_, keys) = authenticator._issuers[site.url]
     assert isinstance(keys, PublishedKeys)
     keys._tried_at -= LEAST_PAUSE_S
 
-    assert (await authenticator.identify(new)).value == "u-1001"
+    assert (await authenticator.identify(Credentials((new,)))).value == "u-1001"
     with pytest.raises(TokenRefusedError):
-        await authenticator.identify(old)
+        await authenticator.identify(Credentials((old,)))
     follow.cancel()
 
 
@@ -492,5 +492,5 @@ async def test_only_tokens_of_a_known_issuer_and_kind_reach_the_issuer(site: Sit
         token(claims(iss=site.url), kid=None),
     ):
         with pytest.raises(TokenRefusedError):
-            await authenticator.identify(f"Bearer {text}")
+            await authenticator.identify(Credentials((f"Bearer {text}",)))
     assert site.asked == ["/keys"]

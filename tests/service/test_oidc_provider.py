@@ -18,7 +18,7 @@ import jwt
 import pytest
 from remit.client import Client, UnauthenticatedError
 
-from service.authn import Authenticator, TokenRefusedError, key_sets
+from service.authn import Authenticator, Credentials, TokenRefusedError, key_sets
 from service.authn.key_sets import PublishedKeys
 from service.issuers import IssuerSettings, KeyServer
 from tests.service.test_cli import ENVIRONMENT, lay_out, remit
@@ -179,7 +179,7 @@ async def test_keys_rotate_under_load_without_a_refused_token(tmp_path: Path, mo
             async def call() -> int:
                 done = 0
                 while not stopped.is_set():
-                    subject = await authenticator.identify(f"Bearer {tokens[-1]}")
+                    subject = await authenticator.identify(Credentials((f"Bearer {tokens[-1]}",)))
                     assert subject.value == "rag-app"
                     done += 1
                     await asyncio.sleep(0)
@@ -203,8 +203,8 @@ async def test_keys_rotate_under_load_without_a_refused_token(tmp_path: Path, mo
             await asyncio.to_thread(started.forget)
             await keys.renew()
             with pytest.raises(TokenRefusedError):
-                await authenticator.identify(f"Bearer {first}")
-            assert (await authenticator.identify(f"Bearer {tokens[-1]}")).value == "rag-app"
+                await authenticator.identify(Credentials((f"Bearer {first}",)))
+            assert (await authenticator.identify(Credentials((f"Bearer {tokens[-1]}",)))).value == "rag-app"
 
 
 async def test_a_provider_that_is_down_is_missed_when_its_keys_are_too_old(
@@ -220,14 +220,14 @@ async def test_a_provider_that_is_down_is_missed_when_its_keys_are_too_old(
         async with authenticating(settings) as (authenticator, keys):
             keys._clock = lambda: key_sets._since_boot() + later
             token = f"Bearer {await asyncio.to_thread(started.service_token)}"
-            assert (await authenticator.identify(token)).value == "rag-app"
+            assert (await authenticator.identify(Credentials((token,)))).value == "rag-app"
             await asyncio.to_thread(started.stop)
 
             later = 3000.0
-            assert (await authenticator.identify(token)).value == "rag-app"
+            assert (await authenticator.identify(Credentials((token,)))).value == "rag-app"
             later = 3700.0
             with pytest.raises(TokenRefusedError) as caught:
-                await authenticator.identify(token)
+                await authenticator.identify(Credentials((token,)))
             assert caught.value.why == "no keys"
             assert authenticator.failure is not None
             with pytest.raises(
@@ -238,10 +238,10 @@ async def test_a_provider_that_is_down_is_missed_when_its_keys_are_too_old(
             with provider(tmp_path, port=port) as again:
                 # With new keys, as after a restart: the old token's is gone, and a new one's is found.
                 fresh = f"Bearer {await asyncio.to_thread(again.service_token)}"
-                assert (await authenticator.identify(fresh)).value == "rag-app"
+                assert (await authenticator.identify(Credentials((fresh,)))).value == "rag-app"
                 assert authenticator.failure is None
                 with pytest.raises(TokenRefusedError):
-                    await authenticator.identify(token)
+                    await authenticator.identify(Credentials((token,)))
 
 
 def test_tokens_of_the_provider_are_what_the_tests_say_they_are(running: Provider) -> None:
