@@ -72,10 +72,13 @@ issuers:
 directories:
   - {name: people, kind: static, path: ./people.yaml}
 
-# Who administers: groups of the directory. A role never opens a document.
+# Who administers: groups of the directory. A role never opens a document, and nobody is an auditor and something else.
 roles:
-  operator: [group:operators]
-  auditor: [group:auditors]
+  operator: [group:operators]       # sources and syncs
+  auditor: [group:auditors]         # the audit log
+#  access-admin: [group:access]     # is told of all sources
+#  key-admin: [group:keys]
+#  source-owner: {company: [group:sales]}   # is told of that source, and checks it
 
 # The bundled model. A folder with another sentence-transformers model: {kind: model, path: ./model}
 embedding: {kind: model}

@@ -7,7 +7,7 @@ connector and are handed on as they stand.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
-from service import issuers, listeners, service_accounts
+from service import issuers, listeners, roles, service_accounts
 from service.errors import StartError
 from service.issuers import IssuerSettings
 from service.listeners import Address, Listen, Tls
@@ -38,12 +38,12 @@ __all__ = [
     "load",
 ]
 
-ROLES: Final = ("operator", "auditor")
-
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _NAME_IS: Final = "a name of lower-case letters, digits, `-`, `_` and `.`"
 
 _ATTRIBUTES: Final = ("id", "uid")
+
+_APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "roles", "embedding"),
@@ -146,6 +146,7 @@ def _read(root: Field, path: Path) -> Settings:
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
     directories = _directories(root.need(top, "directories", "a list of directories"), base)
+    sources = _sources(top["sources"]) if "sources" in top else ()
     attributes = {one.name: _ATTRIBUTES for one in directories}
     listen = listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base)
     if "service_accounts" in top and listen.services is None:
@@ -161,10 +162,10 @@ def _read(root: Field, path: Path) -> Settings:
         if "service_accounts" in top
         else (),
         directories=directories,
-        roles=_roles(top["roles"], directories) if "roles" in top else {},
+        roles=_roles(top["roles"], directories, [one.name for one in sources]) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),
         limits=_limits(top.get("limits")),
-        sources=_sources(top["sources"]) if "sources" in top else (),
+        sources=sources,
     )
 
 
@@ -192,11 +193,32 @@ def _directories(item: Field, base: Path) -> tuple[DirectorySettings, ...]:
     return tuple(found.values())
 
 
-def _roles(item: Field, directories: tuple[DirectorySettings, ...]) -> dict[str, frozenset[Principal]]:
-    return {
-        role: frozenset(_bound(one, directories) for one in entry.items())
-        for role, entry in item.mapping(ROLES).items()
-    }
+def _roles(
+    item: Field, directories: tuple[DirectorySettings, ...], sources: Collection[str]
+) -> dict[str, frozenset[Principal]]:
+    places: dict[Principal, str] = {}
+    found: dict[str, frozenset[Principal]] = {}
+    for role, bindings in _bindings(item, sources):
+        held = {_bound(one, directories): one for one in bindings.items()}
+        for principal, place in held.items():
+            other = places.setdefault(principal, role)
+            if roles.separated(role, other):
+                place.fail(
+                    f"`{principal.token}` has the role `{other}` too, expected another group: who audits {_APART}"
+                )
+        found[role] = frozenset(held)
+    return found
+
+
+def _bindings(item: Field, sources: Collection[str]) -> Iterator[tuple[str, Field]]:
+    for role, entry in item.mapping(roles.NAMES).items():
+        if role != roles.SOURCE_OWNER:
+            yield role, entry
+            continue
+        for source, owners in entry.mapping().items():
+            if source not in sources:
+                owners.fail(f"there is no source `{source}`, expected one of the sources below")
+            yield roles.owner_of(source), owners
 
 
 def _bound(item: Field, directories: tuple[DirectorySettings, ...]) -> Principal:

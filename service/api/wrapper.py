@@ -250,7 +250,7 @@ class Wrapper:
         """Steps 2 and 3."""
         trial.subject = await self._authenticator.identify(_credentials(context))
         trial.caller = await self._executor.run(self._callers.resolve, trial.subject)
-        if method.rule.role is not None and method.rule.role not in trial.caller.resolved.roles:
+        if method.rule.role is not None and not method.rule.opens(trial.caller.resolved.roles):
             raise RoleRequiredError(method.rule.role)
         message = method.request()
         try:
