@@ -68,6 +68,7 @@ directories:
 roles:
   operator: [group:operators]
   auditor: [group:auditors]
+  # audit-reader-content: [...]     # may open the texts of queries in the audit log
 
 # The bundled model. A folder with another sentence-transformers model: {kind: model, path: ./model}
 embedding: {kind: model}

@@ -24,6 +24,7 @@ from service.listeners import Address, Listen, Tls
 
 __all__ = [
     "Address",
+    "AuditSettings",
     "DirectorySettings",
     "EmbeddingSettings",
     "IssuerSettings",
@@ -37,7 +38,7 @@ __all__ = [
     "load",
 ]
 
-ROLES: Final = ("operator", "auditor")
+ROLES: Final = ("operator", "auditor", "audit-reader-content")
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _NAME_IS: Final = "a name of lower-case letters, digits, `-`, `_` and `.`"
@@ -56,6 +57,13 @@ class KeySettings:
     provider: Literal["file"]
     path: Path
     audit: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The audit log. keep_queries: records hold the texts of queries, sealed."""
+
+    keep_queries: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,7 @@ class Settings:
     embedding: EmbeddingSettings
     limits: Limits
     sources: tuple[SourceSettings, ...]
+    audit: AuditSettings
 
 
 def load(path: Path) -> Settings:
@@ -136,6 +145,7 @@ def load(path: Path) -> Settings:
 
 def _read(root: Field, path: Path) -> Settings:
     known = ["version", "data", "listen", "keys", "issuers", "directories", "roles", "embedding", "limits", "sources"]
+    known += ["audit"]
     top = root.mapping(known)
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
@@ -154,6 +164,7 @@ def _read(root: Field, path: Path) -> Settings:
         embedding=_embedding(top.get("embedding"), base),
         limits=_limits(top.get("limits")),
         sources=_sources(top["sources"]) if "sources" in top else (),
+        audit=_audit(top["audit"]) if "audit" in top else AuditSettings(),
     )
 
 
@@ -165,6 +176,12 @@ def _keys(item: Field, base: Path) -> KeySettings:
     if audit == path:
         entries["audit"].fail("expected another file than `path`: the audit log has a key of its own")
     return KeySettings("file", path, audit)
+
+
+def _audit(item: Field) -> AuditSettings:
+    entries = item.mapping(["query_text"])
+    kept = "query_text" not in entries or entries["query_text"].choice(["sealed", "none"]) == "sealed"
+    return AuditSettings(keep_queries=kept)
 
 
 def _directories(item: Field, base: Path) -> tuple[DirectorySettings, ...]:

@@ -24,6 +24,7 @@ class Rule:
 
 OPERATOR: Final = "operator"
 AUDITOR: Final = "auditor"
+CONTENT_AUDITOR: Final = "audit-reader-content"
 _CALLER: Final = Rule(None)
 _OPERATOR: Final = Rule(OPERATOR)
 _AUDITOR: Final = Rule(AUDITOR)
@@ -45,6 +46,7 @@ METHODS: Final = {
     "remit.v1.AuditService/ListAuditRecords": _AUDITOR,
     # A large log takes its time, and `follow` stays; both end with the credential at the latest.
     "remit.v1.AuditService/ExportAuditRecords": Rule(AUDITOR, default_s=_DAY_S, longest_s=_DAY_S),
+    "remit.v1.AuditService/GetQueryText": Rule(CONTENT_AUDITOR),
     "remit.v1.AuditService/GetCheckpoint": _AUDITOR,
     "remit.v1.AuditService/GetInclusionProof": _AUDITOR,
     "remit.v1.AuditService/GetConsistencyProof": _AUDITOR,
