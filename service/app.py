@@ -75,6 +75,7 @@ class App:
         server: Server,
         health: Health,
         audit: AuditLog,
+        calls: LoggedCalls,
         runs: SourceRuns,
     ) -> None:
         self._settings = settings
@@ -82,6 +83,7 @@ class App:
         self._server = server
         self._health = health
         self._audit = audit
+        self._calls = calls
         self._runs = runs
         self.closing = ExitStack()
 
@@ -100,6 +102,7 @@ class App:
         beside = [
             loop.create_task(self._health.watch(lambda: self._audit.failure or self._authenticator.failure)),
             loop.create_task(self._authenticator.follow()),
+            loop.create_task(self._calls.summarize()),
         ]
         try:
             ready(Listening(*bound))
@@ -112,6 +115,7 @@ class App:
             for task in beside:
                 task.cancel()
             await self._server.stop(_GRACE_S)
+            await self._calls.flush()
 
     def close(self) -> None:
         """Close everything, the last opened first."""
@@ -201,10 +205,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(executor.close)
     retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
+    calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
     wrapper = Wrapper(
         authenticator=authenticator,
         callers=callers,
-        auditor=LoggedCalls(audit, audit_key),
+        auditor=calls,
         executor=executor,
     )
     servicers = {
@@ -219,7 +224,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
-    return App(settings, authenticator, server, health, audit, runs)
+    return App(settings, authenticator, server, health, audit, calls, runs)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

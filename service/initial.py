@@ -76,6 +76,7 @@ directories:
 roles:
   operator: [group:operators]       # sources and syncs
   auditor: [group:auditors]         # the audit log
+#  audit-reader-content: [group:audit-content]   # may open the texts of queries in the audit log
 #  access-admin: [group:access]     # is told of all sources
 #  key-admin: [group:keys]
 #  source-owner: {company: [group:sales]}   # is told of that source, and checks it

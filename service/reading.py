@@ -91,6 +91,20 @@ def permit(
     return found
 
 
+def refusals(snapshot: Snapshot, documents: Iterable[StoredDocument], caller: Current) -> dict[int, str]:
+    """Why documents that have no permit have none, by ordinal, for the audit log and nobody else."""
+    found: dict[int, str] = {}
+    for document in documents:
+        acl = snapshot.acl(document)
+        if isinstance(acl, Unknown):
+            # Other reasons are sentences for a report, and may name a place.
+            found[document.ordinal] = acl.reason if acl.reason in ("stale", "no text") else "unknown"
+        else:
+            decision = decide(acl, caller.resolved.caller, snapshot.at)
+            found[document.ordinal] = "newer text" if isinstance(decision, Allowed) else "denied"
+    return found
+
+
 def open_passages(sealing: Sealing, permits: Mapping[int, Permit], chunks: Iterable[StoredChunk]) -> Iterator[Passage]:
     """Open, one by one, those chunks that belong to a permitted document's decided version, in their order.
 

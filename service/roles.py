@@ -14,10 +14,12 @@ OPERATOR: Final = "operator"
 ACCESS_ADMIN: Final = "access-admin"
 KEY_ADMIN: Final = "key-admin"
 AUDITOR: Final = "auditor"
+CONTENT_AUDITOR: Final = "audit-reader-content"
 SOURCE_OWNER: Final = "source-owner"
 
-NAMES: Final = (OPERATOR, ACCESS_ADMIN, KEY_ADMIN, AUDITOR, SOURCE_OWNER)
+NAMES: Final = (OPERATOR, ACCESS_ADMIN, KEY_ADMIN, AUDITOR, CONTENT_AUDITOR, SOURCE_OWNER)
 
+_AUDITING: Final = frozenset({AUDITOR, CONTENT_AUDITOR})
 _OF_ALL_SOURCES: Final = frozenset({OPERATOR, ACCESS_ADMIN})
 
 
@@ -33,7 +35,7 @@ def kind(role: str) -> str:
 
 def separated(one: str, other: str) -> bool:
     """Whether nobody may hold both: who audits changes nothing, and who changes something does not audit it."""
-    return (kind(one) == AUDITOR) != (kind(other) == AUDITOR)
+    return (kind(one) in _AUDITING) != (kind(other) in _AUDITING)
 
 
 def sees(roles: Iterable[str], source: str) -> bool:

@@ -25,6 +25,7 @@ from service.service_accounts import ServiceAccount
 
 __all__ = [
     "Address",
+    "AuditSettings",
     "DirectorySettings",
     "EmbeddingSettings",
     "IssuerSettings",
@@ -47,7 +48,7 @@ _APART: Final = "expected another group: who audits changes nothing, and who cha
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "roles", "embedding"),
-    *("limits", "sources"),
+    *("limits", "sources", "audit"),
 )
 
 
@@ -62,6 +63,13 @@ class KeySettings:
     provider: Literal["file"]
     path: Path
     audit: Path
+
+
+@dataclass(frozen=True, slots=True)
+class AuditSettings:
+    """The audit log. keep_queries: records hold the texts of queries, sealed."""
+
+    keep_queries: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +133,7 @@ class Settings:
     embedding: EmbeddingSettings
     limits: Limits
     sources: tuple[SourceSettings, ...]
+    audit: AuditSettings
 
 
 def load(path: Path) -> Settings:
@@ -166,6 +175,7 @@ def _read(root: Field, path: Path) -> Settings:
         embedding=_embedding(top.get("embedding"), base),
         limits=_limits(top.get("limits")),
         sources=sources,
+        audit=_audit(top["audit"]) if "audit" in top else AuditSettings(),
     )
 
 
@@ -177,6 +187,12 @@ def _keys(item: Field, base: Path) -> KeySettings:
     if audit == path:
         entries["audit"].fail("expected another file than `path`: the audit log has a key of its own")
     return KeySettings("file", path, audit)
+
+
+def _audit(item: Field) -> AuditSettings:
+    entries = item.mapping(["query_text"])
+    kept = "query_text" not in entries or entries["query_text"].choice(["sealed", "none"]) == "sealed"
+    return AuditSettings(keep_queries=kept)
 
 
 def _directories(item: Field, base: Path) -> tuple[DirectorySettings, ...]:

@@ -103,6 +103,14 @@ class AuditServicer:
                 await asyncio.sleep(self._poll_s)
                 stop = self._reader.size
 
+    async def GetQueryText(self, request: audit_pb2.GetQueryTextRequest, call: Call) -> Reply:
+        """Open the text of one query."""
+        response_id = wire.name("response_id", request.response_id)
+        text = await self._executor.run(self._reader.query_text, response_id)
+        if text is None:
+            raise NotFoundError("no search has this id, or its text was not kept")
+        return Reply(audit_pb2.GetQueryTextResponse(query=text))
+
     async def GetCheckpoint(self, request: audit_pb2.GetCheckpointRequest, call: Call) -> Reply:
         """Return the latest checkpoint."""
         signed = await self._executor.run(self._reader.checkpoint)

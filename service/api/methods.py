@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from service.roles import ACCESS_ADMIN, AUDITOR, OPERATOR, SOURCE_OWNER, kind
+from service.roles import ACCESS_ADMIN, AUDITOR, CONTENT_AUDITOR, OPERATOR, SOURCE_OWNER, kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ METHODS: Final = {
     "remit.v1.AuditService/ListAuditRecords": _AUDITOR,
     # A large log takes its time, and `follow` stays; both end with the credential at the latest.
     "remit.v1.AuditService/ExportAuditRecords": Rule(AUDITOR, default_s=_DAY_S, longest_s=_DAY_S),
+    "remit.v1.AuditService/GetQueryText": Rule(CONTENT_AUDITOR),
     "remit.v1.AuditService/GetCheckpoint": _AUDITOR,
     "remit.v1.AuditService/GetInclusionProof": _AUDITOR,
     "remit.v1.AuditService/GetConsistencyProof": _AUDITOR,

@@ -17,6 +17,7 @@ the handler go on and answers OK with the data.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
@@ -39,6 +40,9 @@ from service.errors import AuditUnavailableError, InvalidRequestError, RoleRequi
 from service.executor import Executor
 
 log = structlog.get_logger()
+
+GIVEN_UP = "CANCELLED"
+"""The reason of a call whose caller did not wait for its end. Nobody is told, so it is none of the API."""
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -112,7 +116,7 @@ class Resolve(Protocol):
 class _Trial:
     """What is known of one call while it runs, for its record."""
 
-    __slots__ = ("caller", "evidence", "peer", "received_at", "request", "request_id", "rpc", "subject")
+    __slots__ = ("caller", "evidence", "peer", "received_at", "recorded", "request", "request_id", "rpc", "subject")
 
     def __init__(self, rpc: str, request_id: str, received_at: datetime, peer: str) -> None:
         self.rpc = rpc
@@ -123,6 +127,7 @@ class _Trial:
         self.caller: Current | None = None
         self.request: Message | None = None
         self.evidence: object = None
+        self.recorded = False
 
     def entry(self, reason: str, error: Exception | None) -> Entry:
         return Entry(
@@ -216,8 +221,12 @@ class Wrapper:
                 reply: Reply = await method.handle(*await self._admit(method, trial, raw, context))
                 data = reply.message.SerializeToString(deterministic=True)
                 trial.evidence = reply.evidence
+                trial.recorded = True
                 await self._auditor.record(trial.entry("", None))
                 return data
+        except asyncio.CancelledError:
+            await self._given_up(trial)
+            raise
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
             return await self._failed(trial, err, limit.expired())
 
@@ -234,10 +243,14 @@ class Wrapper:
                 limit.reschedule(min(deadline, asyncio.get_running_loop().time() + left))
                 stream: Stream = await method.handle(message, call)
                 async with aclosing(stream.messages) as messages:
+                    trial.recorded = True
                     await self._auditor.record(trial.entry("", None))
                     async for one in messages:
                         await context.write(one.SerializeToString(deterministic=True))
             return None
+        except asyncio.CancelledError:
+            await self._given_up(trial)
+            raise
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
             return await self._failed(trial, err, limit.expired())
 
@@ -259,6 +272,12 @@ class Wrapper:
             raise InvalidRequestError("request", "the request is not a message of this method") from err
         trial.request = message
         return message, Call(trial.rpc, trial.request_id, trial.received_at, trial.caller)
+
+    async def _given_up(self, trial: _Trial) -> None:
+        """The caller hung up before there was an answer: nothing leaves, and the record says that it was asked."""
+        if not trial.recorded:
+            with contextlib.suppress(AuditUnavailableError):
+                await self._auditor.record(trial.entry(GIVEN_UP, None))
 
     async def _failed(self, trial: _Trial, error: Exception, late: bool) -> Failure:
         failure = Failure("DEADLINE_EXCEEDED") if late else failure_of(error, trial.request_id)

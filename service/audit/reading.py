@@ -24,6 +24,7 @@ from service.audit.log import AuditLog, SignedCheckpoint
 from service.audit.merkle import leaf_hash
 from service.audit.record import parse
 from service.audit.segments import Place
+from service.keys.envelope import UnsealError
 
 _PATIENCE_S: Final = 5.0
 _EVERY_S: Final = 1.0
@@ -69,6 +70,7 @@ class AuditReader:
 
     def __init__(self, log: AuditLog, folder: Path, key: AuditKey) -> None:
         self._log = log
+        self._key = key
         self._folder = folder
         self._leaves = Leaves(folder)
         self._index = RecordIndex(folder, key.verifier.name, key.index_key)
@@ -113,6 +115,18 @@ class AuditReader:
         entries = [self._entry(place) for place in places]
         following = None if len(entries) < limit else entries[-1].index + (-1 if newest else 1)
         return Page([entry for entry in entries if wanted.fits(_parsed(entry))], following)
+
+    def query_text(self, response_id: str) -> str | None:
+        """The text of one search's query; None when there is none. Raises AuditTamperedError when it does not open."""
+        for entry in self.by_response(response_id):
+            body = _parsed(entry)["body"]
+            query = body.get("query") if isinstance(body, dict) else None
+            if query is not None and "sealed" in query:
+                try:
+                    return self._key.open_query(query["sealed"], response_id)
+                except UnsealError as err:
+                    raise AuditTamperedError(f"record {entry.index}: {err}", entry.index) from err
+        return None
 
     def checkpoint(self, size: int = 0) -> SignedCheckpoint:
         """A signed checkpoint over at least `size` records. Raises AuditUnavailableError."""

@@ -177,7 +177,10 @@ def principals_digest(principals: Iterable[Principal]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was searched for. digest: `AuditKey.query_digest`. model: the digest of the model."""
+    """What was searched for. digest: `AuditKey.query_digest`. sealed: `AuditKey.seal_query`, empty when it is not kept.
+
+    model: the digest of the model.
+    """
 
     digest: str
     length: int
@@ -185,6 +188,7 @@ class Asked:
     model: str
     sources: tuple[str, ...] = ()
     explain: bool = False
+    sealed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +257,8 @@ class Call:
     target: what an administrative call was about, such as the name of a source or the id of a run.
     conditions: what a reading of this log asked for, by the names of the request's fields.
     epochs: the version of each source's rules that was decided on.
-    withheld: by reason, how much was not returned.
+    withheld: by reason, how many candidates were not returned.
+    stale: the sources that were left out, because their rules were not verified in time.
     """
 
     kind: Kind
@@ -273,6 +278,7 @@ class Call:
     returned: Sequence[Returned] = ()
     epochs: Mapping[str, int] = field(default_factory=dict)
     withheld: Mapping[str, int] = field(default_factory=dict)
+    stale: Sequence[str] = ()
     candidates: int | None = None
 
     def record(self) -> Record:
@@ -314,13 +320,15 @@ class Call:
                 "model": q.model,
                 "sources": list(q.sources),
                 "explain": q.explain,
-            }
+            } | ({"sealed": q.sealed} if q.sealed else {})
         if self.kind is Kind.QUERY:
             body["returned"] = [one.body() for one in self.returned]
         if self.epochs:
             body["epochs"] = dict(self.epochs)
         if self.withheld:
             body["withheld"] = dict(self.withheld)
+        if self.stale:
+            body["stale_sources"] = list(self.stale)
         if self.candidates is not None:
             body["candidates"] = self.candidates
         return record(self.kind, body)
@@ -336,3 +344,20 @@ def run_record(
     if failure:
         body["failure"] = failure
     return record(Kind.INGEST, body)
+
+
+def refused_record(peer: str, reason: str, first: datetime, last: datetime, calls: Mapping[str, int]) -> Record:
+    """The record of refused calls from one address that came too fast for a record each.
+
+    calls: how many, by method and detail.
+    """
+    body: dict[str, object] = {
+        "event": "calls_refused",
+        "peer": peer,
+        "reason": reason,
+        "count": sum(calls.values()),
+        "first": timestamp(first),
+        "last": timestamp(last),
+        "calls": dict(calls),
+    }
+    return record(Kind.ACCESS, body)

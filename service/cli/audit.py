@@ -80,6 +80,28 @@ def _asked(ctx: typer.Context, response_id: str, token: str, person: str) -> tup
             return ()
 
 
+@app.command("query-text")
+def query_text(
+    ctx: typer.Context,
+    response_id: Annotated[str, typer.Argument(help="The response's id.")],
+    token: Token = "",
+    person: As = "",
+    json: Json = False,
+) -> None:
+    """Open the text of one search's query (role `audit-reader-content`); that is itself recorded."""
+    from remit.client import NotFoundError
+
+    with context(ctx).auditor(token, person) as auditor:
+        try:
+            text = auditor.get_query_text(response_id)
+        except NotFoundError as err:
+            raise StartError(f"the log has no search `{response_id}`, or its text was not kept") from err
+    if json:
+        print_json({"response_id": response_id, "query": text})
+    else:
+        typer.echo(text)
+
+
 @app.command("list")
 def list_records(
     ctx: typer.Context,

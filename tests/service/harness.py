@@ -81,13 +81,18 @@ users:
   - {id: u-1002, name: bob, display_name: Bob Borg, uid: 20002, gid: 20199, groups: [fin-emea]}
   - {id: u-1003, name: olga, display_name: Olga Olsen, groups: [operators]}
   - {id: u-1004, name: adam, display_name: Adam Audit, groups: [auditors]}
+  - {id: u-1005, name: carla, display_name: Carla Content, groups: [content-auditors]}
 groups:
   - {id: sales, gid: 20101}
   - {id: finance, gid: 20102}
   - {id: fin-emea, gid: 20110, member_of: [finance]}
   - {id: operators}
   - {id: auditors}
+  - {id: content-auditors}
 """
+
+
+CONTENT_ROLE: Final = "  audit-reader-content: [group:content-auditors]"
 
 
 def allow(*principals: Principal) -> Clause:
@@ -262,6 +267,7 @@ class Service:
     access: Access
     retrieval_core: Retrieval
     audit: AuditLog
+    calls: LoggedCalls
     health: Health
     executor: Executor
     sources: EngineSources
@@ -374,6 +380,7 @@ async def serving(
         initial.write(folder)
         (folder / "people.yaml").write_text(PEOPLE)
         text = (folder / "remit.yaml").read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
+        text = text.replace("auditor: [group:auditors]", "auditor: [group:auditors]\n" + CONTENT_ROLE)
         text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
         source = f"sources:\n  - {{name: {COMPANY}, kind: memory, max_permissions_age: {max_permissions_age}}}\n"
         (folder / "remit.yaml").write_text(text.replace("sources: []\n", source))
@@ -402,10 +409,11 @@ async def serving(
         log = AuditLog(config.data / "audit", key.signer)
         audit_reader = AuditReader(log, config.data / "audit", key)
         executor = Executor(threads=2, waiting=32)
+        calls = LoggedCalls(log, key, clock, keep_queries=config.audit.keep_queries)
         wrapper = Wrapper(
             authenticator=Authenticator(config.issuers, now=clock),
             callers=callers,
-            auditor=LoggedCalls(log, key, clock),
+            auditor=calls,
             executor=executor,
             clock=clock,
             new_id=new_id,
@@ -439,6 +447,7 @@ async def serving(
                 access,
                 retrieval,
                 log,
+                calls,
                 health,
                 executor,
                 sources,
@@ -451,6 +460,7 @@ async def serving(
                 await channel.close()
         finally:
             await server.stop(0)
+            await calls.flush()
             for thread in sources.threads:
                 thread.join()
             executor.close()

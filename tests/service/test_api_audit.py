@@ -17,7 +17,7 @@ from service.audit.checkpoint import Checkpoint
 from service.audit.merkle import leaf_hash, verify_consistency, verify_inclusion
 from tests.service.harness import PEOPLE, SALES, Outcome, Service, allow, serving
 
-TWO_AUDITORS = PEOPLE.replace("groups: [operators]}", "groups: [operators, auditors]}")
+TWO_AUDITORS = PEOPLE.replace("groups: [operators]}", "groups: [auditors]}")
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ _REQUESTS: dict[str, Message] = {
     "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
     "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
     "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
+    "AuditService/GetQueryText": audit_pb2.GetQueryTextRequest(response_id="x"),
     "AuditService/GetCheckpoint": audit_pb2.GetCheckpointRequest(),
     "AuditService/GetInclusionProof": audit_pb2.GetInclusionProofRequest(index=0),
     "AuditService/GetConsistencyProof": audit_pb2.GetConsistencyProofRequest(first_size=1),
@@ -63,6 +64,13 @@ _FOR_AN_AUDITOR = {
     "AuditService/GetCheckpoint": "OK",
     "AuditService/GetInclusionProof": "OK",
     "AuditService/GetConsistencyProof": "OK",
+}
+_FOR_A_CONTENT_AUDITOR = {**_FOR_A_CALLER, "AuditService/GetQueryText": "NOT_FOUND"}
+_FOR = {
+    "alice": _FOR_A_CALLER,
+    "olga": _FOR_AN_OPERATOR,
+    "adam": _FOR_AN_AUDITOR,
+    "carla": _FOR_A_CONTENT_AUDITOR,
 }
 
 
@@ -93,7 +101,7 @@ def test_every_described_method_has_its_rows() -> None:
         for method in service.methods
     }
 
-    assert everything == set(described()) == set(_REQUESTS) == {*_FOR_AN_OPERATOR, *_FOR_AN_AUDITOR}
+    assert everything == set(described()) == set(_REQUESTS) == {name for rows in _FOR.values() for name in rows}
     assert {f"remit.v1.{method}" for method in everything} == set(METHODS)
 
 
@@ -144,23 +152,21 @@ async def test_no_bad_credential_gets_into_any_method_and_all_get_the_same_bytes
 
     assert {outcome.code for outcome in outcomes.values()} == {"UNAUTHENTICATED"}, outcomes
     assert len(set(outcomes.values())) == 1
-    by, expected = ("olga", _FOR_AN_OPERATOR) if method in _FOR_AN_OPERATOR else ("adam", _FOR_AN_AUDITOR)
-    assert (await service.call(method, _REQUESTS[method], token=service.token(by))).code == expected[method]
+    by, expected = next((name, rows[method]) for name, rows in _FOR.items() if method in rows)
+    assert (await service.call(method, _REQUESTS[method], token=service.token(by))).code == expected
 
 
 @pytest.mark.parametrize("method", sorted(_REQUESTS))
 async def test_roles_open_what_the_table_says_and_nothing_else(service: Service, method: str) -> None:
     """Without its role a method of the administrators is refused, whatever it was asked for; with it, it answers."""
-    plain = await service.call(method, _REQUESTS[method], token=service.token("alice"))
+    found = {name: await service.call(method, _REQUESTS[method], token=service.token(name)) for name in _FOR}
     malformed = await service.call(method, b"\xff\xff\xff", token=service.token("alice"))
-    operator = await service.call(method, _REQUESTS[method], token=service.token("olga"))
-    auditor = await service.call(method, _REQUESTS[method], token=service.token("adam"))
 
-    assert plain.code == _FOR_A_CALLER.get(method, "PERMISSION_DENIED")
-    assert operator.code == _FOR_AN_OPERATOR.get(method, "PERMISSION_DENIED")
-    assert auditor.code == _FOR_AN_AUDITOR.get(method, "PERMISSION_DENIED")
+    assert {name: outcome.code for name, outcome in found.items()} == {
+        name: rows.get(method, "PERMISSION_DENIED") for name, rows in _FOR.items()
+    }
     if method not in _FOR_A_CALLER:
-        assert malformed == plain
+        assert malformed == found["alice"]
     else:
         assert malformed.code == "INVALID_ARGUMENT"
 

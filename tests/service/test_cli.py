@@ -290,6 +290,7 @@ def test_doctor_finds_everything_in_order(running: Running) -> None:
         (["audit", "show", "nothing", "--as", "adam"], 2, "no record"),
         (["audit", "show", "nothing", "--folder", "data/audit"], 2, "no record"),
         (["audit", "show", "nothing", "--as", "bob"], 1, "role `auditor`"),
+        (["audit", "query-text", "nothing", "--as", "adam"], 1, "role `audit-reader-content`"),
         (["audit", "list", "--from", "soon", "--as", "adam"], 2, "`--from soon` is not a time"),
         (["audit", "list", "--class", "secret", "--as", "adam"], 2, "`secret` is no class of records"),
         (["audit", "verify", "--folder", "nowhere"], 2, "not a folder with an audit log"),

@@ -16,7 +16,13 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
 from service.roles import Roles
 from service.settings import SettingsError, load
 from tests.service.harness import COMPANY, FINANCE, SALES, Service, allow, serving
-from tests.service.test_api_matrix import _FOR_A_CALLER, _FOR_AN_AUDITOR, _FOR_AN_OPERATOR, _REQUESTS
+from tests.service.test_api_matrix import (
+    _FOR_A_CALLER,
+    _FOR_A_CONTENT_AUDITOR,
+    _FOR_AN_AUDITOR,
+    _FOR_AN_OPERATOR,
+    _REQUESTS,
+)
 from tests.service.test_settings import GOOD
 
 EVERYBODY = frozenset({"", *roles.NAMES})
@@ -41,8 +47,9 @@ TABLE: dict[str, frozenset[str]] = {
     "AuditService/GetCheckpoint": AUDITORS,
     "AuditService/GetInclusionProof": AUDITORS,
     "AuditService/GetConsistencyProof": AUDITORS,
+    "AuditService/GetQueryText": frozenset({"audit-reader-content"}),
 }
-ANSWERS = {**_FOR_AN_OPERATOR, **_FOR_AN_AUDITOR, **_FOR_A_CALLER}
+ANSWERS = {**_FOR_AN_OPERATOR, **_FOR_AN_AUDITOR, **_FOR_A_CONTENT_AUDITOR, **_FOR_A_CALLER}
 
 
 def described() -> Iterator[str]:
@@ -144,12 +151,16 @@ def principal(group: str) -> Principal:
 
 
 def test_nobody_is_an_auditor_and_something_else() -> None:
-    """By two groups somebody would be both: then neither, while what is not separated stays."""
+    """By two groups somebody would be both: then neither, while what is not separated stays.
+
+    Reading records and opening the texts of queries are both auditing.
+    """
     bound = Roles({name: frozenset({principal(name)}) for name in roles.NAMES if name != roles.SOURCE_OWNER})
-    everything = {name: principal(name) for name in ("operator", "access-admin", "key-admin", "auditor")}
+    everything = {name: principal(name) for name in roles.NAMES if name != roles.SOURCE_OWNER}
+    auditing = {"auditor", "audit-reader-content"}
 
     for one, other in combinations(everything, 2):
-        expected = frozenset() if "auditor" in (one, other) else {one, other}
+        expected = frozenset() if (one in auditing) != (other in auditing) else {one, other}
         assert bound.of({everything[one], everything[other]}) == expected
     for name, group in everything.items():
         assert bound.of({group}) == {name}
@@ -173,7 +184,7 @@ def write(tmp_path: Path) -> Callable[[str], Path]:
 
 
 def test_every_role_is_bound_by_the_settings(write: Callable[[str], Path]) -> None:
-    """Five names; the owners of a source stand under its name."""
+    """Each by its name; the owners of a source stand under its name."""
     settings = load(
         write(
             "  operator: [group:a]\n  access-admin: [group:a, group:b]\n  key-admin: [group:c]\n  auditor: [group:d]\n"

@@ -102,6 +102,14 @@ class AuditorClient(_Blocking):
         finally:
             stream.cancel()
 
+    def get_query_text(self, response_id: str) -> str:
+        """Return the text of one search's query, for holders of the role `audit-reader-content`.
+
+        Raises NotFoundError: no such search, or its text was not kept.
+        """
+        request = audit_pb2.GetQueryTextRequest(response_id=response_id)
+        return self._call(self._audit.GetQueryText, request).query
+
     def get_checkpoint(self) -> values.SignedCheckpoint:
         """Return the latest signed checkpoint. Keep it elsewhere."""
         answer = self._call(self._audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())

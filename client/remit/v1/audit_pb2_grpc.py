@@ -27,7 +27,7 @@ if _version_not_supported:
 
 class AuditServiceStub:
     """What was answered, to whom and why, with proofs that nothing of it was changed since.
-    Every method asks for the role `auditor`, and every call of one is itself a record.
+    Every method but one asks for the role `auditor`, and every call of one is itself a record.
     """
 
     def __init__(self, channel):
@@ -51,6 +51,11 @@ class AuditServiceStub:
                 request_serializer=remit_dot_v1_dot_audit__pb2.ExportAuditRecordsRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_audit__pb2.ExportAuditRecordsResponse.FromString,
                 _registered_method=True)
+        self.GetQueryText = channel.unary_unary(
+                '/remit.v1.AuditService/GetQueryText',
+                request_serializer=remit_dot_v1_dot_audit__pb2.GetQueryTextRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_audit__pb2.GetQueryTextResponse.FromString,
+                _registered_method=True)
         self.GetCheckpoint = channel.unary_unary(
                 '/remit.v1.AuditService/GetCheckpoint',
                 request_serializer=remit_dot_v1_dot_audit__pb2.GetCheckpointRequest.SerializeToString,
@@ -70,7 +75,7 @@ class AuditServiceStub:
 
 class AuditServiceServicer:
     """What was answered, to whom and why, with proofs that nothing of it was changed since.
-    Every method asks for the role `auditor`, and every call of one is itself a record.
+    Every method but one asks for the role `auditor`, and every call of one is itself a record.
     """
 
     def GetAuditRecord(self, request, context):
@@ -89,6 +94,14 @@ class AuditServiceServicer:
 
     def ExportAuditRecords(self, request, context):
         """Sends a stretch of the log with everything that is needed to verify it without Remit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetQueryText(self, request, context):
+        """Opens the text of one search's query. Asks for the role `audit-reader-content` instead of `auditor`.
+        NOT_FOUND when no search has this id, and when its text was not kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +146,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     request_deserializer=remit_dot_v1_dot_audit__pb2.ExportAuditRecordsRequest.FromString,
                     response_serializer=remit_dot_v1_dot_audit__pb2.ExportAuditRecordsResponse.SerializeToString,
             ),
+            'GetQueryText': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetQueryText,
+                    request_deserializer=remit_dot_v1_dot_audit__pb2.GetQueryTextRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_audit__pb2.GetQueryTextResponse.SerializeToString,
+            ),
             'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCheckpoint,
                     request_deserializer=remit_dot_v1_dot_audit__pb2.GetCheckpointRequest.FromString,
@@ -158,7 +176,7 @@ def add_AuditServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class AuditService:
     """What was answered, to whom and why, with proofs that nothing of it was changed since.
-    Every method asks for the role `auditor`, and every call of one is itself a record.
+    Every method but one asks for the role `auditor`, and every call of one is itself a record.
     """
 
     @staticmethod
@@ -232,6 +250,33 @@ class AuditService:
             '/remit.v1.AuditService/ExportAuditRecords',
             remit_dot_v1_dot_audit__pb2.ExportAuditRecordsRequest.SerializeToString,
             remit_dot_v1_dot_audit__pb2.ExportAuditRecordsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetQueryText(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.AuditService/GetQueryText',
+            remit_dot_v1_dot_audit__pb2.GetQueryTextRequest.SerializeToString,
+            remit_dot_v1_dot_audit__pb2.GetQueryTextResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,7 +28,7 @@ GRPC_VERSION: str
 
 class AuditServiceStub:
     """What was answered, to whom and why, with proofs that nothing of it was changed since.
-    Every method asks for the role `auditor`, and every call of one is itself a record.
+    Every method but one asks for the role `auditor`, and every call of one is itself a record.
     """
 
     @_typing.overload
@@ -41,6 +41,10 @@ class AuditServiceStub:
     """Returns records by whom or what they name, page by page, the newest first unless asked otherwise."""
     ExportAuditRecords: _grpc.UnaryStreamMultiCallable[_audit_pb2.ExportAuditRecordsRequest, _audit_pb2.ExportAuditRecordsResponse]
     """Sends a stretch of the log with everything that is needed to verify it without Remit."""
+    GetQueryText: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetQueryTextRequest, _audit_pb2.GetQueryTextResponse]
+    """Opens the text of one search's query. Asks for the role `audit-reader-content` instead of `auditor`.
+    NOT_FOUND when no search has this id, and when its text was not kept.
+    """
     GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]
     """Returns the latest signed checkpoint. Keep it elsewhere: later logs can be held against it."""
     GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]
@@ -51,7 +55,7 @@ class AuditServiceStub:
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
     """What was answered, to whom and why, with proofs that nothing of it was changed since.
-    Every method asks for the role `auditor`, and every call of one is itself a record.
+    Every method but one asks for the role `auditor`, and every call of one is itself a record.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -61,6 +65,10 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Returns records by whom or what they name, page by page, the newest first unless asked otherwise."""
     ExportAuditRecords: _aio.UnaryStreamMultiCallable[_audit_pb2.ExportAuditRecordsRequest, _audit_pb2.ExportAuditRecordsResponse]  # type: ignore[assignment]
     """Sends a stretch of the log with everything that is needed to verify it without Remit."""
+    GetQueryText: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetQueryTextRequest, _audit_pb2.GetQueryTextResponse]  # type: ignore[assignment]
+    """Opens the text of one search's query. Asks for the role `audit-reader-content` instead of `auditor`.
+    NOT_FOUND when no search has this id, and when its text was not kept.
+    """
     GetCheckpoint: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetCheckpointRequest, _audit_pb2.GetCheckpointResponse]  # type: ignore[assignment]
     """Returns the latest signed checkpoint. Keep it elsewhere: later logs can be held against it."""
     GetInclusionProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetInclusionProofRequest, _audit_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
@@ -70,7 +78,7 @@ class AuditServiceAsyncStub(AuditServiceStub):
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """What was answered, to whom and why, with proofs that nothing of it was changed since.
-    Every method asks for the role `auditor`, and every call of one is itself a record.
+    Every method but one asks for the role `auditor`, and every call of one is itself a record.
     """
 
     @_abc_1.abstractmethod
@@ -96,6 +104,16 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_audit_pb2.ExportAuditRecordsResponse], _abc.AsyncIterator[_audit_pb2.ExportAuditRecordsResponse]]:
         """Sends a stretch of the log with everything that is needed to verify it without Remit."""
+
+    @_abc_1.abstractmethod
+    def GetQueryText(
+        self,
+        request: _audit_pb2.GetQueryTextRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.GetQueryTextResponse, _abc.Awaitable[_audit_pb2.GetQueryTextResponse]]:
+        """Opens the text of one search's query. Asks for the role `audit-reader-content` instead of `auditor`.
+        NOT_FOUND when no search has this id, and when its text was not kept.
+        """
 
     @_abc_1.abstractmethod
     def GetCheckpoint(
