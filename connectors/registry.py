@@ -6,17 +6,25 @@ service adds file and line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
 from acl.errors import InvalidValueError
+from acl.model import Clause, Effect, Rule
+from acl.principal import Principal
 from connectors.base import Connector
 from connectors.directories.base import Directory
 from connectors.directories.static import StaticDirectory
+from connectors.feed import Feed
 from connectors.filesystem import Filesystem
 
 _T = TypeVar("_T")
+
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class OptionError(Exception):
@@ -46,6 +54,33 @@ class Options:
         if not isinstance(value, str) or not value:
             raise OptionError(key, f"`{key}`: expected text, found {_shown(value)}")
         return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Read a list of texts that must be there, at least one."""
+        value = self._required(key)
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) and one for one in value):
+            raise OptionError(key, f"`{key}`: expected a list of texts, found {_shown(value)}")
+        return tuple(value)
+
+    def optional(self, key: str) -> str | None:
+        """Read text that may be left out."""
+        return self.text(key) if key in self._values else None
+
+    def audience(self, key: str) -> Clause:
+        """Read a list of principals, at least one, as the clause that lets them through and nobody else."""
+        try:
+            return Clause((Rule(Effect.ALLOW, frozenset(Principal.parse(token) for token in self.texts(key))),))
+        except InvalidValueError as err:
+            raise OptionError(key, f"`{key}`: {err}") from err
+
+    def duration(self, key: str, default: timedelta) -> timedelta:
+        """Read a whole number above 0 and one of `s`, `m`, `h`, `d`, such as `24h`."""
+        if key not in self._values:
+            return default
+        match = _DURATION.fullmatch(self.text(key))
+        if match is None:
+            raise OptionError(key, f"`{key}`: expected a duration such as `15m` or `24h`")
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
     def path(self, key: str) -> Path:
         """Read a path that must be there; it is made absolute, and nothing is looked up."""
@@ -105,6 +140,12 @@ def _filesystem(values: Mapping[str, object], base: Path) -> Connector:
         raise OptionError("id_domain", f"`id_domain`: {err}") from err
 
 
+def _feed(values: Mapping[str, object], base: Path) -> Connector:
+    options = Options("feed", values, base, ("path", "audience", "max_age"))
+    max_age = options.duration("max_age", timedelta(hours=24))
+    return Feed(options.path("path"), options.audience("audience"), max_age)
+
+
 def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
     path = Options("static", values, base, ("path",)).path("path")
     try:
@@ -113,7 +154,10 @@ def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
         raise OptionError("name", f"`name`: {err}") from err
 
 
-_CONNECTORS: Final[Mapping[str, Callable[[Mapping[str, object], Path], Connector]]] = {"filesystem": _filesystem}
+_CONNECTORS: Final[Mapping[str, Callable[[Mapping[str, object], Path], Connector]]] = {
+    "feed": _feed,
+    "filesystem": _filesystem,
+}
 _DIRECTORIES: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Directory]]] = {"static": _static}
 
 
