@@ -1,4 +1,4 @@
-"""From a settings mapping to a connector or a directory: the only list of kinds, and strict about options.
+"""From a settings mapping to a connector or a directory: the only list of the house's kinds, strict about options.
 
 What the settings file looks like around these options is the service's business; an error names the option, and the
 service adds file and line.
@@ -15,6 +15,7 @@ from typing import Final, TypeVar
 from acl.errors import InvalidValueError
 from acl.model import Clause, Effect, Rule
 from acl.principal import Principal
+from connectors import plugins
 from connectors.base import Connector
 from connectors.directories.base import Directory
 from connectors.directories.static import StaticDirectory
@@ -114,8 +115,14 @@ class Options:
 
 
 def build(kind: str, options: Mapping[str, object], base: Path) -> Connector:
-    """Return a connector. Opens nothing. Raises OptionError."""
-    return _factory(kind, _CONNECTORS, "source")(options, base)
+    """Return a connector: of the house, or of a package that brings the kind. Opens nothing. Raises OptionError."""
+    if kind not in _CONNECTORS and kind in plugins.kinds():
+        try:
+            factory = plugins.load(kind)
+        except plugins.PluginError as err:
+            raise OptionError("kind", str(err)) from err
+        return factory(options, base)
+    return _factory(kind, _CONNECTORS, "source", plugins.kinds())(options, base)
 
 
 def build_directory(name: str, kind: str, options: Mapping[str, object], base: Path) -> Directory:
@@ -154,16 +161,16 @@ def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
         raise OptionError("name", f"`name`: {err}") from err
 
 
-_CONNECTORS: Final[Mapping[str, Callable[[Mapping[str, object], Path], Connector]]] = {
+_CONNECTORS: Final[Mapping[str, plugins.Factory]] = {
     "feed": _feed,
     "filesystem": _filesystem,
 }
 _DIRECTORIES: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Directory]]] = {"static": _static}
 
 
-def _factory(kind: str, factories: Mapping[str, _T], what: str) -> _T:
+def _factory(kind: str, factories: Mapping[str, _T], what: str, more: Collection[str] = ()) -> _T:
     if kind not in factories:
-        listed = ", ".join(f"`{name}`" for name in sorted(factories))
+        listed = ", ".join(f"`{name}`" for name in sorted({*factories, *more}))
         raise OptionError("kind", f"there is no {what} of kind `{kind}`: expected {listed}")
     return factories[kind]
 
