@@ -130,7 +130,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
-    keys, catalog = open_stores(folder, provider, datetime.now(UTC))
+    keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
     for one in settings.sources:

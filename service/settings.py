@@ -7,6 +7,7 @@ connector and are handed on as they stand.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -93,11 +94,15 @@ class Listen:
 
 @dataclass(frozen=True, slots=True)
 class KeySettings:
-    """Where the key-encryption key and the key of the audit log are."""
+    """Where the key-encryption key and the key of the audit log are.
+
+    store: the folder of the wrapped keys, which stands apart from the data that they open.
+    """
 
     provider: Literal["file"]
     path: Path
     audit: Path
+    store: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,13 +202,14 @@ def _read(root: Field, path: Path) -> Settings:
     top = root.mapping(known)
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
+    data = root.need(top, "data", "a path").path(base)
     directories = _directories(root.need(top, "directories", "a list of directories"), base)
     return Settings(
         file=path.absolute(),
         base=base,
-        data=root.need(top, "data", "a path").path(base),
+        data=data,
         listen=_listen(root.need(top, "listen", "`callers` and `administrators`"), base),
-        keys=_keys(root.need(top, "keys", "`provider` and `path`"), base),
+        keys=_keys(root.need(top, "keys", "`provider` and `path`"), base, data),
         issuers=_issuers(root.need(top, "issuers", "a list of issuers"), base, directories),
         directories=directories,
         roles=_roles(top["roles"], directories) if "roles" in top else {},
@@ -248,14 +254,23 @@ def _address(item: Field) -> Address:
     return Address(found["six"] or found["host"], int(found["port"]))
 
 
-def _keys(item: Field, base: Path) -> KeySettings:
-    entries = item.mapping(["provider", "path", "audit"])
+def _keys(item: Field, base: Path, data: Path) -> KeySettings:
+    entries = item.mapping(["provider", "path", "audit", "store"])
     item.need(entries, "provider", "`file`").choice(["file"])
     path = item.need(entries, "path", "the path of the key-encryption key").path(base)
     audit = entries["audit"].path(base) if "audit" in entries else path.parent / "audit.key"
     if audit == path:
         entries["audit"].fail("expected another file than `path`: the audit log has a key of its own")
-    return KeySettings("file", path, audit)
+    store = entries["store"].path(base) if "store" in entries else base / "keystore"
+    if _within(store, data) or _within(data, store):
+        (entries.get("store") or item).fail(
+            f"`{store}` and the data folder lie in each other, expected folders that are backed up apart"
+        )
+    return KeySettings("file", path, audit, store)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
 
 
 def _issuers(item: Field, base: Path, directories: Iterable[DirectorySettings]) -> tuple[IssuerSettings, ...]:
