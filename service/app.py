@@ -101,22 +101,27 @@ class App:
         self.closing.close()
 
 
-async def open_app(settings: Settings) -> App:
+Connect = Callable[[SourceSettings, Path], Connector]
+"""Makes the connector of a source; paths in its options are relative to the folder."""
+
+
+async def open_app(settings: Settings, connect: Connect | None = None) -> App:
     """Open the data folder and everything in it, verify the audit log, and bring the index up to date.
 
+    connect: in place of the registry of connectors.
     Raises StartError: one sentence for people.
     """
     _check_installation()
     with ExitStack() as closing:
-        app = _assemble(settings, closing)
+        app = _assemble(settings, closing, connect or _connector)
         app.closing = closing.pop_all()
     return app
 
 
-def _assemble(settings: Settings, closing: ExitStack) -> App:
+def _assemble(settings: Settings, closing: ExitStack, make: Connect) -> App:
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
-        _connector(one, settings.base).close()  # every option is checked before anything is opened
+        make(one, settings.base).close()  # every option is checked before anything is opened
     directories = {
         one.name: registry.build_directory(one.name, one.kind, {"path": str(one.path)}, settings.base)
         for one in settings.directories
@@ -149,7 +154,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     closing.callback(extractor.close)
 
     def connect(name: str) -> Connector:
-        return _connector(sources[name], settings.base)
+        return make(sources[name], settings.base)
 
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: the index follows before anybody is told.
