@@ -122,24 +122,29 @@ class App:
         self.closing.close()
 
 
-async def open_app(settings: Settings) -> App:
+Connect = Callable[[SourceSettings, Path], Connector]
+"""Makes the connector of a source; paths in its options are relative to the folder."""
+
+
+async def open_app(settings: Settings, connect: Connect | None = None) -> App:
     """Open the data folder and everything in it, verify the audit log, and bring the index up to date.
 
+    connect: in place of the registry of connectors.
     Raises StartError: one sentence for people.
     """
     _check_installation()
     authenticator = Authenticator(settings.issuers, settings.service_accounts)
     await authenticator.open()
     with ExitStack() as closing:
-        app = _assemble(settings, authenticator, closing)
+        app = _assemble(settings, authenticator, closing, connect or _connector)
         app.closing = closing.pop_all()
     return app
 
 
-def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack) -> App:
+def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Connect) -> App:
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
-        _connector(one, settings.base).close()  # every option is checked before anything is opened
+        make(one, settings.base).close()  # every option is checked before anything is opened
     directories = {
         one.name: registry.build_directory(one.name, one.kind, {"path": str(one.path)}, settings.base)
         for one in settings.directories
@@ -155,7 +160,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     audit_reader = AuditReader(audit, folder.audit, audit_key)
     audit_reader.start()
     closing.callback(audit_reader.close)
-    keys, catalog = open_stores(folder, provider, datetime.now(UTC))
+    keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
     for one in settings.sources:
@@ -174,7 +179,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(extractor.close)
 
     def connect(name: str) -> Connector:
-        return _connector(sources[name], settings.base)
+        return make(sources[name], settings.base)
 
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: the index follows before anybody is told.

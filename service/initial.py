@@ -39,7 +39,9 @@ listen:
 
 # The key-encryption key, and beside it the key of the audit log (audit.key). Without them nothing starts and nothing
 # can be read: keep a copy of the folder `keys`, apart from the copies of `data`.
-keys: {provider: file, path: ./keys/remit.kek}
+# `store` holds a wrapped key for each document. A document is shredded by deleting its key there, so keep few copies
+# of this folder, apart from those of `data`, and let them expire.
+keys: {provider: file, path: ./keys/remit.kek, store: ./keystore}
 
 # Whose tokens are accepted. This one is the development issuer, whose key pair `remit init` made for trying Remit:
 # `remit token alice` mints a token of 15 minutes. In production list your own issuer and delete dev.private.json.

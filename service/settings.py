@@ -6,6 +6,7 @@ connector and are handed on as they stand.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,11 +59,15 @@ class SettingsError(StartError):
 
 @dataclass(frozen=True, slots=True)
 class KeySettings:
-    """Where the key-encryption key and the key of the audit log are."""
+    """Where the key-encryption key and the key of the audit log are.
+
+    store: the folder of the wrapped keys, which stands apart from the data that they open.
+    """
 
     provider: Literal["file"]
     path: Path
     audit: Path
+    store: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,7 @@ def _read(root: Field, path: Path) -> Settings:
     top = root.mapping(_KEYS)
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
+    data = root.need(top, "data", "a path").path(base)
     directories = _directories(root.need(top, "directories", "a list of directories"), base)
     sources = _sources(top["sources"]) if "sources" in top else ()
     attributes = {one.name: _ATTRIBUTES for one in directories}
@@ -163,9 +169,9 @@ def _read(root: Field, path: Path) -> Settings:
     return Settings(
         file=path.absolute(),
         base=base,
-        data=root.need(top, "data", "a path").path(base),
+        data=data,
         listen=listen,
-        keys=_keys(root.need(top, "keys", "`provider` and `path`"), base),
+        keys=_keys(root.need(top, "keys", "`provider` and `path`"), base, data),
         issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes),
         service_accounts=service_accounts.read(top["service_accounts"], attributes)
         if "service_accounts" in top
@@ -179,14 +185,23 @@ def _read(root: Field, path: Path) -> Settings:
     )
 
 
-def _keys(item: Field, base: Path) -> KeySettings:
-    entries = item.mapping(["provider", "path", "audit"])
+def _keys(item: Field, base: Path, data: Path) -> KeySettings:
+    entries = item.mapping(["provider", "path", "audit", "store"])
     item.need(entries, "provider", "`file`").choice(["file"])
     path = item.need(entries, "path", "the path of the key-encryption key").path(base)
     audit = entries["audit"].path(base) if "audit" in entries else path.parent / "audit.key"
     if audit == path:
         entries["audit"].fail("expected another file than `path`: the audit log has a key of its own")
-    return KeySettings("file", path, audit)
+    store = entries["store"].path(base) if "store" in entries else base / "keystore"
+    if _within(store, data) or _within(data, store):
+        (entries.get("store") or item).fail(
+            f"`{store}` and the data folder lie in each other, expected folders that are backed up apart"
+        )
+    return KeySettings("file", path, audit, store)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
 
 
 def _audit(item: Field) -> AuditSettings:

@@ -358,7 +358,7 @@ def _trailing(metadata: grpc.aio.Metadata | None) -> tuple[tuple[str, str | byte
 @contextmanager
 def _stores(folder: Path, config: Settings, clock: Clock) -> Iterator[tuple[KeyStore, Catalog]]:
     data = open_folder(config.data)
-    keys, catalog = open_stores(data, FileKey(config.keys.path), clock())
+    keys, catalog = open_stores(data, config.keys.store, FileKey(config.keys.path), clock())
     try:
         yield keys, catalog
     finally:
