@@ -6,7 +6,7 @@ The second number lets `service.search` notice a text that is newer than the cal
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from service.authn import Subject
@@ -40,4 +40,9 @@ class Callers:
         """Resolve a subject. Blocking. Raises UnauthenticatedError and DirectoryUnavailableError."""
         # The number is taken first: a text stored during the resolution counts as newer than it.
         as_of = self._latest()
-        return Current(subject, self._resolver.resolve(subject), as_of)
+        return Current(subject, _narrowed(subject, self._resolver.resolve(subject)), as_of)
+
+
+def _narrowed(subject: Subject, resolved: Resolved) -> Resolved:
+    """Whoever acts for somebody administers nothing in their name."""
+    return resolved if subject.acting is None else replace(resolved, roles=frozenset())

@@ -65,6 +65,7 @@ issuers:
 #    clients: [rag-app]              # the applications whose tokens are accepted; with `JWT` there must be a list
 #    algorithms: [RS256]             # of EdDSA, ES256, RS256, PS256
 #    max_token_lifetime: 24h
+#    actors: [{sub: assistant, sources: [company]}]   # who may act for a person (`act`), and what it may reach
 
 # Programs that call as themselves: a name in their client certificate, or its fingerprint, is an account.
 # service_accounts:

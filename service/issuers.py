@@ -64,7 +64,9 @@ class IssuerSettings:
     claim: the immutable claim that equals `attribute` of an account in `directory`.
     token_type: the header `typ` of its access tokens; `JWT` says that only `clients` tells them from ID tokens.
     clients: the applications whose tokens are accepted; empty: every one that the issuer gives tokens for `audience`.
-    algorithms: those that its keys may have. place: where it stands, for an error about it.
+    algorithms: those that its keys may have.
+    actors: who may act for a person (`act` of RFC 8693), by `sub`, each with the names of the sources it may reach.
+    place: where it stands, for an error about it.
     """
 
     issuer: str
@@ -77,17 +79,22 @@ class IssuerSettings:
     token_type: Literal["at+jwt", "JWT"] = "at+jwt"
     clients: frozenset[str] = frozenset()
     algorithms: frozenset[str] = frozenset(ALGORITHMS)
+    actors: Mapping[str, frozenset[str]] = field(default_factory=dict)
     place: str = field(default="", compare=False, repr=False)
 
 
-def read(item: Field, base: Path, attributes: Mapping[str, Collection[str]]) -> tuple[IssuerSettings, ...]:
+def read(
+    item: Field, base: Path, attributes: Mapping[str, Collection[str]], sources: Collection[str] = ()
+) -> tuple[IssuerSettings, ...]:
     """Read the list. attributes: the immutable attributes of accounts, for each configured directory by its name.
+
+    sources: the names of the configured sources.
 
     Raises YamlFileError.
     """
     found: dict[str, IssuerSettings] = {}
     for one in item.items():
-        settings = _issuer(one, base, attributes)
+        settings = _issuer(one, base, attributes, sources)
         if settings.issuer in found:
             one.mapping()["issuer"].fail(f"`{settings.issuer}` is listed twice")
         found[settings.issuer] = settings
@@ -96,10 +103,12 @@ def read(item: Field, base: Path, attributes: Mapping[str, Collection[str]]) -> 
     return tuple(found.values())
 
 
-def _issuer(one: Field, base: Path, attributes: Mapping[str, Collection[str]]) -> IssuerSettings:
+def _issuer(
+    one: Field, base: Path, attributes: Mapping[str, Collection[str]], sources: Collection[str]
+) -> IssuerSettings:
     required = ["issuer", "audience", "claim", "directory", "attribute"]
     of_keys = ["jwks", "ca", "proxy", "max_keys_age"]
-    entries = one.mapping([*required, *of_keys, "max_token_lifetime", "token_type", "clients", "algorithms"])
+    entries = one.mapping([*required, *of_keys, "max_token_lifetime", "token_type", "clients", "algorithms", "actors"])
     values = {name: one.need(entries, name, f"the {name} of the tokens' issuer") for name in required}
     issuer = values["issuer"].text("an https URL", _URL)
     claim = values["claim"].text("a claim's name")
@@ -133,6 +142,7 @@ def _issuer(one: Field, base: Path, attributes: Mapping[str, Collection[str]]) -
         token_type=token_type,
         clients=clients,
         algorithms=_words(entries.get("algorithms"), "", ALGORITHMS) or frozenset(ALGORITHMS),
+        actors=_actors(entries.get("actors"), sources),
         place=f"{one.file}:{one.line}: {one.key}",
     )
 
@@ -158,6 +168,24 @@ def _keys(one: Field, entries: Mapping[str, Field], issuer: str, base: Path) -> 
         proxy=None if proxy is None else proxy.text("a proxy's URL such as `http://proxy.corp:3128`", _PROXY),
         max_age=max_age,
     )
+
+
+def _actors(item: Field | None, sources: Collection[str]) -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for one in item.items(_CLIENTS) if item is not None else ():
+        entries = one.mapping(["sub", "sources"])
+        name = one.need(entries, "sub", "the `sub` of an actor").label()
+        if name in found:
+            entries["sub"].fail(f"`{name}` is listed twice")
+        allowed = one.need(entries, "sources", "the sources that it may reach").items()
+        names = frozenset(source.text("a source's name") for source in allowed)
+        for source in allowed:
+            if source.text() not in sources:
+                source.fail(f"there is no source `{source.text()}`, expected one of the sources below")
+        if not names:
+            entries["sources"].fail("expected at least one source, found none")
+        found[name] = names
+    return found
 
 
 def _words(item: Field | None, what: str, choices: Collection[str] = ()) -> frozenset[str]:

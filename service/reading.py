@@ -81,6 +81,9 @@ def permit(
         decision = decide(acl, caller.resolved.caller, snapshot.at)
         if document is None or isinstance(acl, Unknown) or not isinstance(decision, Allowed):
             continue
+        # Whoever acts for the caller reaches only its own sources: then the document is as absent as a hidden one.
+        if caller.subject.acting is not None and document.source not in caller.subject.acting.sources:
+            continue
         # The "new enemy": somebody leaves a group, then a secret is added that only its members may read. Groups that
         # were resolved before the text was stored must not open it.
         if document.text_seq > caller.as_of:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import Final, Protocol, TypeVar
@@ -120,6 +120,8 @@ class Retrieval:
 
         Raises SearchUnavailableError, DirectoryUnavailableError, UnauthenticatedError.
         """
+        if caller.subject.acting is not None:
+            query = replace(query, sources=caller.subject.acting.within(query.sources))
         vector = self._embedder.embed([query.text])[0]
 
         def work(current: Current, again: bool) -> Answer:
@@ -227,6 +229,8 @@ class Retrieval:
         )
 
     def _facts(self, snapshot: Snapshot, current: Current, sources: frozenset[str]) -> _Facts:
+        if current.subject.acting is not None:
+            sources = current.subject.acting.within(sources)
         ages = snapshot.ages(current.resolved.caller, sources)
         return _Facts(
             Freshness(current.resolved.caller.resolved_at, ages),

@@ -162,6 +162,7 @@ def _read(root: Field, path: Path) -> Settings:
     data = root.need(top, "data", "a path").path(base)
     directories = _directories(root.need(top, "directories", "a list of directories"), base)
     sources = _sources(top["sources"]) if "sources" in top else ()
+    names = [one.name for one in sources]
     attributes = {one.name: _ATTRIBUTES for one in directories}
     listen = listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base)
     if "service_accounts" in top and listen.services is None:
@@ -172,12 +173,12 @@ def _read(root: Field, path: Path) -> Settings:
         data=data,
         listen=listen,
         keys=_keys(root.need(top, "keys", "`provider` and `path`"), base, data),
-        issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes),
+        issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes, names),
         service_accounts=service_accounts.read(top["service_accounts"], attributes)
         if "service_accounts" in top
         else (),
         directories=directories,
-        roles=_roles(top["roles"], directories, [one.name for one in sources]) if "roles" in top else {},
+        roles=_roles(top["roles"], directories, names) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),
         limits=_limits(top.get("limits")),
         sources=sources,

@@ -213,7 +213,8 @@ def _actor(entry: Entry) -> Actor | None:
     if subject is None:
         return None
     account = "" if entry.caller is None else entry.caller.resolved.resolution.account_id
-    return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account)
+    acting = () if subject.acting is None else subject.acting.actors
+    return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account, acting)
 
 
 def _returned(answer: Answer) -> tuple[Returned, ...]:

@@ -139,13 +139,17 @@ def micros(duration: timedelta) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Whom the credential proved. account: the immutable id of the account, empty when nobody was found."""
+    """Whom the credential proved. account: the immutable id of the account, empty when nobody was found.
+
+    acting: who acted for the account, the current actor first; empty when it acted itself.
+    """
 
     issuer: str
     subject: str
     token_id: str
     directory: str
     account: str = ""
+    acting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +305,7 @@ class Call:
                 "token_id": a.token_id,
                 "directory": a.directory,
                 "account": a.account,
+                **({"acting": list(a.acting)} if a.acting else {}),
             }
         if self.authority is not None:
             h = self.authority

@@ -8,7 +8,7 @@ PyJWT checks the signature; which key and which one algorithm it may use is chos
 3. kind: an access token, with nothing in its header that must be understood and is not
 4. key: of this issuer, by its id; the algorithm is the key's
 5. signature, with exactly that one algorithm
-6. claims: audience, client, binding, times, and the immutable claim that names the account
+6. claims: audience, client, binding, times, the immutable claim that names the account, and who acts for it
 
 Source: RFC 8725 (JWT best practices), RFC 9068 (access tokens), RFC 7515 section 4.1.
 """
@@ -24,6 +24,7 @@ from typing import Final
 import jwt
 
 from service.authn import certificates, token
+from service.authn.acting import acting
 from service.authn.certificates import ClientCertificate, ServiceAccounts
 from service.authn.fetch import FetchError, KeyFetcher
 from service.authn.key_sets import FileKeys, KeySet, PublishedKeys, UnknownKeyError
@@ -138,6 +139,7 @@ class Authenticator:
             value=token.text_claim(presented.claims.get(issuer.claim)),
             expires_at=expires_at,
             token_id=token.token_id(presented),
+            acting=acting(presented.claims, issuer),
         )
 
 

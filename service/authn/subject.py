@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from service.errors import UnauthenticatedError
 
@@ -16,12 +17,29 @@ class TokenRefusedError(UnauthenticatedError):
         self.why = why
 
 
+NOWHERE: Final = frozenset({""})
+"""Stands where an empty set would mean every source: no source has this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acting:
+    """Who acts for a subject. actors: the current one first. sources: what all of them may reach, by name."""
+
+    actors: tuple[str, ...]
+    sources: frozenset[str]
+
+    def within(self, sources: frozenset[str]) -> frozenset[str]:
+        """Return those of the sources that may be reached, NOWHERE for none. No sources: all that may be."""
+        return (sources & self.sources if sources else self.sources) or NOWHERE
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """Whom a verified credential proves: by which issuer, and which account of which directory.
 
     expires_at: past it the credential proves nothing, the allowed skew of clocks included.
     token_id: the token's `jti`, or where it has none a prefix of its SHA-256.
+    acting: who acts for the account; None when it acts itself.
     """
 
     issuer: str
@@ -31,3 +49,4 @@ class Subject:
     value: str
     expires_at: datetime
     token_id: str
+    acting: Acting | None = None
