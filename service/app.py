@@ -133,7 +133,9 @@ async def open_app(settings: Settings, connect: Connect | None = None) -> App:
     Raises StartError: one sentence for people.
     """
     _check_installation()
-    authenticator = Authenticator(settings.issuers, settings.service_accounts)
+    authenticator = Authenticator(
+        settings.issuers, settings.service_accounts, frozenset().union(*settings.roles.values())
+    )
     await authenticator.open()
     with ExitStack() as closing:
         app = _assemble(settings, authenticator, closing, connect or _connector)

@@ -68,6 +68,7 @@ issuers:
 #    actors: [{sub: assistant, sources: [company]}]   # who may act for a person (`act`), and what it may reach
 
 # Programs that call as themselves: a name in their client certificate, or its fingerprint, is an account.
+# With `acts_for: [group:sales]` it may name a person of these groups, and gets what both may read.
 # service_accounts:
 #  - {name: sync, san: 'spiffe://corp.example/sync', directory: people, attribute: id, value: svc-sync}
 

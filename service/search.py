@@ -129,6 +129,8 @@ class Retrieval:
             for _ in range(_ROUNDS):
                 with self._access.snapshot() as snapshot:
                     documents = snapshot.permitted(current.resolved.caller, query.sources)
+                    if current.actor is not None:
+                        documents = documents & snapshot.permitted(current.actor, query.sources)
                 candidates = self._index.search(vector, documents, asked)
                 scores = {candidate.row: candidate.score for candidate in candidates}
                 answer = self._decided(current, again, list(scores), scores, query)
@@ -232,6 +234,9 @@ class Retrieval:
         if current.subject.acting is not None:
             sources = current.subject.acting.within(sources)
         ages = snapshot.ages(current.resolved.caller, sources)
+        if current.actor is not None:
+            known = {age.source for age in snapshot.ages(current.actor, sources)}
+            ages = tuple(age for age in ages if age.source in known)
         return _Facts(
             Freshness(current.resolved.caller.resolved_at, ages),
             snapshot.epochs(frozenset(age.source for age in ages)),

@@ -6,10 +6,11 @@ A service account is an account of a directory like any other: it holds what its
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from acl.principal import Principal
 from connectors.yaml_file import Field
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -24,6 +25,7 @@ class ServiceAccount:
     san: a URI or DNS name that its certificate has; empty when `fingerprint` says which certificate it is.
     fingerprint: the SHA-256 of the certificate in DER, in lower-case hexadecimal; empty when `san` does.
     attribute, value: the immutable attribute by which its account in `directory` is found.
+    acts_for: it may name a person of `directory`, by `attribute`, who holds one of these; empty: nobody.
     """
 
     name: str
@@ -32,14 +34,17 @@ class ServiceAccount:
     directory: str
     attribute: str
     value: str
+    acts_for: frozenset[Principal] = frozenset()
 
 
-def read(item: Field, attributes: Mapping[str, Collection[str]]) -> tuple[ServiceAccount, ...]:
-    """Read the list. attributes: as for `issuers.read`. Raises YamlFileError."""
+def read(
+    item: Field, attributes: Mapping[str, Collection[str]], bound: Callable[[Field], Principal]
+) -> tuple[ServiceAccount, ...]:
+    """Read the list. attributes: as for `issuers.read`. bound: reads a group as roles name it. Raises YamlFileError."""
     found: dict[str, ServiceAccount] = {}
     certificates: set[str] = set()
     for one in item.items():
-        entries = one.mapping(["name", "san", "fingerprint", "directory", "attribute", "value"])
+        entries = one.mapping(["name", "san", "fingerprint", "directory", "attribute", "value", "acts_for"])
         name = one.need(entries, "name", "a name").text("a name of lower-case letters, digits, `-`, `_`, `.`", _NAME)
         if name in found:
             entries["name"].fail(f"`{name}` is listed twice")
@@ -67,5 +72,13 @@ def read(item: Field, attributes: Mapping[str, Collection[str]]) -> tuple[Servic
             directory=directory,
             attribute=attribute,
             value=value,
+            acts_for=_groups(entries["acts_for"], bound) if "acts_for" in entries else frozenset(),
         )
     return tuple(found.values())
+
+
+def _groups(item: Field, bound: Callable[[Field], Principal]) -> frozenset[Principal]:
+    found = frozenset(bound(group) for group in item.items())
+    if not found:
+        item.fail("expected at least one group, found none")
+    return found

@@ -174,7 +174,9 @@ def _read(root: Field, path: Path) -> Settings:
         listen=listen,
         keys=_keys(root.need(top, "keys", "`provider` and `path`"), base, data),
         issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes, names),
-        service_accounts=service_accounts.read(top["service_accounts"], attributes)
+        service_accounts=service_accounts.read(
+            top["service_accounts"], attributes, lambda one: _bound(one, directories)
+        )
         if "service_accounts" in top
         else (),
         directories=directories,

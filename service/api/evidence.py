@@ -213,7 +213,9 @@ def _actor(entry: Entry) -> Actor | None:
     if subject is None:
         return None
     account = "" if entry.caller is None else entry.caller.resolved.resolution.account_id
-    acting = () if subject.acting is None else subject.acting.actors
+    acting = subject.acting.actors if subject.acting is not None else ()
+    if subject.on_behalf is not None:
+        acting = (f"service-account:{subject.on_behalf.name}",)
     return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account, acting)
 
 

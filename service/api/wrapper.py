@@ -294,13 +294,18 @@ class Wrapper:
 
 
 def _credentials(context: _Context) -> Credentials:
-    """What the call brings: its metadata `authorization`, and what TLS says of the connection. Nothing else counts."""
-    found = tuple(value for key, value in context.invocation_metadata() or () if key == "authorization")
+    """What the call brings: two entries of its metadata, and what TLS says of the connection. Nothing else counts."""
+    sent = context.invocation_metadata() or ()
+
+    def values(name: str) -> tuple[str, ...]:
+        return tuple(value if isinstance(value, str) else "" for key, value in sent if key == name)
+
     tls: Mapping[str, Iterable[bytes]] = context.auth_context()
     return Credentials(
-        authorization=tuple(value if isinstance(value, str) else "" for value in found),
+        authorization=values("authorization"),
         certificate=next(iter(tls.get("x509_pem_cert", ())), None),
         tls_version=b"".join(tls.get("ssl_tls_version", ())).decode("ascii", "replace"),
+        on_behalf_of=values("remit-on-behalf-of"),
     )
 
 

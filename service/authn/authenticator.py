@@ -23,12 +23,13 @@ from typing import Final
 
 import jwt
 
+from acl.principal import Principal
 from service.authn import certificates, token
 from service.authn.acting import acting
 from service.authn.certificates import ClientCertificate, ServiceAccounts
 from service.authn.fetch import FetchError, KeyFetcher
 from service.authn.key_sets import FileKeys, KeySet, PublishedKeys, UnknownKeyError
-from service.authn.subject import Subject, TokenRefusedError
+from service.authn.subject import Subject, TokenRefusedError, text_claim
 from service.errors import StartError
 from service.issuers import IssuerSettings, KeyFile, KeyServer
 from service.service_accounts import ServiceAccount
@@ -42,12 +43,14 @@ class Credentials:
 
     authorization: the values of that metadata, in their order.
     certificate: the PEM of the client certificate that TLS verified, None without one.
+    on_behalf_of: the values of the metadata by which a service names a person.
     tls_version: as gRPC names it, empty for a plaintext connection.
     """
 
     authorization: tuple[str, ...] = ()
     certificate: bytes | None = None
     tls_version: str = ""
+    on_behalf_of: tuple[str, ...] = ()
 
 
 class Authenticator:
@@ -60,11 +63,15 @@ class Authenticator:
         self,
         issuers: Iterable[IssuerSettings],
         service_accounts: Iterable[ServiceAccount] = (),
+        privileged: Iterable[Principal] = (),
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Read the key files. Raises StartError: missing, no keys, or keys that may not verify tokens."""
-        self._services = ServiceAccounts(service_accounts)
+        """Read the key files. privileged: as for `ServiceAccounts`.
+
+        Raises StartError: missing, no keys, or keys that may not verify tokens.
+        """
+        self._services = ServiceAccounts(service_accounts, privileged)
         self._issuers = {one.issuer: (one, _key_set(one)) for one in issuers}
         self._now = now
 
@@ -94,6 +101,11 @@ class Authenticator:
         if presented.tls_version not in ("", _TLS):
             raise TokenRefusedError("old TLS")
         certificate = None if presented.certificate is None else certificates.parse(presented.certificate)
+        if presented.on_behalf_of:
+            # Refused and not ignored where it is not allowed: who asks for somebody must not get an answer for itself.
+            if certificate is None or presented.authorization or len(presented.on_behalf_of) > 1:
+                raise TokenRefusedError("may act for nobody")
+            return self._services.on_behalf(certificate, presented.on_behalf_of[0], self._now())
         if not presented.authorization and certificate is not None:
             return self._services.subject(certificate, self._now())
         if len(presented.authorization) > 1:
@@ -133,10 +145,10 @@ class Authenticator:
         expires_at = token.check_claims(presented.claims, issuer, self._now(), certificate)
         return Subject(
             issuer=issuer.issuer,
-            subject=token.text_claim(presented.claims.get("sub")),
+            subject=text_claim(presented.claims.get("sub")),
             directory=issuer.directory,
             attribute=issuer.attribute,
-            value=token.text_claim(presented.claims.get(issuer.claim)),
+            value=text_claim(presented.claims.get(issuer.claim)),
             expires_at=expires_at,
             token_id=token.token_id(presented),
             acting=acting(presented.claims, issuer),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -17,7 +17,8 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from service.authn.subject import Subject, TokenRefusedError
+from acl.principal import Principal
+from service.authn.subject import OnBehalf, Subject, TokenRefusedError, text_claim
 from service.service_accounts import ServiceAccount
 
 ISSUER: Final = "client-certificate"
@@ -60,8 +61,22 @@ def parse(pem: bytes) -> ClientCertificate:
 class ServiceAccounts:
     """The configured service accounts, by their certificates."""
 
-    def __init__(self, accounts: Iterable[ServiceAccount]) -> None:
+    def __init__(self, accounts: Iterable[ServiceAccount], privileged: Iterable[Principal] = ()) -> None:
+        """privileged: who holds one of these is never acted for."""
         self._accounts = tuple(accounts)
+        self._privileged = frozenset(privileged)
+
+    def on_behalf(self, certificate: ClientCertificate, value: str, now: datetime) -> Subject:
+        """Return the person that the service names. Raises TokenRefusedError: it is none, or may name nobody.
+
+        Whether it may name this person is found out when the person's groups are known: `service.callers`.
+        """
+        service = self.subject(certificate, now)
+        account = self._account(certificate)
+        if not account.acts_for:
+            raise TokenRefusedError("may act for nobody")
+        on_behalf = OnBehalf(account.name, service, account.acts_for, self._privileged)
+        return replace(service, value=text_claim(value), on_behalf=on_behalf)
 
     def subject(self, certificate: ClientCertificate, now: datetime) -> Subject:
         """Return the one account that the certificate is. Raises TokenRefusedError: none, several, or not valid now.
@@ -70,15 +85,7 @@ class ServiceAccounts:
         """
         if not certificate.not_before <= now <= certificate.not_after:
             raise TokenRefusedError("expired certificate")
-        found = [
-            one
-            for one in self._accounts
-            if one.fingerprint == certificate.fingerprint or (one.san and one.san in certificate.names)
-        ]
-        # A certificate that is two accounts is nobody: which one it acts as must not depend on an order.
-        if len(found) != 1:
-            raise TokenRefusedError("unknown certificate" if not found else "ambiguous certificate")
-        (account,) = found
+        account = self._account(certificate)
         return Subject(
             issuer=ISSUER,
             subject=account.san or account.fingerprint,
@@ -88,3 +95,14 @@ class ServiceAccounts:
             expires_at=certificate.not_after,
             token_id=certificate.fingerprint[:16],
         )
+
+    def _account(self, certificate: ClientCertificate) -> ServiceAccount:
+        found = [
+            one
+            for one in self._accounts
+            if one.fingerprint == certificate.fingerprint or (one.san and one.san in certificate.names)
+        ]
+        # A certificate that is two accounts is nobody: which one it acts as must not depend on an order.
+        if len(found) != 1:
+            raise TokenRefusedError("unknown certificate" if not found else "ambiguous certificate")
+        return found[0]

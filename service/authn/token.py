@@ -16,12 +16,11 @@ from typing import Final
 
 from service import strict_json
 from service.authn.certificates import ClientCertificate
-from service.authn.subject import TokenRefusedError
+from service.authn.subject import TokenRefusedError, text_claim
 from service.issuers import IssuerSettings
 
 SKEW: Final = timedelta(seconds=60)
 MAX_BYTES: Final = 16 * 1024
-_MAX_CLAIM_BYTES: Final = 512
 
 _BEARER: Final = re.compile(r"(?i:bearer) ([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _TYPES: Final = {"at+jwt": frozenset({"at+jwt", "application/at+jwt"}), "JWT": frozenset({"jwt", "application/jwt"})}
@@ -100,15 +99,6 @@ def check_claims(
     if not timedelta(0) < expires - issued <= issuer.max_token_lifetime:
         raise TokenRefusedError("lives too long")
     return expires + SKEW
-
-
-def text_claim(value: object) -> str:
-    """An id: text that is not empty, bounded, and has nothing that another reader could take for its end."""
-    if not isinstance(value, str) or not value or not value.isprintable():
-        raise TokenRefusedError("no subject")
-    if len(value.encode("utf-8", "replace")) > _MAX_CLAIM_BYTES:
-        raise TokenRefusedError("no subject")
-    return value
 
 
 def token_id(presented: Presented) -> str:

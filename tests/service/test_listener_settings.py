@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.yaml_file import YamlFileError, parse
+from acl.principal import Principal, Realm
+from connectors.yaml_file import Field, YamlFileError, parse
 from service import listeners, service_accounts
 from service.listeners import Address, Listen, Tls
 from service.service_accounts import ServiceAccount
@@ -37,7 +38,11 @@ def listen(text: str) -> Listen:
 
 def accounts(text: str) -> tuple[ServiceAccount, ...]:
     """Read `service_accounts`."""
-    return service_accounts.read(parse(text.encode(), "remit.yaml", 10_000), {"people": ("id", "uid")})
+    return service_accounts.read(parse(text.encode(), "remit.yaml", 10_000), {"people": ("id", "uid")}, _group)
+
+
+def _group(item: Field) -> Principal:
+    return Principal(Realm("static:people"), f"group-{item.text()}")
 
 
 def test_three_listeners_share_a_certificate() -> None:
@@ -82,6 +87,9 @@ def test_a_service_account_has_a_name_or_a_fingerprint() -> None:
     found = accounts(ACCOUNTS + second)
 
     assert found[0] == ServiceAccount("rag", "spiffe://corp.example/rag", "", "people", "id", "svc-rag")
+    assert found[0].acts_for == frozenset()
+    named = accounts(ACCOUNTS + "  acts_for: [sales]\n")[0]
+    assert named.acts_for == {Principal(Realm("static:people"), "group-sales")}
     assert (found[1].san, found[1].fingerprint) == ("", FINGERPRINT)
     assert accounts(ACCOUNTS.replace("spiffe://corp.example/rag", "rag.corp.example"))[0].san == "rag.corp.example"
 
@@ -99,6 +107,8 @@ def test_a_service_account_has_a_name_or_a_fingerprint() -> None:
         ("attribute: id", "attribute: name", 4, "attribute: expected one of `id`, `uid`"),
         ("value: svc-rag", "value: ''", 5, "value: expected text"),
         ("name: rag", "name: Rag", 1, "name: expected a name"),
+        ("value: svc-rag", "value: svc-rag\n  acts_for: []", 6, "acts_for: expected at least one group"),
+        ("value: svc-rag", "value: svc-rag\n  acts_for: sales", 6, "acts_for: expected a list"),
     ],
 )
 def test_a_service_account_without_one_certificate_or_one_account_is_refused(

@@ -180,10 +180,10 @@ def test_a_certificate_that_is_not_valid_today_is_refused(tmp_path: Path, shift:
 # --- from a certificate to an account ---
 
 
-def account(name: str = "bot", **changes: str) -> ServiceAccount:
+def account(name: str = "bot", **changes: object) -> ServiceAccount:
     """A service account with the name BOT, or another proof."""
-    good = {"san": BOT, "fingerprint": "", "directory": "people", "attribute": "id", "value": "svc-bot"}
-    return ServiceAccount(name=name, **(good | changes))
+    good: dict[str, object] = {"san": BOT, "fingerprint": "", "directory": "people", "attribute": "id"}
+    return ServiceAccount(name=name, **({"value": "svc-bot"} | good | changes))  # type: ignore[arg-type]  # by name
 
 
 def authenticator(tmp_path: Path, *accounts: ServiceAccount, now: datetime | None = None) -> Authenticator:
@@ -323,7 +323,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     )
     settings.write_text(
         text + "service_accounts:\n"
-        f"  - {{name: bot, san: '{BOT}', directory: people, attribute: id, value: svc-bot}}\n"
+        f"  - {{name: bot, san: '{BOT}', directory: people, attribute: id, value: svc-bot,\n"
+        "     acts_for: ['posix:corp:gid-20102']}\n"
         "  - {name: retired, san: 'spiffe://corp.example/off', directory: people, attribute: id, value: svc-off}\n"
     )
     with (folder / "log").open("wb") as log:
@@ -381,6 +382,32 @@ def test_a_service_account_is_its_account_and_holds_its_roles(served: Served) ->
     assert (caller.display_name, caller.roles) == ("The bot", ("operator",))
     with client(served, pair, "callers") as elsewhere, pytest.raises(UnauthenticatedError):
         elsewhere.get_caller()
+
+
+def test_a_service_account_names_a_person_whom_it_may_act_for(served: Served) -> None:
+    """Bob is of its group, Alice has a role, and whoever is no service gets no answer at all."""
+    pair = served.clients.client(BOT)
+
+    def acting(person: str, listener: str = "services", by: Pair = pair) -> Client:
+        return Client(
+            served.addresses[listener],
+            root_certificates=served.servers.pem,
+            certificate=(by.chain, by.key),
+            on_behalf_of=person,
+        )
+
+    with acting("u-1002") as bot:
+        caller = bot.get_caller()
+    assert (caller.display_name, caller.roles) == ("Bob Berg", ())
+    for refused in (
+        acting("u-1001"),
+        acting("u-9999"),
+        acting("svc-bot"),
+        acting("u-1002", "callers"),
+        acting("u-1002", by=served.clients.client("spiffe://corp.example/off")),
+    ):
+        with refused, pytest.raises(UnauthenticatedError):
+            refused.get_caller()
 
 
 @pytest.mark.parametrize("name", ["spiffe://corp.example/nobody", "spiffe://corp.example/off"])
@@ -446,7 +473,13 @@ def test_the_doctor_checks_the_certificate_and_the_listeners(served: Served) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"token": None}, {"token": "x", "insecure_loopback": True, "certificate": (b"", b"")}]
+    "wrong",
+    [
+        {"token": None},
+        {"insecure_loopback": True, "certificate": (b"", b"")},
+        {"on_behalf_of": "u-1002"},
+        {"on_behalf_of": "u-1002", "certificate": (b"", b"")},
+    ],
 )
 def test_a_client_without_any_proof_is_refused_at_once(wrong: dict[str, object]) -> None:
     """Neither a token nor a certificate, or a certificate without TLS."""

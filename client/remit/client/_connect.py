@@ -23,6 +23,7 @@ class Connection:
     root_certificates: PEM, to verify the server by; None means the system's.
     token: None for a service account, which proves itself by its certificate.
     certificate: the PEM chain and the private key of a client certificate.
+    on_behalf_of: the person that a service account names, where it may.
     """
 
     address: str
@@ -30,10 +31,13 @@ class Connection:
     insecure_loopback: bool
     root_certificates: bytes | None
     certificate: tuple[bytes, bytes] | None
+    on_behalf_of: str = ""
 
     def __post_init__(self) -> None:
         if self.token is None and self.certificate is None:
             raise ValueError("neither a token nor a client certificate says who is calling")
+        if self.on_behalf_of and (self.token is not None or self.certificate is None):
+            raise ValueError("only a service account with a certificate, and without a token, can name a person")
         if self.insecure_loopback and self.certificate is not None:
             raise ValueError("a client certificate proves nothing without TLS")
         if self.insecure_loopback and not _is_loopback(self.address):
@@ -54,7 +58,7 @@ class Connection:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with a call."""
         if self.token is None:
-            return ()
+            return (("remit-on-behalf-of", self.on_behalf_of),) if self.on_behalf_of else ()
         token = self.token if isinstance(self.token, str) else self.token()
         return (("authorization", f"Bearer {token}"),)
 
