@@ -23,13 +23,15 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from service.access import Access
+from service.api import tls
+from service.api.audit import AuditServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
-from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Certificate, Served, Server
+from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
-from service.audit import AuditKey, AuditLog, Record, run_record
+from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
@@ -43,7 +45,7 @@ from service.index.generations import Generations
 from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
-from service.settings import Address, Settings, SettingsError, SourceSettings, Tls
+from service.settings import Address, Settings, SettingsError, SourceSettings
 from service.shadow import Shadow
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog, open_stores
@@ -62,16 +64,28 @@ class Listening:
 
     callers: Address
     administrators: Address
+    services: Address | None
 
 
 class App:
     """Everything that one process serves. Open it with `open_app`."""
 
-    def __init__(self, settings: Settings, server: Server, health: Health, audit: AuditLog, runs: SourceRuns) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        authenticator: Authenticator,
+        server: Server,
+        health: Health,
+        audit: AuditLog,
+        calls: LoggedCalls,
+        runs: SourceRuns,
+    ) -> None:
         self._settings = settings
+        self._authenticator = authenticator
         self._server = server
         self._health = health
         self._audit = audit
+        self._calls = calls
         self._runs = runs
         self.closing = ExitStack()
 
@@ -85,8 +99,13 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         listen = self._settings.listen
-        bound = await self._server.start(listen.callers, listen.administrators, _certificate(listen.tls))
-        watch = loop.create_task(self._health.watch(lambda: self._audit.failure))
+        certificates = None if listen.tls is None else tls.Certificates(listen.tls)
+        bound = await self._server.start(listen.callers, listen.administrators, certificates, listen.services)
+        beside = [
+            loop.create_task(self._health.watch(lambda: self._audit.failure or self._authenticator.failure)),
+            loop.create_task(self._authenticator.follow()),
+            loop.create_task(self._calls.summarize()),
+        ]
         try:
             ready(Listening(*bound))
             await ended.wait()
@@ -95,35 +114,45 @@ class App:
             # Runs before the listeners: they write for seconds, and a watch of one ends with it.
             await loop.run_in_executor(None, self._runs.close)
         finally:
-            watch.cancel()
+            for task in beside:
+                task.cancel()
             await self._server.stop(_GRACE_S)
+            await self._calls.flush()
 
     def close(self) -> None:
         """Close everything, the last opened first."""
         self.closing.close()
 
 
-async def open_app(settings: Settings) -> App:
+Connect = Callable[[SourceSettings, Path], Connector]
+"""Makes the connector of a source; paths in its options are relative to the folder."""
+
+
+async def open_app(settings: Settings, connect: Connect | None = None) -> App:
     """Open the data folder and everything in it, verify the audit log, and bring the index up to date.
 
+    connect: in place of the registry of connectors.
     Raises StartError: one sentence for people.
     """
     _check_installation()
+    authenticator = Authenticator(
+        settings.issuers, settings.service_accounts, frozenset().union(*settings.roles.values())
+    )
+    await authenticator.open()
     with ExitStack() as closing:
-        app = _assemble(settings, closing)
+        app = _assemble(settings, authenticator, closing, connect or _connector)
         app.closing = closing.pop_all()
     return app
 
 
-def _assemble(settings: Settings, closing: ExitStack) -> App:
+def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Connect) -> App:
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
-        _connector(one, settings.base).close()  # every option is checked before anything is opened
+        make(one, settings.base).close()  # every option is checked before anything is opened
     directories = {
         one.name: registry.build_directory(one.name, one.kind, {"path": str(one.path)}, settings.base)
         for one in settings.directories
     }
-    authenticator = Authenticator(settings.issuers)
     provider = FileKey(settings.keys.path)
     audit_key = AuditKey.load(settings.keys.audit)
     tokenizer = tokenizer_path(settings.embedding)
@@ -132,7 +161,10 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
-    keys, catalog = open_stores(folder, provider, datetime.now(UTC))
+    audit_reader = AuditReader(audit, folder.audit, audit_key)
+    audit_reader.start()
+    closing.callback(audit_reader.close)
+    keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
     for one in settings.sources:
@@ -151,7 +183,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     closing.callback(extractor.close)
 
     def connect(name: str) -> Connector:
-        return _connector(sources[name], settings.base)
+        return make(sources[name], settings.base)
 
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: the index follows before anybody is told.
@@ -186,16 +218,18 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
     )
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
+    calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
     wrapper = Wrapper(
         authenticator=authenticator,
         callers=callers,
-        auditor=LoggedCalls(audit, audit_key),
+        auditor=calls,
         executor=executor,
     )
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
         "SourceService": SourceServicer(runs, executor),
+        "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
     }
     server = Server(
         wrapper=wrapper,
@@ -203,7 +237,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
-    return App(settings, server, health, audit, runs)
+    return App(settings, authenticator, server, health, audit, calls, runs)
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
@@ -218,7 +252,7 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
     with ExitStack() as closing:
         folder = open_folder(settings.data)
         closing.callback(folder.close)
-        keys, catalog = open_stores(folder, provider, datetime.now(UTC))
+        keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
         closing.callback(keys.close)
         closing.callback(catalog.close)
         dimension = catalog.dimension()
@@ -249,15 +283,6 @@ def _run_record(run: StoredRun) -> Record:
     # The failure's sentence may name places: it stays in the run's sealed report.
     event = "started" if run.state is RunState.RUNNING else run.state.value
     return run_record(event, run.run_id, run.source, counts=asdict(run.counts))
-
-
-def _certificate(tls: Tls | None) -> Certificate | None:
-    if tls is None:
-        return None
-    try:
-        return Certificate(tls.certificate.read_bytes(), tls.key.read_bytes())
-    except OSError as err:
-        raise StartError(f"{err.filename} cannot be read: {err.strerror}") from err
 
 
 def _check_installation() -> None:

@@ -5,6 +5,7 @@ the service. The generated code is in `remit.v1` for those who need more.
 """
 
 from remit.client._async import AsyncClient
+from remit.client._audit import AuditorClient
 from remit.client._connect import Token
 from remit.client._sync import AdminClient, Client
 from remit.client.errors import (
@@ -21,19 +22,25 @@ from remit.client.errors import (
     UnreachableError,
 )
 from remit.client.values import (
+    AuditPage,
+    AuditRecord,
     Caller,
     Check,
     CheckFinding,
     Chunk,
     Chunks,
+    ConsistencyProof,
     Document,
     DocumentText,
+    ExportHeader,
     Freshness,
     Grant,
     HeldPrincipal,
     Hit,
+    InclusionProof,
     SearchResult,
     Severity,
+    SignedCheckpoint,
     Source,
     SourceFreshness,
     SyncCounts,
@@ -45,19 +52,25 @@ from remit.client.values import (
 __all__ = [
     "AdminClient",
     "AsyncClient",
+    "AuditPage",
+    "AuditRecord",
+    "AuditorClient",
     "Caller",
     "Check",
     "CheckFinding",
     "Chunk",
     "Chunks",
     "Client",
+    "ConsistencyProof",
     "DeadlineExceededError",
     "Document",
     "DocumentText",
+    "ExportHeader",
     "Freshness",
     "Grant",
     "HeldPrincipal",
     "Hit",
+    "InclusionProof",
     "InternalError",
     "InvalidRequestError",
     "NotFoundError",
@@ -66,6 +79,7 @@ __all__ = [
     "RoleRequiredError",
     "SearchResult",
     "Severity",
+    "SignedCheckpoint",
     "Source",
     "SourceFreshness",
     "SyncCounts",
