@@ -28,7 +28,7 @@ from typing import Any, Final
 import numpy as np
 from pyroaring import BitMap
 
-from benchmarks import end_to_end, peers
+from benchmarks import end_to_end, peers, workloads
 from benchmarks.permissions import SHARES, Caller, Organisation
 from benchmarks.plot import plot
 from benchmarks.report import Report, commit
@@ -42,6 +42,7 @@ from service.index.planner import Tuning
 QUERIES: Final = 40
 PEERS_UP_TO: Final = {"lancedb": 100_000}
 """The rest is measured at any number of chunks."""
+WORKLOADS_UP_TO: Final = 100_000
 
 Metrics = dict[str, tuple[float, str, str, int]]
 """By name: value, unit, target, sample size."""
@@ -137,6 +138,9 @@ def remit(world: World, queries: int) -> Metrics:
     try:
         found |= measure(world, "remit", enter, queries)
         found |= _near_and_far(world, enter)
+        if chunks <= WORKLOADS_UP_TO:
+            _say("remit: role workloads")
+            found |= workloads.measure(index, world.vectors, world.asked["random-1"])
         found[f"anonymous_mb_remit_{chunks}"] = (_memory_mb(index.pid, "RssAnon"), "mb", "<= 1024", 1)
         found[f"peak_rss_mb_{chunks}"] = (_memory_mb(index.pid, "VmHWM"), "mb", "", 1)
     finally:
