@@ -22,6 +22,7 @@ _MAX_DEPTH: Final = 20
 _MAX_ENTRIES: Final = 10_000
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _FLAGS: Final = {"true": True, "false": False}
+_SHARE: Final = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TAG: Final = "tag:yaml.org,2002:"
@@ -133,6 +134,13 @@ class Field:
         if not least <= value <= most:
             self.expected(what)
         return value
+
+    def share(self) -> float:
+        """Read a share: a plain decimal number from 0 to 1."""
+        what = "a share from `0` to `1`, such as `0.5`"
+        if self._kind() not in ("int", "float") or not _SHARE.fullmatch(self.node.value):
+            self.expected(what)
+        return float(self.node.value)
 
     def duration(self) -> timedelta:
         """Read a duration: a whole number above 0 and one of `s`, `m`, `h`, `d`."""

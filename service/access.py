@@ -17,10 +17,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final, Protocol
 
-from pyroaring import AbstractBitMap, BitMap
-
 from acl.model import NOBODY, Acl, Caller, Unknown
-from acl.readable import ReadableIndex
+from acl.readable import Readable, ReadableIndex
 from service.stores.reader import Reader
 from service.stores.records import StoredDocument
 
@@ -70,11 +68,13 @@ class Snapshot:
         assert self._index is not None, "the snapshot was released"
         return self._index
 
-    def permitted(self, caller: Caller, sources: frozenset[str]) -> AbstractBitMap:
-        """Return the ordinals that `caller` may read in `sources`, those withheld left out. No sources: all."""
+    def permitted(self, caller: Caller, sources: frozenset[str]) -> Readable:
+        """Return what `caller` may read in `sources`, those withheld left out. No sources: all.
+
+        Raises CallerExpiredError.
+        """
         fresh = frozenset(name for name, age in self._ages.items() if not age.withheld)
-        names = fresh & sources if sources else fresh
-        return self._rules.readable(caller, self.at, names).documents if names else BitMap()
+        return self._rules.readable(caller, self.at, fresh & sources if sources else fresh)
 
     def acl(self, document: StoredDocument | None) -> Acl | Unknown:
         """Return what to decide on for a document as it stands; for none, something that denies everybody."""

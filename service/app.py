@@ -40,11 +40,12 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
-from service.index.follow import Follower
+from service.index.follow import Follower, follow
 from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings
+from service.shadow import Shadow
 from service.source_runs import SourceRuns
 from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
@@ -170,7 +171,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     embedder = open_embedder(settings.embedding)
     closing.callback(embedder.close)
     catalog.bind_model(embedder.digest, embedder.dimension)
-    index = EdgeIndex(folder.index, incarnation=catalog.incarnation, dimension=embedder.dimension)
+    index = EdgeIndex(
+        folder.index, incarnation=catalog.incarnation, dimension=embedder.dimension, tuning=settings.index
+    )
     closing.callback(index.close)
     follower = Follower(catalog, index)
     follower.start()
@@ -210,7 +213,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     callers = Callers(Identity(directories, Roles(settings.roles)), access.latest)
     executor = Executor()
     closing.callback(executor.close)
-    retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
+    shadow = Shadow(index, settings.index.shadow)
+    closing.callback(shadow.close)
+    retrieval = Retrieval(
+        access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+    )
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
     wrapper = Wrapper(
@@ -232,6 +239,31 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
     return App(settings, authenticator, server, health, audit, calls, runs)
+
+
+def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
+    """Make the index anew from the vectors in the catalog, embedding nothing; return how many passages it holds.
+
+    tell: called with how far it is, and how far it goes. A crash on the way loses nothing: the next start goes on.
+    Raises StartError, also when the service has the data folder, and SearchUnavailableError.
+    """
+    if not (settings.data / "FORMAT").exists():
+        raise StartError(f"{settings.data} holds nothing yet: `remit serve` makes it")
+    provider = FileKey(settings.keys.path)
+    with ExitStack() as closing:
+        folder = open_folder(settings.data)
+        closing.callback(folder.close)
+        keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
+        closing.callback(keys.close)
+        closing.callback(catalog.close)
+        dimension = catalog.dimension()
+        if dimension is None:
+            return 0
+        index = EdgeIndex(folder.index, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
+        closing.callback(index.close)
+        index.clear()
+        follow(catalog, index, tell)
+        return index.count
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

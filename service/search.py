@@ -3,7 +3,7 @@
 For a search, in this order (the caller is resolved before, the audit record is written and the answer leaves after):
 
 1. the query becomes a unit vector
-2. a snapshot gives the documents that the caller may read, and the index the nearest chunks among them
+2. a snapshot gives the chunks that the caller may read, and the index the nearest among them
 3. another snapshot, later: the catalog's current rules decide on every candidate, and exactly the decided version of
    each text is opened and checked against its hash
 4. when fewer than `limit` survived and the index has more, 2 and 3 again with more candidates, a few times
@@ -26,8 +26,9 @@ from service.authn import Subject
 from service.callers import Current
 from service.embed import Embedder
 from service.errors import NotFoundError, RemitError, UnauthenticatedError
-from service.index.base import Index
+from service.index.base import Index, Proposal
 from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit, refusals
+from service.shadow import Shadow
 from service.stores.records import StoredChunk
 from service.stores.sealing import Sealing
 
@@ -52,11 +53,12 @@ class Resolve(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question. limit: 1 to 100. sources: names; empty means all."""
+    """A question. limit: 1 to 100. sources: names; empty means all. exact: compare every readable passage."""
 
     text: str
     limit: int
     sources: frozenset[str] = frozenset()
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,22 @@ class Freshness:
 
 
 @dataclass(frozen=True, slots=True)
+class Trace:
+    """How the candidates of a search were found. For the audit log: no caller sees it.
+
+    path, why: of the last round. permitted: how many chunks the caller could read. scored: how many were compared by
+    their full vectors, survivors: how many of the candidates were allowed, both in the last round.
+    """
+
+    path: str
+    why: str
+    permitted: int
+    scored: int
+    survivors: int
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """Passages in their order, with what the audit log wants to know.
 
@@ -75,6 +93,7 @@ class Answer:
     caller: as it was decided on, which is later than the call's when it was resolved again.
     epochs: the version of the rules of each source that a search could draw on, of each that a reading returned from.
     withheld: how many candidates were left out, by reason.
+    trace: of a search.
     """
 
     passages: tuple[Passage, ...]
@@ -85,6 +104,7 @@ class Answer:
     epochs: Mapping[str, int]
     candidates: int
     withheld: Mapping[str, int] = field(default_factory=dict)
+    trace: Trace | None = None
 
     @property
     def document(self) -> DocumentView:
@@ -103,12 +123,14 @@ class Retrieval:
         embedder: Embedder,
         sealing: Sealing,
         callers: Resolve,
+        shadow: Shadow,
     ) -> None:
         self._access = access
         self._index = index
         self._embedder = embedder
         self._sealing = sealing
         self._callers = callers
+        self._shadow = shadow
 
     @property
     def model(self) -> str:
@@ -125,19 +147,20 @@ class Retrieval:
         vector = self._embedder.embed([query.text])[0]
 
         def work(current: Current, again: bool) -> Answer:
-            asked = query.limit * _FIRST
-            for _ in range(_ROUNDS):
+            asked, rounds = query.limit * _FIRST, 0
+            while True:
+                rounds += 1
                 with self._access.snapshot() as snapshot:
-                    documents = snapshot.permitted(current.resolved.caller, query.sources)
+                    rows = snapshot.permitted(current.resolved.caller, query.sources).chunks
                     if current.actor is not None:
-                        documents = documents & snapshot.permitted(current.actor, query.sources)
-                candidates = self._index.search(vector, documents, asked)
-                scores = {candidate.row: candidate.score for candidate in candidates}
+                        rows = rows & snapshot.permitted(current.actor, query.sources).chunks
+                proposal = self._index.search(vector, rows, asked, exact=query.exact)
+                scores = {candidate.row: candidate.score for candidate in proposal.candidates}
                 answer = self._decided(current, again, list(scores), scores, query)
-                if len(answer.passages) >= query.limit or len(candidates) < asked:
-                    break
+                if len(answer.passages) >= query.limit or len(scores) < asked or rounds == _ROUNDS:
+                    self._shadow.consider(vector, rows, proposal, query.limit)
+                    return replace(answer, trace=_trace(proposal, answer, rounds))
                 asked *= _GROWTH
-            return answer
 
         return self._resolved(caller, work)
 
@@ -258,6 +281,11 @@ class Retrieval:
 class _Facts:
     freshness: Freshness
     epochs: Mapping[str, int]
+
+
+def _trace(proposal: Proposal, answer: Answer, rounds: int) -> Trace:
+    survivors = answer.candidates - sum(answer.withheld.values())
+    return Trace(proposal.path.value, proposal.why, proposal.permitted, proposal.scored, survivors, rounds)
 
 
 def _withheld(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
@@ -20,6 +20,7 @@ from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
 from service import issuers, listeners, roles, service_accounts
 from service.errors import StartError
+from service.index.planner import MAX_BITS, Tuning
 from service.issuers import IssuerSettings
 from service.listeners import Address, Listen, Tls
 from service.service_accounts import ServiceAccount
@@ -49,7 +50,7 @@ _APART: Final = "expected another group: who audits changes nothing, and who cha
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "roles", "embedding"),
-    *("limits", "sources", "audit"),
+    *("index", "limits", "sources", "audit"),
 )
 
 
@@ -136,6 +137,7 @@ class Settings:
     directories: tuple[DirectorySettings, ...]
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
+    index: Tuning
     limits: Limits
     sources: tuple[SourceSettings, ...]
     audit: AuditSettings
@@ -182,6 +184,7 @@ def _read(root: Field, path: Path) -> Settings:
         directories=directories,
         roles=_roles(top["roles"], directories, names) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),
+        index=_index(top.get("index")),
         limits=_limits(top.get("limits")),
         sources=sources,
         audit=_audit(top["audit"]) if "audit" in top else AuditSettings(),
@@ -286,6 +289,22 @@ def _embedding(item: Field | None, base: Path) -> EmbeddingSettings:
             entries["path"].fail("a hash embedding has no model, expected no path")
         return EmbeddingSettings("hash", None)
     return EmbeddingSettings("model", entries["path"].path(base) if "path" in entries else None)
+
+
+def _index(item: Field | None) -> Tuning:
+    names = [one.name for one in fields(Tuning)]
+    entries = item.mapping(names) if item is not None else {}
+    ranges = {
+        "bits": (1, MAX_BITS),
+        "candidates": (10, 10_000),
+        "oversampling": (1, 100),
+        "exact_below": (0, 100_000),
+        "threads": (0, 256),
+    }
+    values: dict[str, Any] = {
+        name: value.whole(*ranges[name]) if name in ranges else value.share() for name, value in entries.items()
+    }
+    return Tuning(**values)
 
 
 def _limits(item: Field | None) -> Limits:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -19,7 +19,7 @@ from service.api.floods import Floods
 from service.api.status import Failure
 from service.api.wrapper import GIVEN_UP, Entry
 from service.audit.key import AuditKey
-from service.audit.record import Actor, Asked, Authority, Call, Kind, Record, Returned, passes
+from service.audit.record import Actor, Asked, Authority, Call, Kind, Record, Returned, Sought, passes
 from service.authn import TokenRefusedError
 from service.errors import AuditUnavailableError
 from service.reading import Passage
@@ -137,6 +137,7 @@ class LoggedCalls:
             withheld={} if answer is None else answer.withheld,
             stale=() if answer is None else tuple(s.source for s in answer.freshness.sources if s.withheld),
             candidates=None if answer is None else answer.candidates,
+            sought=None if answer is None or answer.trace is None else Sought(**asdict(answer.trace)),
         )
 
     def _asked(self, entry: Entry) -> Asked | None:
@@ -152,6 +153,7 @@ class LoggedCalls:
             sources=tuple(sorted(query.sources)),
             explain=evidence.explain,
             sealed=self._key.seal_query(query.text, entry.request_id) if self._keep_queries else "",
+            exact=query.exact,
         )
 
 

@@ -46,7 +46,7 @@ def query(request: retrieval_pb2.SearchRequest) -> Query:
         raise InvalidRequestError("limit", f"the limit is {request.limit}, expected 1 to {MAX_LIMIT}")
     if len(request.sources) > MAX_SOURCES:
         raise InvalidRequestError("sources", f"{len(request.sources)} sources, more than {MAX_SOURCES}")
-    return Query(request.query, request.limit or DEFAULT_LIMIT, frozenset(request.sources))
+    return Query(request.query, request.limit or DEFAULT_LIMIT, frozenset(request.sources), request.exact)
 
 
 def document_id(request: retrieval_pb2.GetDocumentRequest) -> str:

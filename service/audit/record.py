@@ -193,6 +193,33 @@ class Asked:
     sources: tuple[str, ...] = ()
     explain: bool = False
     sealed: str = ""
+    exact: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """How the candidates of a search were found: on which path and why, of how many, and how many were left.
+
+    rounds: how often more was asked for, the first time included.
+    """
+
+    path: str
+    why: str
+    permitted: int
+    scored: int
+    survivors: int
+    rounds: int
+
+    def body(self) -> dict[str, object]:
+        """As it stands in a record."""
+        return {
+            "path": self.path,
+            "why": self.why,
+            "permitted": self.permitted,
+            "scored": self.scored,
+            "survivors": self.survivors,
+            "rounds": self.rounds,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +311,7 @@ class Call:
     withheld: Mapping[str, int] = field(default_factory=dict)
     stale: Sequence[str] = ()
     candidates: int | None = None
+    sought: Sought | None = None
 
     def record(self) -> Record:
         """The record of this call."""
@@ -325,6 +353,7 @@ class Call:
                 "model": q.model,
                 "sources": list(q.sources),
                 "explain": q.explain,
+                "exact": q.exact,
             } | ({"sealed": q.sealed} if q.sealed else {})
         if self.kind is Kind.QUERY:
             body["returned"] = [one.body() for one in self.returned]
@@ -336,6 +365,8 @@ class Call:
             body["stale_sources"] = list(self.stale)
         if self.candidates is not None:
             body["candidates"] = self.candidates
+        if self.sought is not None:
+            body["sought"] = self.sought.body()
         return record(self.kind, body)
 
 

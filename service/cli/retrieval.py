@@ -20,13 +20,14 @@ def search(
     limit: Annotated[int, typer.Option(help="How many passages at most, 1 to 100.")] = 5,
     source: Annotated[list[str] | None, typer.Option(help="Only of this source; may be repeated.")] = None,
     explain: Annotated[bool, typer.Option(help="Say why you may read each of them.")] = False,
+    exact: Annotated[bool, typer.Option(help="Compare every passage that you may read.")] = False,
     token: Token = "",
     person: As = "",
     json: Json = False,
 ) -> None:
     """Search as the person that the token names."""
     with context(ctx).client(token, person) as client:
-        result = client.search(query, limit=limit, sources=source or (), explain=explain)
+        result = client.search(query, limit=limit, sources=source or (), explain=explain, exact=exact)
     if json:
         print_json(result)
         return

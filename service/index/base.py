@@ -1,7 +1,7 @@
 """What every vector index speaks: the items of the catalog's feed go in, permitted candidates come out.
 
-An index is derived from the catalog and holds no text, no title and no principal: vectors, the rows of chunks and the
-ordinals of documents. It proposes; `service.search` decides on the catalog.
+An index is derived from the catalog and holds no text, no title and no principal: vectors, by the rows of their
+chunks. It proposes; `service.search` decides on the catalog.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyroaring import AbstractBitMap
 
 from service.errors import RemitError
+from service.index.planner import SearchPath
 
 
 class InvalidVectorError(RemitError):
@@ -44,11 +45,25 @@ FeedItem = Add | Remove
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A chunk that the index proposes. `score`: cosine in [-1, 1]."""
+    """A chunk that the index proposes. `score`: cosine in [-1, 1], of the full vectors."""
 
     row: int
-    ordinal: int
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The answer to one search of the index, with how it was found; only `candidates` may show in a response.
+
+    candidates: the best first; equal scores are ordered by row.
+    permitted: how many chunks could have been candidates. scored: how many of them were compared by full vectors.
+    """
+
+    candidates: tuple[Candidate, ...]
+    path: SearchPath
+    why: str
+    permitted: int
+    scored: int
 
 
 class Index(Protocol):
@@ -78,11 +93,13 @@ class Index(Protocol):
     def clear(self) -> None:
         """Forget everything, durably: the feed starts over."""
 
-    def search(self, vector: NDArray[np.float32], documents: AbstractBitMap, limit: int) -> list[Candidate]:
-        """Return the `limit` chunks nearest to `vector` among those of `documents` (ordinals), best first.
+    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
+        """Propose the `limit` chunks nearest to `vector` among those of `rows` that are held.
 
-        Exact. Equal scores are ordered by row, so that the answer depends on nothing outside `documents`.
-        No documents: nothing, without asking the engine.
+        vector: shape (dimension,), unit length. rows: of the chunks that may be candidates.
+        exact: compare every one of them by its full vector. Otherwise a path is chosen by their number.
+        Scores are exact on every path, and nothing outside `rows` changes what is proposed. No rows: no call.
+        Raises InvalidVectorError and SearchUnavailableError.
         """
 
     def close(self) -> None:

@@ -8,32 +8,60 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pyroaring import AbstractBitMap
 
 from service.errors import SearchUnavailableError, StartError
-from service.index.base import Add, Candidate, FeedItem, InvalidVectorError, Remove
+from service.index.base import Add, Candidate, FeedItem, InvalidVectorError, Proposal, Remove
+from service.index.planner import SearchPath, Tuning, plan
 from service.process import Child, ChildCrashedError, ChildError, ChildRefusedError
+from service.turns import Turns
+
+_START_S: Final = 900.0
+"""How long the process may take to read all vectors and make their codes: about half a minute a million."""
+
+_PIECE: Final = 100
+"""How many chunks go to the process at once: a search waits for no more than these."""
+
+_SLICE: Final = 10_000
+"""How many chunks are compared exactly in one call, for the same reason."""
+
+_DEFAULT: Final = Tuning()
 
 
 class EdgeIndex:
-    """An `Index` on Qdrant Edge in a process of its own.
+    """An `Index` on Qdrant Edge and quantized codes, in a process of its own.
 
     folder: made when it does not exist; emptied when it belongs to another incarnation or dimension.
     incarnation: that of the catalog. dimension: of the vectors.
     Raises StartError when another process holds the folder or the process does not start.
     """
 
-    def __init__(self, folder: Path, *, incarnation: str, dimension: int, call_timeout_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        incarnation: str,
+        dimension: int,
+        tuning: Tuning = _DEFAULT,
+        call_timeout_s: float = 60.0,
+    ) -> None:
         self._incarnation = incarnation
+        self._dimension = dimension
+        self._tuning = tuning
         self._lock = threading.Lock()
+        self._turns = Turns(patience_s=0.01)
         self._child = Child(
             "service.index.edge_process",
-            args=[str(folder.absolute()), incarnation, str(dimension)],
+            args=[str(folder.absolute()), incarnation, str(dimension), str(tuning.bits), str(tuning.scanners)],
             name="index",
             call_timeout_s=call_timeout_s,
+            start_timeout_s=_START_S,
+            # The scan has threads of its own; those of these libraries would only get in their way.
+            env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         try:
             self._child.start()
@@ -66,34 +94,34 @@ class EdgeIndex:
     def apply(self, items: Sequence[FeedItem]) -> None:
         """See `Index`. Raises SearchUnavailableError also when the process fell back behind: feed it again from there.
 
-        One writer at a time; searches may come between.
+        One writer at a time; searches come between the pieces of it.
         """
         if not items:
             return
         removed = {item.row for item in items if isinstance(item, Remove)}
         added = [item for item in items if isinstance(item, Add) and item.row not in removed]
-        if len({item.vector.shape for item in added}) > 1:
-            raise InvalidVectorError("vectors of different dimensions")
-        vectors = np.stack([item.vector for item in added]) if added else np.empty((0, 0), np.float32)
+        for item in added:
+            check(item.vector, self._dimension)
         with self._lock:
-            answer, _ = self._call(
-                "apply",
-                {
-                    "rows": [item.row for item in added],
-                    "ordinals": [item.ordinal for item in added],
-                    "remove": sorted(removed),
-                    "after": self._applied_seq,
-                    "last": items[-1].seq,
-                },
-                [np.asarray(vectors, np.float32).tobytes()],
-            )
-            self._learn(answer)
+            for start in range(0, max(len(added), 1), _PIECE):
+                piece = added[start : start + _PIECE]
+                done = start + _PIECE >= len(added)
+                # The place in the feed moves with the last piece, so that a piece that is missing comes again.
+                self._apply(piece, removed if done else set(), items[-1].seq if done else self._applied_seq)
+
+    def _apply(self, added: Sequence[Add], removed: set[int], last: int) -> None:
+        vectors = np.stack([item.vector for item in added]) if added else np.empty((0, self._dimension), np.float32)
+        rows = np.array([item.row for item in added], np.uint32)
+        params = {"remove": sorted(removed), "after": self._applied_seq, "last": last}
+        with self._turns.take(ahead=False):
+            answer, _ = self._call("apply", params, [rows.tobytes(), vectors.astype(np.float32).tobytes()])
+        self._learn(answer)
         if answer.get("done") is not True:
             raise SearchUnavailableError(f"the index fell back to item {self._applied_seq} of the feed")
 
     def flush(self) -> int:
         """See `Index`."""
-        with self._lock:
+        with self._lock, self._turns.take(ahead=False):
             self._learn(self._call("flush", {}, [])[0])
             return self._applied_seq
 
@@ -102,18 +130,39 @@ class EdgeIndex:
         with self._lock:
             self._learn(self._call("clear", {}, [])[0])
 
-    def search(self, vector: NDArray[np.float32], documents: AbstractBitMap, limit: int) -> list[Candidate]:
+    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
         """See `Index`."""
-        # INVARIANT: no permitted document, no call. An empty filter would select every point.
-        if not documents:
-            return []
-        answer, _ = self._call(
-            "search", {"limit": limit}, [np.asarray(vector, np.float32).tobytes(), documents.serialize()]
-        )
-        rows, ordinals, scores = (answer.get(name) for name in ("rows", "ordinals", "scores"))
-        if not (isinstance(rows, list) and isinstance(ordinals, list) and isinstance(scores, list)):
+        chosen = plan(len(rows), self._count, limit, self._tuning, exact=exact)
+        # INVARIANT: nothing permitted, no call.
+        if chosen.path is SearchPath.NONE:
+            return Proposal((), chosen.path, chosen.why, 0, 0)
+        check(vector, self._dimension)
+        query = np.asarray(vector, np.float32).tobytes()
+        if chosen.path is SearchPath.EXACT:
+            found, scored = self._exact(query, rows, limit)
+        else:
+            params = {"limit": limit, "keep": chosen.keep, "masked": chosen.path is SearchPath.MASKED}
+            found, scored = self._hits("search", params, [query, rows.serialize()])
+        return Proposal(tuple(found), chosen.path, chosen.why, len(rows), scored)
+
+    def _exact(self, query: bytes, rows: AbstractBitMap, limit: int) -> tuple[list[Candidate], int]:
+        every = np.frombuffer(rows.to_array(), np.uint32)
+        best: list[Candidate] = []
+        scored = 0
+        for start in range(0, len(every), _SLICE):
+            piece = every[start : start + _SLICE].tobytes()
+            found, count = self._hits("score", {"limit": limit}, [query, piece])
+            best = sorted([*best, *found], key=lambda hit: (-hit.score, hit.row))[:limit]
+            scored += count
+        return best, scored
+
+    def _hits(self, method: str, params: Mapping[str, object], blobs: Sequence[bytes]) -> tuple[list[Candidate], int]:
+        with self._turns.take(ahead=True):
+            answer, _ = self._call(method, params, blobs)
+        rows, scores, scored = (answer.get(name) for name in ("rows", "scores", "scored"))
+        if not (isinstance(rows, list) and isinstance(scores, list) and isinstance(scored, int)):
             raise SearchUnavailableError("the index process sent an answer without hits")
-        return [Candidate(int(r), int(o), float(s)) for r, o, s in zip(rows, ordinals, scores, strict=True)]
+        return [Candidate(int(row), float(score)) for row, score in zip(rows, scores, strict=True)], scored
 
     def close(self) -> None:
         """See `Index`."""
@@ -146,3 +195,14 @@ class EdgeIndex:
         if not isinstance(applied, int) or not isinstance(count, int):
             raise SearchUnavailableError("the index process sent an answer without its state")
         self._applied_seq, self._count = applied, count
+
+
+def check(vector: NDArray[np.float32], dimension: int) -> None:
+    """Raise InvalidVectorError unless it is a vector of this dimension whose numbers are finite.
+
+    The engine would take NaN without a word, and rank by it.
+    """
+    if vector.shape != (dimension,):
+        raise InvalidVectorError(f"a vector of {vector.size} numbers, and the index has {dimension}")
+    if not np.isfinite(vector).all():
+        raise InvalidVectorError("a vector holds a number that is not finite")

@@ -1,11 +1,17 @@
-"""The process that holds a Qdrant Edge shard, because every call of that library holds the interpreter's lock.
+"""The process that holds a Qdrant Edge shard and the codes of its vectors.
+
+It is one of its own because every call of Edge holds the interpreter's lock. The shard keeps the full vectors, by the
+rows of their chunks, durably; the codes are made from them at start, kept in step with them, and only in memory.
 
 One folder: `lock` (held while the process lives), `state.json` (which catalog, which dimension, how far in its feed)
 and `shard/`. The state is written after a flush and only then, so that it never claims more than is on disk; what the
 write-ahead log kept beyond it is applied again, which changes nothing. A folder of another catalog, another dimension
 or a format that is not ours is emptied: the catalog fills it again.
 
-Run as `python -m service.index.edge_process FOLDER INCARNATION DIMENSION` by `service.index.edge`.
+Points have no payload: a payload's index made a flush of a few points take 100 to 200 ms instead of 3, and permitted
+chunks are asked for by their ids.
+
+Run as `python -m service.index.edge_process FOLDER INCARNATION DIMENSION BITS THREADS` by `service.index.edge`.
 """
 
 from __future__ import annotations
@@ -17,25 +23,46 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import qdrant_edge as qe
-from numpy.typing import NDArray
-from pyroaring import BitMap
+from pyroaring import AbstractBitMap, BitMap
 
 from service import durable_file, lock_file
+from service.index.codes import Codes, Rows, Vectors
 from service.process import Answer, Refusal, serve
 
-FORMAT: Final = 1
-_ORDINAL: Final = "d"
+FORMAT: Final = 2
+_PAGE: Final = 2_000
+"""How many points one call of the engine reads or compares."""
 _LOCK_WAIT_S: Final = 10.0
 
 
-class Shard:
-    """One open shard with its state."""
+Hit = tuple[int, float]
+"""A row and its cosine."""
 
-    def __init__(self, folder: Path, incarnation: str, dimension: int, *, lock_wait_s: float = _LOCK_WAIT_S) -> None:
+
+class Hits(NamedTuple):
+    """The best, and how many were scored by their full vectors."""
+
+    best: list[Hit]
+    scored: int
+
+
+class Shard:
+    """One open shard with its state and its codes. bits, threads: see `Codes`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        incarnation: str,
+        dimension: int,
+        *,
+        bits: int = 1,
+        threads: int = 1,
+        lock_wait_s: float = _LOCK_WAIT_S,
+    ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._dimension = dimension
@@ -43,6 +70,21 @@ class Shard:
         self._lock = _locked(folder / "lock", lock_wait_s)
         self.applied_seq = 0
         self._shard = self._open()
+        self._made = (dimension, bits, threads)
+        self._codes = self._coded()
+
+    def _coded(self) -> Codes:
+        """Make the codes of everything that the shard holds."""
+        dimension, bits, threads = self._made
+        codes = Codes(dimension, bits=bits, threads=threads)
+        offset = None
+        while True:
+            page = qe.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=True)
+            points, offset = self._shard.scroll(page)
+            rows = np.array([point.id for point in points], np.uint32)
+            codes.put(rows, np.array([point.vector for point in points], np.float32).reshape(len(rows), dimension))
+            if offset is None:
+                return codes
 
     def _open(self) -> Any:
         state = self._read_state()
@@ -63,9 +105,6 @@ class Shard:
         (self._folder / "state.json").unlink(missing_ok=True)
         shutil.rmtree(self._folder / "shard", ignore_errors=True)
         shard = qe.EdgeShard.create(str(self._folder / "shard"), _config(self._dimension))
-        shard.update(
-            qe.UpdateOperation.create_field_index(_ORDINAL, qe.IntegerIndexParams(lookup=True, range=False)),
-        )
         shard.flush()
         self._write_state()
         return shard
@@ -87,32 +126,25 @@ class Shard:
 
     @property
     def count(self) -> int:
-        """How many points are held."""
-        return int(self._shard.info().points_count)
+        """How many chunks are held."""
+        return len(self._codes)
 
-    def apply(
-        self,
-        add: Sequence[tuple[int, int]],
-        vectors: NDArray[np.float32],
-        remove: Sequence[int],
-        after: int,
-        last: int,
-    ) -> bool:
+    def apply(self, rows: Rows, vectors: Vectors, remove: Sequence[int], after: int, last: int) -> bool:
         """Apply one stretch of the feed, from behind `after` to `last`. False, and nothing done, when it has a gap.
 
-        add: (row, ordinal), one for each row of `vectors`, none of them also in `remove`.
+        rows: ascending or not, one for each row of `vectors`, none of them also in `remove`.
         """
         if after > self.applied_seq:
             return False
-        _check(vectors, self._dimension)
-        if add:
-            points = [
-                qe.Point(row, vector, {_ORDINAL: ordinal})
-                for (row, ordinal), vector in zip(add, vectors.tolist(), strict=True)
-            ]
+        order = np.argsort(rows)
+        rows, vectors = rows[order], vectors[order]
+        if len(rows):
+            points = [qe.Point(row, vector) for row, vector in zip(rows.tolist(), vectors.tolist(), strict=True)]
             self._shard.update(qe.UpdateOperation.upsert_points(points))
+            self._codes.put(rows, vectors)
         if remove:
             self._shard.update(qe.UpdateOperation.delete_points(list(remove)))
+            self._codes.remove(remove)
         self.applied_seq = max(self.applied_seq, last)
         return True
 
@@ -125,36 +157,42 @@ class Shard:
         """Forget everything."""
         self._shard.close()
         self._shard = self._make()
+        self._codes.close()
+        self._codes = self._coded()
 
-    def search(self, vector: NDArray[np.float32], documents: BitMap, limit: int) -> list[tuple[int, int, float]]:
-        """Return (row, ordinal, score) of the nearest, best first, equal scores by row.
+    def search(self, vector: Vectors, rows: AbstractBitMap, limit: int, keep: int, *, masked: bool) -> Hits:
+        """Return the nearest of `rows`, best first, equal scores by row: the `keep` best by code, scored in full."""
+        # INVARIANT: only permitted rows come out of the codes, and only they are scored.
+        return self.score(vector, self._codes.nearest(vector, rows, keep, masked=masked), limit)
 
-        # INVARIANT: `documents` is not empty. An engine's empty filter would select every point.
-        """
-        if not documents:
-            raise Refusal("empty", "a search over no documents reached the engine")
-        _check(vector.reshape(1, -1), self._dimension)
-        permitted = qe.Filter(must=[qe.FieldCondition(_ORDINAL, match=qe.MatchAny(list(documents)))])
+    def score(self, vector: Vectors, rows: Sequence[int], limit: int) -> Hits:
+        """Compare every one of `rows` that is held by its full vector; return the nearest as `search` does."""
         query = qe.Query.Nearest(vector.tolist())
+        found: list[Hit] = []
+        for start in range(0, len(rows), _PAGE):
+            # INVARIANT: the filter is not empty. An engine's empty filter would select every point.
+            found += self._nearest(query, frozenset(rows[start : start + _PAGE]), limit)
+        return Hits(sorted(found, key=lambda hit: (-hit[1], hit[0]))[:limit], len(rows))
+
+    def _nearest(self, query: Any, rows: frozenset[int], limit: int) -> list[Hit]:
+        wanted = qe.Filter(must=[qe.HasIdCondition(set(rows))])
         asked = limit + 1
         while True:
-            request = qe.QueryRequest(
-                limit=asked, query=query, filter=permitted, params=qe.SearchParams(exact=True), with_payload=True
-            )
+            request = qe.QueryRequest(limit=asked, query=query, filter=wanted, params=qe.SearchParams(exact=True))
             points = self._shard.query(request)
             # The engine cuts among equal scores as it likes, and what it likes depends on other points. So the cut
             # is made here, once every point with the last score is known.
             if len(points) < asked or points[limit - 1].score != points[-1].score:
                 break
             asked *= 4
-        found = [(int(p.id), p.payload[_ORDINAL], min(1.0, max(-1.0, float(p.score)))) for p in points]
         # The second wall inside this process: whatever the filter did, nothing leaves that was not asked for.
-        if any(type(ordinal) is not int or ordinal not in documents for _, ordinal, _ in found):
-            raise Refusal("filter", "the engine returned a chunk outside the permitted documents")
-        return sorted(found, key=lambda hit: (-hit[2], hit[0]))[:limit]
+        if any(point.id not in rows for point in points):
+            raise Refusal("filter", "the engine returned a chunk outside the permitted ones")
+        return [(int(point.id), min(1.0, max(-1.0, float(point.score)))) for point in points]
 
     def close(self) -> None:
         """Release the shard and the lock."""
+        self._codes.close()
         self._shard.close()
         os.close(self._lock)
 
@@ -181,14 +219,6 @@ def _locked(path: Path, wait_s: float) -> int:
             time.sleep(0.05)
 
 
-def _check(vectors: NDArray[np.float32], dimension: int) -> None:
-    if vectors.ndim != 2 or vectors.shape[1] != dimension:
-        raise Refusal("vector", f"a vector of {vectors.shape[-1]} numbers, and the index has {dimension}")
-    # The engine takes NaN without a word and ranks by it.
-    if not np.isfinite(vectors).all():
-        raise Refusal("vector", "a vector holds a number that is not finite")
-
-
 def _integers(params: dict[str, object], name: str) -> list[int]:
     values = params[name]
     assert isinstance(values, list)
@@ -201,26 +231,21 @@ def _number(params: dict[str, object], name: str) -> int:
     return value
 
 
-def main(folder: str, incarnation: str, dimension: str) -> None:
+def main(folder: str, incarnation: str, dimension: str, bits: str, threads: str) -> None:
     """Serve one shard to the parent."""
     opened: list[Shard] = []
 
     def prepare() -> None:
-        opened.append(Shard(Path(folder), incarnation, int(dimension)))
+        opened.append(Shard(Path(folder), incarnation, int(dimension), bits=int(bits), threads=int(threads)))
 
     def state(params: dict[str, object], blobs: list[bytes]) -> Answer:
         return {"applied_seq": opened[0].applied_seq, "count": opened[0].count}, []
 
     def apply(params: dict[str, object], blobs: list[bytes]) -> Answer:
-        rows, ordinals = _integers(params, "rows"), _integers(params, "ordinals")
-        vectors = np.frombuffer(blobs[0], np.float32).reshape(len(rows), -1 if rows else int(dimension))
-        done = opened[0].apply(
-            list(zip(rows, ordinals, strict=True)),
-            vectors,
-            _integers(params, "remove"),
-            _number(params, "after"),
-            _number(params, "last"),
-        )
+        rows = np.frombuffer(blobs[0], np.uint32)
+        vectors = np.frombuffer(blobs[1], np.float32).reshape(len(rows), int(dimension))
+        after, last = _number(params, "after"), _number(params, "last")
+        done = opened[0].apply(rows, vectors, _integers(params, "remove"), after, last)
         return {"done": done, "applied_seq": opened[0].applied_seq, "count": opened[0].count}, []
 
     def flush(params: dict[str, object], blobs: list[bytes]) -> Answer:
@@ -232,15 +257,21 @@ def main(folder: str, incarnation: str, dimension: str) -> None:
         return state(params, blobs)
 
     def search(params: dict[str, object], blobs: list[bytes]) -> Answer:
-        vector = np.frombuffer(blobs[0], np.float32)
-        hits = opened[0].search(vector, BitMap.deserialize(blobs[1]), _number(params, "limit"))
-        return {
-            "rows": [hit[0] for hit in hits],
-            "ordinals": [hit[1] for hit in hits],
-            "scores": [hit[2] for hit in hits],
-        }, []
+        vector, rows = np.frombuffer(blobs[0], np.float32), BitMap.deserialize(blobs[1])
+        limit, keep = _number(params, "limit"), _number(params, "keep")
+        return _answer(opened[0].search(vector, rows, limit, keep, masked=params["masked"] is True))
 
-    serve({"state": state, "apply": apply, "flush": flush, "clear": clear, "search": search}, prepare=prepare)
+    def score(params: dict[str, object], blobs: list[bytes]) -> Answer:
+        vector, rows = np.frombuffer(blobs[0], np.float32), np.frombuffer(blobs[1], np.uint32)
+        return _answer(opened[0].score(vector, rows.tolist(), _number(params, "limit")))
+
+    handlers = {"state": state, "apply": apply, "flush": flush, "clear": clear, "search": search, "score": score}
+    serve(handlers, prepare=prepare)
+
+
+def _answer(hits: Hits) -> Answer:
+    rows, scores = [row for row, _ in hits.best], [score for _, score in hits.best]
+    return {"rows": rows, "scores": scores, "scored": hits.scored}, []
 
 
 if __name__ == "__main__":

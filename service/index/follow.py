@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
@@ -35,8 +36,10 @@ class Catalog(Protocol):
         """Open one snapshot."""
 
 
-def follow(catalog: Catalog, index: Index) -> int:
+def follow(catalog: Catalog, index: Index, tell: Callable[[int, int], None] = lambda done, last: None) -> int:
     """Apply everything that the index has not seen, make it durable, and return how many items that were.
+
+    tell: called with the place in the feed that was reached, and the feed's last.
 
     Blocking; one caller at a time. An index that is ahead of its catalog, which was restored from a backup, is emptied
     first: rows that the catalog gives out again would mean something else in it.
@@ -49,12 +52,14 @@ def follow(catalog: Catalog, index: Index) -> int:
             if index.applied_seq > reader.feed_seq:
                 index.clear()
             items = reader.feed(index.applied_seq, _BATCH)
+            last = reader.feed_seq
         if not items:
             break
         index.apply(items)
-        count += len(items)
-    if count:
+        # Often, because what a flush costs grows with what it has to write, and searches wait for it.
         index.flush()
+        count += len(items)
+        tell(index.applied_seq, last)
     return count
 
 

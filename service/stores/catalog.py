@@ -106,6 +106,12 @@ class Catalog:
                 )
             connection.execute(insert(schema.about).prefix_with("OR REPLACE"), [{"name": "model", "value": model}])
 
+    def dimension(self) -> int | None:
+        """Return the length of the stored vectors; None before a model was bound."""
+        with storage_errors(self._path), self._readers.begin() as connection:
+            bound = _about(connection).get("model")
+        return None if bound is None else int(bound.rpartition("/")[2])
+
     def add_source(self, name: str, kind: str) -> None:
         """Register a source. Raises StartError when the name belongs to a source of another kind."""
         self._keys.add_source(name)

@@ -107,7 +107,7 @@ async def test_errors_are_typed_and_speak_to_people(service: Service, monkeypatc
     await asyncio.to_thread(administer)
 
 
-def _unavailable(*_: object) -> None:
+def _unavailable(*_: object, **__: object) -> None:
     raise SearchUnavailableError("gone")
 
 
@@ -156,7 +156,7 @@ def test_no_method_takes_a_user_or_a_filter() -> None:
                 found.setdefault(name, set()).update(set(inspect.signature(method).parameters) - {"self"})
 
     assert found == {
-        "search": {"query", "limit", "sources", "explain"},
+        "search": {"query", "limit", "sources", "explain", "exact"},
         "get_document": {"document_id"},
         "batch_get_chunks": {"chunk_ids"},
         "get_caller": set(),

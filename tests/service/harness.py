@@ -49,13 +49,15 @@ from service.callers import Callers
 from service.errors import NotFoundError
 from service.executor import Executor
 from service.identity import Identity
-from service.index.base import Add, Candidate, FeedItem, Index, Remove
+from service.index.base import Add, Candidate, FeedItem, Index, Proposal, Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
+from service.index.planner import SearchPath, Tuning
 from service.keys import FileKey, KeyStore
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings
+from service.shadow import Shadow
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import open_folder
 from service.stores.records import StoredRun
@@ -72,6 +74,7 @@ EVERYBODY: Final = Principal(CORP, "other")
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 LOOPBACK: Final = Address("127.0.0.1", 0)
+TUNING: Final = Tuning(threads=2)
 
 PEOPLE: Final = """\
 version: 1
@@ -170,16 +173,17 @@ class MemoryIndex:
         self.rows.clear()
         self.applied_seq = 0
 
-    def search(self, vector: NDArray[np.float32], documents: AbstractBitMap, limit: int) -> list[Candidate]:
+    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
         """See `Index`."""
         self.asked.append(limit)
         found = [
-            Candidate(row, item.ordinal, float(item.vector @ vector))
+            Candidate(row, float(item.vector @ vector))
             for row, item in self.rows.items()
-            if self.propose_all or item.ordinal in documents
+            if self.propose_all or row in rows
         ]
         self.before_answer()
-        return sorted(found, key=lambda hit: (-hit.score, hit.row))[:limit]
+        best = sorted(found, key=lambda hit: (-hit.score, hit.row))[:limit]
+        return Proposal(tuple(best), SearchPath.EXACT, "in memory", len(rows), len(found))
 
     def close(self) -> None:
         """Nothing is held."""
@@ -266,6 +270,7 @@ class Service:
     identity: Identity
     access: Access
     retrieval_core: Retrieval
+    shadow: Shadow
     audit: AuditLog
     calls: LoggedCalls
     health: Health
@@ -374,8 +379,11 @@ async def serving(
     edge: bool = False,
     new_id: Callable[[], str] = lambda: secrets.token_hex(16),
     max_permissions_age: str = "24h",
+    tuning: Tuning = TUNING,
 ) -> AsyncIterator[Service]:
-    """Run a service on an empty source. edge: with the real index process. new_id: names the calls."""
+    """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
+    tuning: of the real index.
+    """
     if not (folder / "remit.yaml").exists():
         initial.write(folder)
         (folder / "people.yaml").write_text(PEOPLE)
@@ -396,7 +404,9 @@ async def serving(
             catalog, keys, lambda name: source_in_memory, extractor, embedder, limit_bytes=1_000_000, now=clock
         )
         index: Index = (
-            EdgeIndex(config.data / "index", incarnation=catalog.incarnation, dimension=embedder.dimension)
+            EdgeIndex(
+                config.data / "index", incarnation=catalog.incarnation, dimension=embedder.dimension, tuning=tuning
+            )
             if edge
             else MemoryIndex(catalog.incarnation)
         )
@@ -404,7 +414,10 @@ async def serving(
         identity = Identity({"people": directory}, Roles(config.roles), now=clock)
         access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
         callers = Callers(identity, access.latest)
-        retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
+        shadow = Shadow(index, tuning.shadow)
+        retrieval = Retrieval(
+            access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+        )
         key = AuditKey.load(config.keys.audit)
         log = AuditLog(config.data / "audit", key.signer)
         audit_reader = AuditReader(log, config.data / "audit", key)
@@ -446,6 +459,7 @@ async def serving(
                 identity,
                 access,
                 retrieval,
+                shadow,
                 log,
                 calls,
                 health,
@@ -466,4 +480,5 @@ async def serving(
             executor.close()
             audit_reader.close()
             log.close()
+            shadow.close()
             index.close()

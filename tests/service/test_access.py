@@ -34,7 +34,7 @@ def access(world: World) -> Access:
 def titles(world: World, access: Access, number: int) -> set[str]:
     """What a user may read, by the permitted set."""
     with access.snapshot() as snapshot:
-        ordinals = snapshot.permitted(caller(number), frozenset())
+        ordinals = snapshot.permitted(caller(number), frozenset()).documents
         return {world.catalog.sealing.title(d) for d in snapshot.reader.documents(list(ordinals)).values()}
 
 
@@ -70,7 +70,7 @@ def test_rules_and_documents_are_of_one_moment(world: World, access: Access) -> 
     with access.snapshot() as snapshot:
         world.add("a", "secret text", allow(2))
         world.sync()
-        (document,) = snapshot.reader.documents(list(snapshot.permitted(caller(1), frozenset()))).values()
+        (document,) = snapshot.reader.documents(list(snapshot.permitted(caller(1), frozenset()).documents)).values()
         acl = snapshot.acl(document)
         (chunk,) = snapshot.reader.chunks_of(document.ordinal)
 
@@ -135,7 +135,7 @@ def _aged(world: World, at: datetime) -> tuple[bool, Acl | Unknown, int]:
     with Access(world.catalog, {SOURCE: LIMIT}, lambda: at).snapshot() as snapshot:
         (document,) = snapshot.reader.documents(range(10)).values()
         (age,) = snapshot.ages(caller(1), frozenset())
-        return age.withheld, snapshot.acl(document), len(snapshot.permitted(caller(1), frozenset()))
+        return age.withheld, snapshot.acl(document), len(snapshot.permitted(caller(1), frozenset()).documents)
 
 
 def test_the_limit_of_age_is_sharp(world: World) -> None:
@@ -188,7 +188,7 @@ def test_many_readers_and_a_writer_agree_at_every_moment(world: World, access: A
                     looked.append(snapshot.seq)
                     if compiled != plain:
                         wrong.append(f"{compiled} is not {plain}")
-                    permitted = document.ordinal in snapshot.permitted(caller(number), frozenset())
+                    permitted = document.ordinal in snapshot.permitted(caller(number), frozenset()).documents
                     if permitted != isinstance(decide(plain, caller(number), snapshot.at), Allowed):
                         wrong.append(f"permitted: {permitted}, under {plain}")
 

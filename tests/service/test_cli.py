@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -391,3 +392,25 @@ def test_an_issuer_that_cannot_be_reached_stops_the_start_with_its_line(tmp_path
     assert "Traceback" not in done.stderr
     assert checked.returncode == 1
     assert sentence in checked.stdout
+
+
+def test_the_index_is_made_anew_from_the_catalog(running: Running, tmp_path: Path) -> None:
+    """`remit index rebuild` brings every passage back without a model; with a server running it refuses in a sentence.
+
+    It runs on a copy, because the server has the folder.
+    """
+    refused = running.run("index", "rebuild")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "already open by process" in refused.stderr
+    shutil.copytree(running.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("lock", "index"))
+
+    done = remit("index", "rebuild", folder=tmp_path / "copy")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "the index holds 2 passages\n"
+    again = remit("index", "rebuild", "--json", folder=tmp_path / "copy")
+    assert json.loads(again.stdout) == {"passages": 2}
+    empty = remit("init", "empty", folder=tmp_path)
+    assert empty.returncode == 0
+    nothing = remit("index", "rebuild", folder=tmp_path / "empty")
+    assert (nothing.returncode, "holds nothing yet" in nothing.stderr) == (2, True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from acl.principal import Principal, Realm
 from service.errors import StartError
+from service.index.planner import Tuning
 from service.settings import Address, SettingsError, load
 
 GOOD = """\
@@ -203,3 +205,31 @@ def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
     """A folder given as the file names the file that was probably meant."""
     with pytest.raises(SettingsError, match="is a folder"):
         load(tmp_path)
+
+
+def test_the_index_is_tuned_by_name_and_measured_defaults(write: Callable[[str], Path]) -> None:
+    """What is not named keeps its default; every number has its range, every share is between 0 and 1."""
+    tuned = GOOD + "index: {bits: 4, candidates: 50, masked_above: 0.25, shadow: 0.01}\n"
+
+    assert load(write(GOOD)).index == Tuning()
+    assert load(write(tuned)).index == replace(Tuning(), bits=4, candidates=50, masked_above=0.25, shadow=0.01)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("bits: 5", "a whole number from 1 to 4"),
+        ("candidates: 1", "a whole number from 10 to 10000"),
+        ("masked_above: 1.5", "a share from `0` to `1`"),
+        ("shadow: -0.1", "a share from `0` to `1`"),
+        ("shadow: 1e-3", "a share from `0` to `1`"),
+        ("shadow: .nan", "a share from `0` to `1`"),
+        ("graph: true", "graph"),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused(write: Callable[[str], Path], entry: str, message: str) -> None:
+    """A number out of its range and a name that nobody knows are refused with their line."""
+    with pytest.raises(SettingsError, match=r"remit\.yaml:28: index") as refused:
+        load(write(GOOD + f"index: {{{entry}}}\n"))
+
+    assert message in str(refused.value)

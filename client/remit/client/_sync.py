@@ -80,13 +80,14 @@ class Client(_Blocking):
     """
 
     def search(
-        self, query: str, *, limit: int = 10, sources: Sequence[str] = (), explain: bool = False
+        self, query: str, *, limit: int = 10, sources: Sequence[str] = (), explain: bool = False, exact: bool = False
     ) -> values.SearchResult:
         """Return the passages nearest in meaning to `query`, best first.
 
         limit: 1 to 100. sources: only of these, by name. explain: with why each of them may be read.
+        exact: compare every readable passage by its full vector.
         """
-        request = retrieval_pb2.SearchRequest(query=query, limit=limit, sources=sources, explain=explain)
+        request = retrieval_pb2.SearchRequest(query=query, limit=limit, sources=sources, explain=explain, exact=exact)
         return _read.search(self._call(self._retrieval.Search, request))
 
     def get_document(self, document_id: str) -> values.DocumentText:

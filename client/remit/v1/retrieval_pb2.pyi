@@ -30,6 +30,7 @@ class SearchRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The question, 1 to 8,192 bytes of UTF-8 with at least one character that is not white space.
     Others are INVALID_ARGUMENT; a message of more than 1 MiB is RESOURCE_EXHAUSTED, before anything is read.
@@ -38,6 +39,10 @@ class SearchRequest(_message.Message):
     """How many passages to return at most, 1 to 100. 0 means 10. Others are INVALID_ARGUMENT."""
     explain: _builtins.bool
     """Adds to each hit why the caller may read it: the rule of each clause and the path of groups."""
+    exact: _builtins.bool
+    """Compares every passage that the caller may read by its full vector: the reference that the default path is held
+    against. Slower where much may be read; the default finds the same but for rare passages near the last rank.
+    """
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Only passages of these sources, by name; at most 32. Empty means all.
@@ -51,10 +56,11 @@ class SearchRequest(_message.Message):
         limit: _builtins.int = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
         explain: _builtins.bool = ...,
+        exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explain", b"explain", "limit", b"limit", "query", b"query", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explain", b"explain", "limit", b"limit", "query", b"query", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
