@@ -25,7 +25,7 @@ import ldap3
 from ldap3.core.exceptions import LDAPExceptionError
 from ldap3.utils.conv import escape_filter_chars
 
-from connectors.directories.base import DirectoryUnavailableError
+from connectors.directories.base import BindRefusedError, DirectoryUnavailableError
 
 _T = TypeVar("_T")
 
@@ -50,10 +50,6 @@ _INCOMPLETE: Final = {
     10: "it referred us to another server",
     11: "an administrative limit cut the answer short",
 }
-
-
-class BindRefusedError(DirectoryUnavailableError):
-    """The directory does not accept the name and the password that are configured."""
 
 
 class _ServerError(Exception):

@@ -49,8 +49,9 @@ class SambaDomain:
         """Provision it; `folder` must be empty."""
         self.address = ADDRESS
         self.folder = folder
-        self.authority = Authority(folder / "tls")
-        self.ca = self.authority.ca
+        self.authority = Authority("Authority of the test domain")
+        self.ca = folder / "ca.pem"
+        self.ca.write_bytes(self.authority.pem)
         self.connection: Any = None
         self._numbers = itertools.count(1)
         self._run("samba-tool", "domain", "provision", *self._provisioning())
@@ -114,6 +115,20 @@ class SambaDomain:
         self.connection.add(dn, "user", given)
         return dn
 
+    def contacts(self, unit: str, count: int) -> list[str]:
+        """Make many entries that can be members, in one transaction of the database, and return their DNs."""
+        dns = [f"CN=c{number},{unit}" for number in range(count)]
+        script = (
+            "import sys; from samba.samdb import SamDB; from samba.auth import system_session\n"
+            "from samba.param import LoadParm; lp = LoadParm(sys.argv[1])\n"
+            "db = SamDB(url=sys.argv[2], session_info=system_session(), lp=lp); db.transaction_start()\n"
+            "[db.add({'dn': line.strip(), 'objectClass': 'contact'}) for line in sys.stdin]; db.transaction_commit()"
+        )
+        command = ["/usr/bin/python3", "-c", script, f"{self.folder}/etc/smb.conf", f"{self.folder}/private/sam.ldb"]
+        done = subprocess.run(command, input="\n".join(dns), capture_output=True, text=True, check=False, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return dns
+
     def group(self, unit: str, name: str, members: Sequence[str] = (), kind: int = GLOBAL, **attributes: object) -> str:
         """Make a group and return its DN."""
         dn = f"CN={name},{unit}"
@@ -155,7 +170,8 @@ class SambaDomain:
         return found
 
     def _provisioning(self) -> list[str]:
-        leaf = self.authority.leaf("samba", self.address, f"dc1.{REALM.lower()}")
+        certificate, key = self.folder / "server.pem", self.folder / "server.key"
+        self.authority.server(self.address, "127.0.0.1", f"dc1.{REALM.lower()}").write(certificate, key)
         folders = {
             name: self.folder / name.replace(" ", "-") for name in ("pid directory", "ncalrpc dir", "cache directory")
         }
@@ -168,8 +184,8 @@ class SambaDomain:
             "unix password sync": "no",
             "log file": f"{self.folder}/samba.%m.log",
             "tls enabled": "yes",
-            "tls keyfile": leaf.key,
-            "tls certfile": leaf.certificate,
+            "tls keyfile": key,
+            "tls certfile": certificate,
             "tls cafile": self.ca,
             **folders,
         }
