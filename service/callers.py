@@ -16,8 +16,8 @@ from service.identity import Resolved
 class Resolver(Protocol):
     """What resolves a subject: `service.identity.Identity`."""
 
-    def resolve(self, subject: Subject) -> Resolved:
-        """Return the caller with everything it holds now."""
+    def resolve(self, subject: Subject, *, mark: Callable[[], int], need: int) -> Resolved:
+        """Return the caller with everything it holds, from answers that began after the change `need`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,13 @@ class Callers:
 
     def resolve(self, subject: Subject) -> Current:
         """Resolve a subject. Blocking. Raises UnauthenticatedError and DirectoryUnavailableError."""
-        # The number is taken first: a text stored during the resolution counts as newer than it.
-        as_of = self._latest()
-        return Current(subject, self._resolver.resolve(subject), as_of)
+        return self._resolve(subject, 0)
+
+    def resolve_again(self, subject: Subject) -> Current:
+        """Resolve a subject from answers that are newer than everything that the catalog holds now."""
+        return self._resolve(subject, self._latest())
+
+    def _resolve(self, subject: Subject, need: int) -> Current:
+        # The number is taken before each question: a text stored during a resolution counts as newer than it.
+        resolved = self._resolver.resolve(subject, mark=self._latest, need=need)
+        return Current(subject, resolved, resolved.as_of)
