@@ -224,7 +224,7 @@ class ActiveDirectory:
         """Close every connection."""
         self._client.close()
 
-    def account_sid(self, login: str) -> str | None:
+    def find(self, login: str) -> str | None:
         """Return the SID of the account called `login`: for an administrator's question, never for a decision."""
         if not login or not login.isprintable():
             return None  # Samba ends a value at a zero byte

@@ -123,5 +123,8 @@ class Watched(Directory, Protocol):
     def explain(self, attribute: str, value: str) -> Resolution:
         """Return what `resolve` does, with the names of groups in the paths where they can be read. Slow."""
 
+    def find(self, login: str) -> str | None:
+        """Return the id of the account called `login`: for an administrator's question, never for a decision."""
+
     def close(self) -> None:
         """Close every connection."""

@@ -177,7 +177,7 @@ class Ldap:
         """Close every connection."""
         self._client.close()
 
-    def account_id(self, login: str) -> str | None:
+    def find(self, login: str) -> str | None:
         """Return the `entryUUID` of the account with this `uid`: for an administrator's question, never a decision."""
         if not login or not login.isprintable():
             return None

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import audit, doctor, people, retrieval, serving, sources
+from service.cli import audit, directory, doctor, people, retrieval, serving, sources
 from service.cli.connect import Context
 from service.cli.screen import complain
 from service.errors import RemitError, StartError
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(sources.app, name="source")
 app.add_typer(audit.app, name="audit")
+app.add_typer(directory.app, name="directory")
 app.command("init")(serving.init)
 app.command("serve")(serving.serve)
 app.command("doctor")(doctor.doctor)

@@ -246,8 +246,8 @@ def test_what_is_not_exactly_a_uuid_is_nobody(slapd: Slapd, unit: str, tmp_path:
     with opened(slapd, tmp_path) as directory:
         with pytest.raises(UnknownSubjectError):
             directory.resolve("entryUUID", value.replace("{uuid}", uuid).replace("{UUID}", uuid.upper()))
-        assert directory.account_id("jan*") is None
-        assert directory.account_id("jan)(uid=*") is None
+        assert directory.find("jan*") is None
+        assert directory.find("jan)(uid=*") is None
         assert directory.resolve("entryUUID", uuid).account_id == uuid
 
 

@@ -77,6 +77,10 @@ class FakeDirectory:
         """See `Watched`."""
         return self.resolve(attribute, value)
 
+    def find(self, login: str) -> str | None:
+        """See `Watched`."""
+        return next((value for _, value in self.accounts if value == login), None)
+
     def close(self) -> None:
         """See `Watched`."""
         self.closed = True
