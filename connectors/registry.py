@@ -166,10 +166,62 @@ def _ldap(name: str, values: Mapping[str, object], base: Path) -> Directory:
         raise OptionError("id_domain", f"`id_domain`: {err}") from err
 
 
+def _entra(name: str, values: Mapping[str, object], base: Path) -> Directory:
+    from connectors.directories.entra import Entra
+    from connectors.directories.graph import CLOUDS, GraphAccess, GraphClient
+    from connectors.directories.sids import is_guid
+
+    keys = ("tenant", "client_id", "secret_file", "certificate_file", "key_file", "cloud", "ca", "proxy")
+    options = Options("entra", values, base, keys)
+    ids = {key: options.text(key) for key in ("tenant", "client_id")}
+    for key, text in ids.items():
+        if not is_guid(text):
+            raise OptionError(key, f"`{key}`: expected an id such as `0f1a2b3c-…`, in lower case, found `{text}`")
+    cloud = options.optional("cloud") or "global"
+    if cloud not in CLOUDS:
+        listed = ", ".join(f"`{one}`" for one in CLOUDS)
+        raise OptionError("cloud", f"`cloud`: expected one of {listed}, found `{cloud}`")
+    access = GraphAccess(
+        tenant=ids["tenant"],
+        client_id=ids["client_id"],
+        credential=_application_credential(options, values),
+        cloud=CLOUDS[cloud],
+        ca=options.path("ca") if "ca" in values else None,
+        proxy=options.optional("proxy"),
+    )
+    try:
+        return Entra(name, ids["tenant"], GraphClient(name, access))
+    except OSError as err:
+        raise OptionError("ca", f"`ca`: {access.ca} cannot be read, or holds no certificate in PEM") from err
+
+
+def _application_credential(options: Options, values: Mapping[str, object]) -> str | Mapping[str, str]:
+    from connectors.directories.graph import certificate_credential
+    from connectors.directories.secrets import read_secret
+
+    pair = ("certificate_file", "key_file")
+    if ("secret_file" in values) == any(key in values for key in pair):
+        raise OptionError("secret_file", "expected `secret_file`, or `certificate_file` with `key_file`")
+    key = "secret_file" if "secret_file" in values else "key_file"
+    try:
+        secret = read_secret(options.path(key))
+        if key == "secret_file":
+            return secret
+        key = "certificate_file"
+        return certificate_credential(secret, options.path(key).read_text())
+    except DirectoryUnavailableError as err:
+        raise OptionError(key, f"`{key}`: {err.detail}") from err
+    except OSError as err:
+        raise OptionError(key, f"`{key}`: it cannot be read: {err.strerror}") from err
+    except (ValueError, TypeError) as err:
+        raise OptionError(key, f"`{key}`: expected a certificate in PEM, and its RSA key in `key_file`") from err
+
+
 def _ldap_access(options: Options) -> LdapAccess:
     import ssl
 
-    from connectors.directories.ldap_client import Endpoint, LdapAccess, read_password, tls_context
+    from connectors.directories.ldap_client import Endpoint, LdapAccess, tls_context
+    from connectors.directories.secrets import read_secret
 
     servers = []
     for text in options.texts("servers"):
@@ -187,7 +239,7 @@ def _ldap_access(options: Options) -> LdapAccess:
     except OSError as err:
         raise OptionError("ca", f"`ca`: {ca} cannot be read: {err.strerror}") from err
     try:
-        read_password(password_file)
+        read_secret(password_file)
     except DirectoryUnavailableError as err:
         raise OptionError("password_file", f"`password_file`: {err.detail}") from err
     return LdapAccess(tuple(servers), ca, options.text("bind"), password_file)
@@ -196,6 +248,7 @@ def _ldap_access(options: Options) -> LdapAccess:
 _CONNECTORS: Final[Mapping[str, Callable[[Mapping[str, object], Path], Connector]]] = {"filesystem": _filesystem}
 _DIRECTORIES: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Directory]]] = {
     "active_directory": _active_directory,
+    "entra": _entra,
     "ldap": _ldap,
     "static": _static,
 }

@@ -83,8 +83,10 @@ def _directory(one: Field) -> DirectorySettings:
     entries = one.mapping()
     name = one.need(entries, "name", "a name").name()
     kind = one.need(entries, "kind", "a kind of directory such as `static`").choice(tuple(ATTRIBUTES))
-    times = {"keep_for": timedelta(seconds=15), "max_directory_age": timedelta(seconds=60)}
-    times["poll_every"] = timedelta(seconds=2)
+    # Entra ID counts what it is asked, and shows changes late.
+    keep_for, poll_every = (30, 15) if kind == "entra" else (15, 2)
+    times = {"keep_for": timedelta(seconds=keep_for), "max_directory_age": timedelta(seconds=60)}
+    times["poll_every"] = timedelta(seconds=poll_every)
     for key in times:
         if key in entries:
             if kind == "static":

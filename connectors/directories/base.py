@@ -13,6 +13,7 @@ ATTRIBUTES: Final[Mapping[str, tuple[str, ...]]] = {
     "static": ("id", "uid"),
     "active_directory": ("objectSid", "objectGUID"),
     "ldap": ("entryUUID",),
+    "entra": ("id",),
 }
 """By kind of directory: what an issuer's claim may equal. Never a name, which can be given to somebody else."""
 
@@ -20,6 +21,7 @@ LINKED: Final[Mapping[str, tuple[str, ...]]] = {
     "static": ("id", "uid"),
     "active_directory": ("objectSid", "foreignSecurityPrincipal"),
     "ldap": ("entryUUID", "uidNumber"),
+    "entra": ("id", "onPremisesSecurityIdentifier"),
 }
 """By kind of directory: by what an account of another directory may be found in it."""
 
@@ -27,6 +29,7 @@ FACTS: Final[Mapping[str, tuple[str, ...]]] = {
     "static": ("id", "uid"),
     "active_directory": ("objectSid", "objectGUID", "uidNumber"),
     "ldap": ("entryUUID", "uidNumber"),
+    "entra": ("id", "onPremisesSecurityIdentifier"),
 }
 """By kind of directory: what it says about its accounts that another directory may know too."""
 

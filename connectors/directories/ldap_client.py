@@ -26,6 +26,7 @@ from ldap3.core.exceptions import LDAPExceptionError
 from ldap3.utils.conv import escape_filter_chars
 
 from connectors.directories.base import BindRefusedError, DirectoryUnavailableError
+from connectors.directories.secrets import read_secret
 
 _T = TypeVar("_T")
 
@@ -265,7 +266,7 @@ class LdapClient:
 
     def _open(self, endpoint: Endpoint) -> ldap3.Connection:
         access = self._access
-        password = read_password(access.password_file)
+        password = read_secret(access.password_file)
         server = ldap3.Server(
             endpoint.host,
             port=endpoint.port,
@@ -394,22 +395,6 @@ class LdapClient:
             if key.endswith("-*") or ";" not in key:
                 return tuple(found)
         raise DirectoryUnavailableError(f"directory `{self._name}` is incomplete: `{name}` ended half way")
-
-
-def read_password(path: Path) -> str:
-    """The password in a file, without the line's end. Raises DirectoryUnavailableError: empty, or open to everybody."""
-    try:
-        mode = path.stat().st_mode
-        text = path.read_bytes()[:4096].decode().rstrip("\r\n")
-    except OSError as err:
-        raise DirectoryUnavailableError(f"the password file {path} cannot be read: {err.strerror}") from err
-    except UnicodeDecodeError as err:
-        raise DirectoryUnavailableError(f"the password file {path} is not text") from err
-    if mode & 0o007:
-        raise DirectoryUnavailableError(f"the password file {path} is open to everybody: `chmod o-rwx` it")
-    if not text.strip() or "\0" in text:
-        raise DirectoryUnavailableError(f"the password file {path} holds no password")
-    return text
 
 
 def _code(connection: ldap3.Connection) -> int:

@@ -117,7 +117,7 @@ REFUSED = [
     ("claim: sub", "claim: email", 12, "issuers[0].claim: expected an immutable claim"),
     ("attribute: id", "attribute: name", 14, "issuers[0].attribute: expected one of `id`, `uid`"),
     ("directory: people", "directory: persons", 13, "issuers[0].directory: expected one of the directories `people`"),
-    ("kind: static", "kind: nis", 16, "directories[0].kind: expected `static` or `active_directory` or `ldap`, found"),
+    ("kind: static", "kind: nis", 16, "directories[0].kind: expected `static` or `active_directory` or `ldap` or"),
     ("kind: static", "kind: static, keep_for: 5s", 16, "directories[0].keep_for: a static directory is read again"),
     ("kind: static", "kind: ldap, keep_for: 2h", 16, "directories[0].keep_for: expected at most `1h`"),
     ("kind: static", "kind: ldap, keep_for: 5m", 16, "`keep_for` is longer than `max_directory_age`"),
