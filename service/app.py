@@ -22,6 +22,8 @@ import connectors
 import service
 from connectors import registry
 from connectors.base import Connector
+from connectors.directories.base import Directory, Watched
+from service import directories
 from service.access import Access
 from service.api import tls
 from service.api.audit import AuditServicer
@@ -42,6 +44,7 @@ from service.identity import Identity
 from service.index.edge import EdgeIndex
 from service.index.follow import Follower, follow
 from service.keys import FileKey
+from service.lookups import Keeping
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings
@@ -148,10 +151,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
-    directories = {
-        one.name: registry.build_directory(one.name, one.kind, {"path": str(one.path)}, settings.base)
-        for one in settings.directories
-    }
+    identity = _identity(settings)
+    closing.callback(identity.close)
+    identity.start()
     provider = FileKey(settings.keys.path)
     audit_key = AuditKey.load(settings.keys.audit)
     tokenizer = tokenizer_path(settings.embedding)
@@ -210,7 +212,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     access = Access(catalog, {one.name: one.max_permissions_age for one in settings.sources})
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
-    callers = Callers(Identity(directories, Roles(settings.roles)), access.latest)
+    callers = Callers(identity, access.latest)
     executor = Executor()
     closing.callback(executor.close)
     shadow = Shadow(index, settings.index.shadow)
@@ -264,6 +266,18 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         index.clear()
         follow(catalog, index, tell)
         return index.count
+
+
+def _identity(settings: Settings) -> Identity:
+    opened: dict[str, Directory] = {}
+    with ExitStack() as closing:
+        for one in settings.directories:
+            opened[one.name] = directory = directories.open_directory(one, settings.base)
+            if isinstance(directory, Watched):
+                closing.callback(directory.close)
+        closing.pop_all()
+    keeping = {one.name: Keeping(one.keep_for, one.max_age, one.poll_every) for one in settings.directories}
+    return Identity(opened, Roles(settings.roles), links=settings.links, keeping=keeping)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

@@ -26,7 +26,7 @@ from pyroaring import AbstractBitMap
 from remit.client import AsyncClient
 
 from acl.model import Clause, Effect, Rule, ScopeId, Unknown
-from acl.principal import Principal, realm
+from acl.principal import Principal, Realm, realm
 from connectors.base import Finding
 from connectors.directories.base import Directory, Resolution
 from connectors.directories.static import StaticDirectory
@@ -132,6 +132,10 @@ class TimedDirectory:
         found = self.directory.resolve(attribute, value)
         self.before()
         return replace(found, resolved_at=self.clock())
+
+    def feeds(self, realm: Realm) -> bool:
+        """See `Directory`."""
+        return self.directory.feeds(realm)
 
 
 class MemoryIndex:
