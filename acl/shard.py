@@ -1,118 +1,147 @@
 """The compiled index of one source: its scopes, ACLs and documents, kept in step change by change.
 
-INVARIANT: an ACL, its documents and their rows are in the postings of exactly the own clause, and below exactly the
-scope, that the tables name for it. An ACL without an understood own clause is in no posting: nobody's.
+Every table names the next: a row of the index its ACL, an ACL its scope and its own clause, a scope the scope around it
+and its clause. A change sets what it names, and nothing that points there; an answer follows the tables, all at once.
+
+INVARIANT: what nobody put, or what is not understood, has clause 0, which nobody passes.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from pyroaring import BitMap, FrozenBitMap
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
+from acl.clauses import Clauses
+from acl.columns import Column, Flags, Layout, Numbers, Places, bitmap_of, each_segment, picked
 from acl.containment import TOP, Containment
 from acl.model import Acl, AclId, Caller, Clause, ScopeId, Unknown
-from acl.postings import (
-    ACLS,
-    DOCUMENTS,
-    NOTHING,
-    SCOPES,
-    Bits,
-    Compiled,
-    Delta,
-    Gathered,
-    Items,
-    Postings,
-    compile_clause,
-    merged,
-    patched,
-    union_of,
-    without,
-)
 from acl.principal import Realm
 from acl.scopes import ScopeRow, ScopeTree
-from acl.tables import Batch, ChunkCounts, Clauses, Members, Tables
 
 _KEPT_SCOPES: Final = 4096
+_LONG: Final = 1 << 16
 
 
-@dataclass(slots=True)
+class _Things:
+    """Things with an ACL, documents or rows, as they were at one moment."""
+
+    def __init__(self, places: Places, acl: Column) -> None:
+        self._used = places.used
+        self._layout: Layout = places.layout()
+        self._acl: tuple[NDArray[Any], ...] = acl.lend()
+
+    def of(self, acls: Flags) -> FrozenBitMap:
+        """The things whose ACL has the flag."""
+        return bitmap_of(picked(acls, self._acl, self._used), self._layout)
+
+
 class View:
     """What a caller may read in one source, for every moment `since <= at < until`. Keeps what it saw."""
 
-    acls: FrozenBitMap
-    chunk_count: int
-    since: datetime
-    until: datetime
-    _own: Gathered
-    _hidden: list[Bits]
-    _planes: dict[int, FrozenBitMap] = field(default_factory=dict)
+    def __init__(
+        self, acls: FrozenBitMap, chunk_count: int, valid: tuple[datetime, datetime], flags: Flags, *things: _Things
+    ) -> None:
+        self.acls = acls
+        self.chunk_count = chunk_count
+        self.since, self.until = valid
+        self._flags = np.packbits(flags)
+        self._things = things
+        self._found: dict[int, FrozenBitMap] = {}
 
-    def plane(self, kind: int) -> FrozenBitMap:
-        """The permitted items of a kind, DOCUMENTS or ROWS."""
-        found = self._planes.get(kind)
+    @property
+    def documents(self) -> FrozenBitMap:
+        """The ordinals of the permitted documents."""
+        return self._thing(0)
+
+    @property
+    def rows(self) -> FrozenBitMap:
+        """The rows of their chunks."""
+        return self._thing(1)
+
+    def _thing(self, kind: int) -> FrozenBitMap:
+        found = self._found.get(kind)
         if found is None:
-            found = self._own.plane(kind) - union_of(self._hidden, kind)
-            self._planes[kind] = found
+            found = self._found[kind] = self._things[kind].of(np.unpackbits(self._flags).view(np.bool_))
         return found
 
 
 class Shard:
     """One source. Not safe for threads: the owner holds a lock around every call."""
 
-    def __init__(self, tables: Tables) -> None:
-        self._tables = tables
-        self._postings = Postings()
+    def __init__(self) -> None:
+        self._clauses = Clauses()
         self._tree = Containment()
         self._nodes: dict[ScopeId, int] = {}
-        self._ids: list[ScopeId] = [ScopeId(""), ScopeId("")]
-        self._labels: list[str] = ["", ""]
-        self._scope_clause = array("I", (0, 0))
+        self._ids: list[ScopeId] = [ScopeId("")]
+        self._labels: list[str] = [""]
+        self._scope_clause = array("I", (0,))
         self._unknown_scopes: dict[int, str] = {}
-        self._unknown_acls: dict[int, tuple[int, str]] = {}
-        self._acls_in = Members()
-        self._documents_in = Members()
-        self._homeless: dict[int, set[int]] = {}
-        self._under: dict[int, Bits] = {}
-        self._counts = ChunkCounts()
-        self._gathered = False
-        self._compiled: dict[int, Compiled] = {}
-        self._numbered: dict[int, int] = {}
+        self._acl_places = Places()
+        self._acl_scope = Column(np.uint32)
+        self._acl_clause = Column(np.uint32)
+        self._acl_chunks = Column(np.uint32)
+        self._unknown_acls: dict[int, str] = {}
+        self._document_places = Places()
+        self._document_acl = Column(np.uint32)
+        self._document_start = Column(np.uint32)
+        self._document_length = Column(np.uint16)
+        self._ragged: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._row_places = Places()
+        self._row_acl = Column(np.uint32)
         self._values = ScopeTree.found_by(self._row)
         self.acls = BitMap()
         self.documents = BitMap()
-        self.realms: frozenset[Realm] = frozenset()
 
     # Reading
 
+    @property
+    def realms(self) -> frozenset[Realm]:
+        """Every realm that some rule names."""
+        return self._clauses.realms
+
     def view(self, caller: Caller, missing: frozenset[Realm], at: datetime) -> View:
         """Compute what a caller may read at the moment `at`; `missing` realms are incomplete."""
-        found = self._postings.gather(caller, missing, at)
-        closed = self._tree.closed(found.plane(SCOPES))
-        hidden = [bits for node in closed if (bits := self._hold_under(node))[ACLS] is not None]
-        acls = found.plane(ACLS) - union_of(hidden, ACLS)
-        self._gathered = True
-        return View(acls, self._counts.total(acls), found.since, found.until, found, hidden)
+        # 1. The clauses that let the caller through; 2. the scopes that are open, with all around them.
+        passed = self._clauses.passed(caller, missing, at)
+        opened = self._tree.open(passed.flags.take(np.frombuffer(self._scope_clause, np.uint32)))
+        # 3. An ACL is permitted when its own clause and its scope are.
+        clause, scope, chunks = self._acl_clause.now(), self._acl_scope.now(), self._acl_chunks.now()
+        flags = np.zeros(self._acl_places.used, np.bool_)
+        count = 0
+        for segment, places in each_segment(len(flags)):
+            size = places.stop - places.start
+            here = passed.flags.take(clause[segment][:size])
+            here &= opened.take(scope[segment][:size])
+            flags[places] = here
+            # 4. The number of their chunks.
+            count += int((chunks[segment][:size] * here).sum(dtype=np.uint64))
+        return View(
+            bitmap_of(flags, self._acl_places.layout()),
+            count,
+            (passed.since, passed.until),
+            flags,
+            _Things(self._document_places, self._document_acl),
+            _Things(self._row_places, self._row_acl),
+        )
 
     def knows(self, acl_id: AclId) -> bool:
         """Whether an ACL was put, understood or not."""
-        return acl_id in self.acls or acl_id in self._unknown_acls
+        return acl_id in self.acls
 
     def acl(self, acl_id: AclId) -> Acl | Unknown:
         """Return the ACL as `decide` wants it; Unknown when any part of it is."""
-        own: Clause | Unknown
-        if acl_id in self.acls:
-            node, own = self._tables.acl_scope[acl_id], self._tables.clauses.get(self._tables.acl_clause[acl_id])
-        elif acl_id in self._unknown_acls:
-            node, reason = self._unknown_acls[acl_id]
-            own = Unknown(reason)
-        else:
+        if acl_id not in self.acls:
             return Unknown(f"ACL {acl_id} is not known")
+        place = self._acl_places.find(np.array([acl_id]))
+        node, number = int(self._acl_scope.of(place)[0]), int(self._acl_clause.of(place)[0])
+        own = self._clauses.get(number) if number else Unknown(self._unknown_acls[acl_id])
         if len(self._values) > _KEPT_SCOPES:
             self._values = ScopeTree.found_by(self._row)
         return self._values.acl(None if node == TOP else self._ids[node], own)
@@ -123,12 +152,12 @@ class Shard:
             return None
         clause: Clause | Unknown
         if self._scope_clause[node]:
-            clause = self._tables.clauses.get(self._scope_clause[node])
+            clause = self._clauses.get(self._scope_clause[node])
         elif node in self._unknown_scopes:
             clause = Unknown(self._unknown_scopes[node])
         else:
             return None
-        parent = self._tree.declared[node]
+        parent = self._tree.parent[node]
         return ScopeRow(scope_id, None if parent == TOP else self._ids[parent], clause, self._labels[node])
 
     # Writing
@@ -136,7 +165,7 @@ class Shard:
     def apply(self, changes: Iterable[Change]) -> None:
         """Bring the index to the state that the changes name; the last word on each thing counts."""
         scopes: dict[ScopeId, ScopePut | ScopeDrop] = {}
-        acls: dict[AclId, AclPut | AclDrop] = {}
+        acls: dict[int, AclPut | AclDrop] = {}
         documents: dict[int, DocumentPut | DocumentDrop] = {}
         for change in changes:
             match change:
@@ -146,126 +175,35 @@ class Shard:
                     acls[change.acl_id] = change
                 case ScopePut() | ScopeDrop():
                     scopes[change.id] = change
-        # Everything leaves its old place before anything enters its new one, so that no step can undo another.
-        fresh_documents = self._documents_leave(documents.values())
-        fresh_acls = self._acls_leave(acls.values())
-        self._put_scopes(scopes.values())
-        entering = Batch(self._tables)
-        self._tables.grow(
-            max((put.acl_id for put, _ in fresh_acls), default=0),
-            max((put.ordinal for put in fresh_documents), default=0),
-        )
-        for put, node in fresh_acls:
-            self._acl_enters(put, node, entering)
-        for document in fresh_documents:
-            self._document_enters(document, entering)
-        self._flush(entering, adding=True)
-        self._compiled.clear()
-        self._numbered.clear()
-        self.realms = frozenset(self._postings.realms)
+        if scopes or acls:
+            numbers: dict[int, int] = {}
+            begun: list[int] = []
+            ended: list[int] = []
+            self._set_scopes(scopes.values(), numbers, begun, ended)
+            self._set_acls(list(acls.values()), numbers, begun, ended)
+            self._clauses.change_uses(begun, ended)
+        if documents:
+            self._set_documents(documents)
 
-    def _documents_leave(self, changes: Iterable[DocumentPut | DocumentDrop]) -> list[DocumentPut]:
-        leaving = Batch(self._tables)
-        entering: list[DocumentPut] = []
+    def _set_scopes(
+        self, changes: Iterable[ScopePut | ScopeDrop], numbers: dict[int, int], begun: list[int], ended: list[int]
+    ) -> None:
         for change in changes:
-            ordinal = change.ordinal
-            if ordinal in self.documents:
-                acl = self._tables.document_acl[ordinal]
-                if (
-                    isinstance(change, DocumentPut)
-                    and change.acl_id == acl
-                    and change.rows == self._tables.rows(ordinal)
-                ):
-                    continue
-                if acl in self.acls:
-                    leaving.document(ordinal)
-                elif acl:
-                    self._homeless[acl].discard(ordinal)
-                    if not self._homeless[acl]:
-                        del self._homeless[acl]
-            if isinstance(change, DocumentPut):
-                entering.append(change)
-            else:
-                self.documents.discard(ordinal)
-        self._flush(leaving, adding=False)
-        return entering
-
-    def _acls_leave(self, changes: Iterable[AclPut | AclDrop]) -> list[tuple[AclPut, int]]:
-        leaving = Batch(self._tables)
-        entering: list[tuple[AclPut, int]] = []
-        for change in changes:
-            acl = change.acl_id
-            node = TOP
-            if isinstance(change, AclPut):
-                node = TOP if change.scope is None else self._node(change.scope)
-                entering.append((change, node))
-            if acl in self.acls:
-                if isinstance(change, AclPut) and isinstance(change.own, Clause) and self._stands(change, node):
-                    entering.pop()
-                    continue
-                leaving.acl(acl)
-                self._tables.clauses.give_up()
-                homeless = self._documents_of(acl)
-                for ordinal in homeless:
-                    leaving.document(ordinal)
-                if homeless:
-                    self._homeless[acl] = set(homeless)
-                self.acls.discard(acl)
-            self._unknown_acls.pop(acl, None)
-        self._flush(leaving, adding=False)
-        return entering
-
-    def _stands(self, change: AclPut, node: int) -> bool:
-        acl = change.acl_id
-        clauses = self._tables.clauses
-        return node == self._tables.acl_scope[acl] and clauses.get(self._tables.acl_clause[acl]) == change.own
-
-    def _documents_of(self, acl: int) -> list[int]:
-        found = self._documents_in.at(self._tables.acl_scope[acl])
-        if isinstance(found, BitMap):
-            narrow = self._postings.narrowest(self._compiled_of(self._tables.acl_clause[acl]), DOCUMENTS)
-            found = found if narrow is None else found & narrow
-        return [ordinal for ordinal in found if self._tables.document_acl[ordinal] == acl]
-
-    def _acl_enters(self, put: AclPut, node: int, entering: Batch) -> None:
-        acl = put.acl_id
-        if isinstance(put.own, Unknown):
-            self._unknown_acls[acl] = (node, put.own.reason)
-            return
-        self._tables.put_acl(acl, node, self._number(put.own))
-        self.acls.add(acl)
-        entering.acl(acl)
-        for ordinal in self._homeless.pop(acl, ()):
-            entering.document(ordinal)
-
-    def _document_enters(self, put: DocumentPut, entering: Batch) -> None:
-        self._tables.put_document(put.ordinal, put.acl_id, put.rows)
-        self.documents.add(put.ordinal)
-        if put.acl_id in self.acls:
-            entering.document(put.ordinal)
-        elif put.acl_id:
-            self._homeless.setdefault(put.acl_id, set()).add(put.ordinal)
-
-    def _flush(self, batch: Batch, *, adding: bool) -> None:
-        if not batch.by_clause:
-            return
-        delta = Delta()
-        for clause, items in batch.by_clause.items():
-            delta.add(self._compiled_of(clause), items)
-        self._postings.patch(delta, adding=adding)
-        under: dict[int, list[Items]] = {}
-        for node, items in batch.by_node.items():
-            for members, numbers in ((self._acls_in, items.acls), (self._documents_in, items.documents)):
-                if numbers:
-                    (members.add if adding else members.discard)(node, numbers)
-            for here in self._tree.around(node):
-                if here in self._under:
-                    under.setdefault(here, []).append(items)
-        for here, several in under.items():
-            self._under[here] = patched(self._under[here], several, adding=adding, in_place=not self._gathered)
-        self._counts.change(batch.chunks if adding else {acl: -count for acl, count in batch.chunks.items()})
-
-    # Scopes
+            self._values = ScopeTree.found_by(self._row)
+            node = self._node(change.id)
+            number, parent, self._labels[node] = 0, TOP, ""
+            self._unknown_scopes.pop(node, None)
+            if isinstance(change, ScopePut):
+                self._labels[node] = change.label
+                parent = TOP if change.parent is None else self._node(change.parent)
+                if isinstance(change.clause, Unknown):
+                    self._unknown_scopes[node] = change.clause.reason
+                else:
+                    number = self._number(change.clause, numbers)
+            self._tree.place(node, parent)
+            begun.append(number)
+            ended.append(self._scope_clause[node])
+            self._scope_clause[node] = number
 
     def _node(self, scope_id: ScopeId) -> int:
         """The number of a scope. One that is only named so far gets one too, and is opened to nobody."""
@@ -277,111 +215,93 @@ class Shard:
             self._scope_clause.append(0)
         return node
 
-    def _put_scopes(self, changes: Iterable[ScopePut | ScopeDrop]) -> None:
-        old, new = Delta(), Delta()
-        changed: list[int] = []
-        for change in changes:
-            self._values = ScopeTree.found_by(self._row)
-            node = self._node(change.id)
-            number = 0
-            parent = TOP
-            self._unknown_scopes.pop(node, None)
-            if isinstance(change, ScopePut):
-                self._labels[node] = change.label
-                parent = TOP if change.parent is None else self._node(change.parent)
-                if isinstance(change.clause, Unknown):
-                    self._unknown_scopes[node] = change.clause.reason
-                else:
-                    number = self._number(change.clause)
-            if number != self._scope_clause[node]:
-                changed.append(node)
-                for which, delta in ((self._scope_clause[node], old), (number, new)):
-                    if which:
-                        items = Items()
-                        items.scopes.append(node)
-                        delta.add(self._compiled_of(which), items)
-                self._tables.clauses.give_up()
-                self._scope_clause[node] = number
-            if parent != self._tree.declared[node]:
-                for moved in self._tree.place(node, parent):
-                    self._move(moved)
-        self._postings.patch(old, adding=False)
-        self._postings.patch(new, adding=True)
-        for node in changed:
-            # A scope that asks what one around it asks already is never the first to deny; any other soon will be.
-            clause = self._scope_clause[node]
-            if all(self._scope_clause[here] != clause for here in self._tree.around(self._tree.parent[node])):
-                self._hold_under(node)
-
-    def _move(self, node: int) -> None:
-        target = self._tree.target(node)
-        if target != self._tree.parent[node]:
-            bits = self._bits_under(node)
-            for here in self._tree.around(self._tree.parent[node]):
-                if here in self._under:
-                    self._under[here] = without(self._under[here], bits)
-            self._tree.move(node, target)
-            for here in self._tree.around(target):
-                if here in self._under:
-                    self._under[here] = merged(self._under[here], bits)
-
-    def _hold_under(self, node: int) -> Bits:
-        found = self._under.get(node)
-        if found is None:
-            found = self._under[node] = self._bits_under(node)
-        return found
-
-    def _bits_under(self, node: int) -> Bits:
-        """Everything that lies in a scope, at any depth."""
-        parts: list[Bits] = []
-        direct: list[Items] = []
-        queue = [node]
-        for here in queue:
-            if here in self._under:
-                parts.append(self._under[here])
-                continue
-            items = Items()
-            items.acls.extend(self._acls_in.at(here))
-            items.documents.extend(self._documents_in.at(here))
-            for ordinal in items.documents:
-                items.ranges += self._tables.rows(ordinal)
-            direct.append(items)
-            queue.extend(self._tree.children(here))
-        found = patched(NOTHING, direct, adding=True, in_place=False) if direct else NOTHING
-        for bits in parts:
-            found = merged(found, bits)
-        return found
-
-    # Clauses
-
-    def clauses_used(self) -> int:
-        """How many uses of clauses there are."""
-        return len(self.acls) + len(self._scope_clause)
-
-    def move_clauses(self, old: Clauses, new: Clauses, moved: dict[int, int]) -> None:
-        """Copy every clause in use from old to new storage. moved: the numbers so far, shared by all sources."""
-
-        def number(before: int) -> int:
-            if before and before not in moved:
-                moved[before] = new.put(old.get(before))
-            return moved[before] if before else 0
-
-        for acl in self.acls:
-            self._tables.acl_clause[acl] = number(self._tables.acl_clause[acl])
-        for node, before in enumerate(self._scope_clause):
-            self._scope_clause[node] = number(before)
-
-    def _number(self, clause: Clause) -> int:
+    def _number(self, clause: Clause, numbers: dict[int, int]) -> int:
         # Many changes of a batch share one clause object, and the batch keeps it alive.
-        number = self._numbered.get(id(clause))
+        number = numbers.get(id(clause))
         if number is None:
-            number = self._numbered[id(clause)] = self._tables.clauses.put(clause)
-            if number not in self._compiled:
-                self._compiled[number] = compile_clause(clause)
+            number = numbers[id(clause)] = self._clauses.put(clause)
         return number
 
-    def _compiled_of(self, number: int) -> Compiled:
-        found = self._compiled.get(number)
-        if found is None:
-            found = self._compiled[number] = compile_clause(self._tables.clauses.get(number))
-        return found
+    def _set_acls(
+        self, changes: Sequence[AclPut | AclDrop], numbers: dict[int, int], begun: list[int], ended: list[int]
+    ) -> None:
+        if not changes:
+            return
+        nodes: list[int] = []
+        clauses: list[int] = []
+        for change in changes:
+            node, number = TOP, 0
+            if self._unknown_acls:
+                self._unknown_acls.pop(change.acl_id, None)
+            if isinstance(change, AclPut):
+                node = TOP if change.scope is None else self._node(change.scope)
+                if isinstance(change.own, Unknown):
+                    self._unknown_acls[change.acl_id] = change.own.reason
+                else:
+                    number = self._number(change.own, numbers)
+            nodes.append(node)
+            clauses.append(number)
+        self.acls -= BitMap([change.acl_id for change in changes])
+        self.acls |= BitMap([change.acl_id for change in changes if isinstance(change, AclPut)])
+        places = self._acls_at(np.array([change.acl_id for change in changes]))
+        begun += clauses
+        ended += self._acl_clause.of(places).tolist()
+        self._acl_scope.put(places, np.array(nodes))
+        self._acl_clause.put(places, np.array(clauses))
+
+    def _acls_at(self, ids: Numbers) -> Numbers:
+        """The places of ACLs. One that is only named so far gets one too, and is nobody's."""
+        places = self._acl_places.make(ids)
+        for column in (self._acl_scope, self._acl_clause, self._acl_chunks):
+            column.reach(self._acl_places.used)
+        return places
+
+    def _set_documents(self, changes: dict[int, DocumentPut | DocumentDrop]) -> None:
+        # Every row leaves its old document before any enters its new one, so that none is lost on the way.
+        self._leave(list(changes))
+        puts = [change for change in changes.values() if isinstance(change, DocumentPut)]
+        self.documents -= BitMap(list(changes))
+        self.documents |= BitMap([put.ordinal for put in puts])
+        if puts:
+            self._enter(puts)
+
+    def _leave(self, ordinals: list[int]) -> None:
+        places = self._document_places.find(np.array(ordinals))
+        acls, length = self._document_acl.of(places), self._document_length.of(places)
+        which = np.flatnonzero(length)
+        self._fill(self._document_start.of(places)[which], length[which], acls[which], entering=False)
+        if self._ragged:
+            for acl, ordinal in zip(acls.tolist(), ordinals, strict=True):
+                rows = np.array(self._ragged.pop(ordinal, ()), np.int64).reshape(-1, 2)
+                self._fill(rows[:, 0], rows[:, 1] - rows[:, 0], np.full(len(rows), acl), entering=False)
+        for column in (self._document_acl, self._document_start, self._document_length):
+            column.put(places, 0)
+
+    def _enter(self, puts: list[DocumentPut]) -> None:
+        acls = self._acls_at(np.array([put.acl_id for put in puts]))
+        places = self._document_places.make(np.array([put.ordinal for put in puts]))
+        for column in (self._document_acl, self._document_start, self._document_length):
+            column.reach(self._document_places.used)
+        self._document_acl.put(places, acls)
+        ranges = np.array([len(put.rows) for put in puts])
+        which = np.repeat(np.arange(len(puts)), ranges)
+        start = np.array([start for put in puts for start, _ in put.rows], np.int64)
+        length = np.array([stop for put in puts for _, stop in put.rows], np.int64) - start
+        self._fill(start, length, acls[which], entering=True)
+        # Nearly all documents have one range.
+        plain = (ranges[which] == 1) & (length < _LONG)
+        self._document_start.put(places[which[plain]], start[plain])
+        self._document_length.put(places[which[plain]], length[plain])
+        for n in set(which[~plain].tolist()):
+            self._ragged[puts[n].ordinal] = puts[n].rows
+
+    def _fill(self, start: Numbers, length: Numbers, acls: Numbers, *, entering: bool) -> None:
+        """Give ranges of rows to the ACLs at some places, or take them away from there."""
+        self._acl_chunks.add(acls, length if entering else -length)
+        rows = np.repeat(start + length - np.cumsum(length), length) + np.arange(length.sum())
+        if entering:
+            places = self._row_places.make(rows)
+            self._row_acl.reach(self._row_places.used)
+            self._row_acl.put(places, np.repeat(acls, length))
+        else:
+            self._row_acl.put(self._row_places.find(rows), 0)

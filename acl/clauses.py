@@ -1,0 +1,298 @@
+"""Clauses by number, each stored once in a few words, and turned round: from a principal to the clauses that name it.
+
+A clause is a list of runs of one effect. Runs are numbered from the last allow backwards, so that even ones allow and
+odd ones deny; for each run and each principal there is a *posting*: the numbers of the clauses that name the principal
+there. A caller's postings, run by run from number 0 on, that is from the last run of each clause to its first, say yes
+and no in turn. The last word stands: it is what first-match evaluation would have said, without looking at any clause.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+import numpy as np
+
+from acl.columns import Flags
+from acl.model import NEVER, Caller, Clause, Effect, Rule
+from acl.normalize import normalize
+from acl.principal import Principal, Realm
+
+ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
+"""The beginning of a validity without one."""
+
+_RECENT: Final = 16_384
+_WASTE: Final = 65_536
+
+Postings = dict[Realm, dict[str, "array[int]"]]
+"""For each principal, by realm and id, the numbers of clauses, each once, in no order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A clause as postings see it.
+
+    lasting: for each run that has any, the principals of rules without expiry.
+    passing: those of rules with one, as (principal, run, expiry).
+    """
+
+    lasting: tuple[tuple[int, frozenset[Principal]], ...]
+    passing: tuple[tuple[Principal, int, datetime], ...]
+
+
+def runs_of(clause: Clause) -> Runs:
+    """Turn a clause into what its principals get by it."""
+    rules = clause.rules
+    last = len(rules)
+    # A deny that nothing follows changes nothing: no rule is no access.
+    while last and rules[last - 1].effect is Effect.DENY:
+        last -= 1
+    if not last:
+        return Runs((), ())
+    if all(rule.effect is Effect.ALLOW and rule.expires_at is NEVER for rule in rules[:last]):
+        return Runs(((0, rules[0].principals.union(*[rule.principals for rule in rules[1:last]])),), ())
+    lasting: dict[int, frozenset[Principal]] = {}
+    passing: list[tuple[Principal, int, datetime]] = []
+    run, effect = 0, Effect.ALLOW
+    for rule in reversed(normalize(Clause(rules[:last])).rules):
+        if rule.effect is not effect:
+            run, effect = run + 1, rule.effect
+        if rule.expires_at == NEVER:
+            lasting[run] = lasting.get(run, frozenset()) | rule.principals
+        else:
+            passing.extend((principal, run, rule.expires_at) for principal in rule.principals)
+    return Runs(tuple(lasting.items()), tuple(passing))
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """Which clauses let a caller through.
+
+    flags: shape (clauses,), by number. since, until: the same at every moment `since <= at < until`.
+    """
+
+    flags: Flags
+    since: datetime
+    until: datetime
+
+
+class Clauses:
+    """The clauses of one source. Number 0 is no clause: nobody passes it.
+
+    Equal clauses stored near each other in time share a number. A clause is its count of rules, then for each rule a
+    head (count of principals, whether it expires, whether it denies), the number of its expiry if it has one, and the
+    numbers of its principals.
+
+    INVARIANT: a clause is in the postings exactly while it has uses; a number without uses may become another clause.
+    realms: every realm that a clause in use names.
+    """
+
+    def __init__(self) -> None:
+        self.realms: frozenset[Realm] = frozenset()
+        self._words = array("I", (0,))
+        self._start = array("I", (0,))
+        self._uses = array("I", (0,))
+        self._free: list[int] = []
+        self._wasted = 0
+        self._recent: OrderedDict[bytes, int] = OrderedDict()
+        self._principals: list[Principal] = []
+        self._numbers: dict[Principal, int] = {}
+        self._times: list[datetime] = []
+        self._time_numbers: dict[datetime, int] = {}
+        self._named = array("I", (0,))
+        self._realm_sets: dict[frozenset[Realm], int] = {frozenset(): 0}
+        self._realm_uses = [0]
+        self._runs: list[Postings] = []
+        self._passing: dict[Principal, dict[tuple[int, datetime], array[int]]] = {}
+
+    # Reading
+
+    def get(self, number: int) -> Clause:
+        """Return the clause that `put` stored."""
+        words = self._words
+        rules: list[Rule] = []
+        place = self._start[number] + 1
+        for _ in range(words[place - 1]):
+            head = words[place]
+            place += 1
+            moment = NEVER
+            if head & 2:
+                moment = self._times[words[place]]
+                place += 1
+            count = head >> 2
+            principals = frozenset([self._principals[n] for n in words[place : place + count]])
+            place += count
+            rules.append(Rule(Effect.DENY if head & 1 else Effect.ALLOW, principals, moment))
+        return Clause(tuple(rules))
+
+    def passed(self, caller: Caller, missing: frozenset[Realm], at: datetime) -> Passed:
+        """Ask all clauses at once whether they let a caller through at the moment `at`.
+
+        missing: the realms that are incomplete for the caller; a clause that names one denies.
+        """
+        runs: dict[int, list[array[int]]] = {}
+        for run, postings in enumerate(self._runs):
+            held: list[array[int]] = []
+            for realm, ids in caller.ids.items():
+                by_id = postings.get(realm)
+                if not by_id:
+                    continue
+                # Whichever way touches less memory, of which the caches hold little of a caller that was never seen.
+                if 2 * len(by_id) < len(ids):
+                    held += [posting for name, posting in by_id.items() if name in ids]
+                else:
+                    held += filter(None, map(by_id.get, ids))
+            runs[run] = held
+        since, until = ALWAYS, NEVER
+        for principal in self._passing.keys() & caller.principals:
+            for (run, expires_at), posting in self._passing[principal].items():
+                if at < expires_at:
+                    until = min(until, expires_at)
+                    runs.setdefault(run, []).append(posting)
+                else:
+                    since = max(since, expires_at)
+        flags = np.zeros(len(self._start), np.bool_)
+        for run, held in sorted(runs.items()):
+            flags[np.frombuffer(b"".join(held), np.uint32)] = run % 2 == 0
+        if missing:
+            closed = np.array([not realms.isdisjoint(missing) for realms in self._realm_sets])
+            flags &= ~closed.take(np.frombuffer(self._named, np.uint32))
+        return Passed(flags, since, until)
+
+    # Writing
+
+    def put(self, clause: Clause) -> int:
+        """Store a clause and return its number. It counts from its first use on, by `change_uses`."""
+        numbers, words = self._numbers, [len(clause.rules)]
+        for rule in clause.rules:
+            named = [number if (number := numbers.get(p)) is not None else self._new(p) for p in rule.principals]
+            if len(named) > 1:
+                # A set has no order of its own; without one, equal clauses would differ.
+                named.sort()
+            expires = rule.expires_at != NEVER
+            words.append(len(named) << 2 | expires << 1 | (rule.effect is Effect.DENY))
+            if expires:
+                words.append(self._time(rule.expires_at))
+            words += named
+        packed = array("I", words)
+        key = packed.tobytes()
+        found = self._recent.get(key)
+        if found is not None:
+            self._recent.move_to_end(key)
+            return found
+        if self._free:
+            found = self._free.pop()
+        else:
+            found = len(self._start)
+            for column in (self._start, self._uses, self._named):
+                column.append(0)
+        self._start[found] = len(self._words)
+        self._words += packed
+        self._recent[key] = found
+        if len(self._recent) > _RECENT:
+            self._recent.popitem(last=False)
+        self._post(found, clause)
+        return found
+
+    def change_uses(self, begun: Iterable[int], ended: Iterable[int]) -> None:
+        """Say that uses of clauses have begun, and then that others have ended; 0 among them does not matter."""
+        uses = self._uses
+        come, gone = Counter(begun), Counter(ended)
+        del come[0], gone[0]
+        for number, times in come.items():
+            uses[number] += times
+        for number, times in gone.items():
+            uses[number] -= times
+            if not uses[number]:
+                self._drop(number)
+        if self._wasted > max(_WASTE, len(self._words) // 2):
+            self._pack()
+        live = [realms for realms, n in self._realm_sets.items() if self._realm_uses[n]]
+        self.realms = frozenset().union(*live)
+
+    def _new(self, principal: Principal) -> int:
+        number = self._numbers[principal] = len(self._principals)
+        self._principals.append(principal)
+        return number
+
+    def _time(self, moment: datetime) -> int:
+        number = self._time_numbers.get(moment)
+        if number is None:
+            number = self._time_numbers[moment] = len(self._times)
+            self._times.append(moment)
+        return number
+
+    def _post(self, number: int, clause: Clause) -> None:
+        runs = runs_of(clause)
+        for run, principals in runs.lasting:
+            while len(self._runs) <= run:
+                self._runs.append({})
+            postings = self._runs[run]
+            for realm, name in principals:
+                by_id = postings.get(realm)
+                if by_id is None:
+                    by_id = postings[realm] = {}
+                posting = by_id.get(name)
+                if posting is None:
+                    by_id[name] = array("I", (number,))
+                else:
+                    posting.append(number)
+        for principal, run, expires_at in runs.passing:
+            self._passing.setdefault(principal, {}).setdefault((run, expires_at), array("I")).append(number)
+        realms = self._realm_sets.setdefault(clause.realms, len(self._realm_uses))
+        if realms == len(self._realm_uses):
+            self._realm_uses.append(0)
+        self._named[number] = realms
+        self._realm_uses[realms] += 1
+
+    def _drop(self, number: int) -> None:
+        runs = runs_of(self.get(number))
+        for run, principals in runs.lasting:
+            for realm, name in principals:
+                by_id = self._runs[run][realm]
+                _take_out(by_id[name], number)
+                if not by_id[name]:
+                    del by_id[name]
+        for principal, run, expires_at in runs.passing:
+            passing = self._passing[principal]
+            _take_out(passing[(run, expires_at)], number)
+            if not passing[(run, expires_at)]:
+                del passing[(run, expires_at)]
+            if not passing:
+                del self._passing[principal]
+        self._realm_uses[self._named[number]] -= 1
+        self._named[number] = 0
+        words = self._words_of(number)
+        self._wasted += len(words)
+        if self._recent.get(words.tobytes()) == number:
+            del self._recent[words.tobytes()]
+        self._start[number] = 0
+        self._free.append(number)
+
+    def _words_of(self, number: int) -> array[int]:
+        words = self._words
+        start = place = self._start[number]
+        place += 1
+        for _ in range(words[start]):
+            place += 1 + (words[place] >> 1 & 1) + (words[place] >> 2)
+        return words[start:place]
+
+    def _pack(self) -> None:
+        """Leave out the words of clauses that are gone. Happens once in as many changes as it costs."""
+        packed = array("I", (0,))
+        for number in range(1, len(self._start)):
+            if self._uses[number]:
+                words = self._words_of(number)
+                self._start[number] = len(packed)
+                packed += words
+        self._words, self._wasted = packed, 0
+
+
+def _take_out(posting: array[int], number: int) -> None:
+    place = int(np.flatnonzero(np.frombuffer(posting, np.uint32) == number)[0])
+    posting[place] = posting[-1]
+    posting.pop()
