@@ -12,7 +12,7 @@ from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -25,11 +25,15 @@ from acl.principal import Principal, Realm
 ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
 """The beginning of a validity without one."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
 _RECENT: Final = 16_384
 _WASTE: Final = 65_536
+_JOINED: Final = 512
 
-Postings = dict[Realm, dict[str, "array[int]"]]
-"""For each principal, by realm and id, the numbers of clauses, each once, in no order."""
+ByPrincipal = dict[Realm, dict[str, "array[int]"]]
+"""A posting for each principal, by realm and id. In no order; for lasting rules the numbers of clauses, for passing
+ones threes of expiry in microseconds, run, and number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,8 @@ class Clauses:
         self._named = array("I", (0,))
         self._realm_sets: dict[frozenset[Realm], int] = {frozenset(): 0}
         self._realm_uses = [0]
-        self._runs: list[Postings] = []
-        self._passing: dict[Principal, dict[tuple[int, datetime], array[int]]] = {}
+        self._lasting: list[ByPrincipal] = []
+        self._passing: ByPrincipal = {}
 
     # Reading
 
@@ -134,34 +138,25 @@ class Clauses:
 
         missing: the realms that are incomplete for the caller; a clause that names one denies.
         """
-        runs: dict[int, list[array[int]]] = {}
-        for run, postings in enumerate(self._runs):
-            held: list[array[int]] = []
-            for realm, ids in caller.ids.items():
-                by_id = postings.get(realm)
-                if not by_id:
-                    continue
-                # Whichever way touches less memory, of which the caches hold little of a caller that was never seen.
-                if 2 * len(by_id) < len(ids):
-                    held += [posting for name, posting in by_id.items() if name in ids]
-                else:
-                    held += filter(None, map(by_id.get, ids))
-            runs[run] = held
-        since, until = ALWAYS, NEVER
-        for principal in self._passing.keys() & caller.principals:
-            for (run, expires_at), posting in self._passing[principal].items():
-                if at < expires_at:
-                    until = min(until, expires_at)
-                    runs.setdefault(run, []).append(posting)
-                else:
-                    since = max(since, expires_at)
+        passing = np.frombuffer(b"".join(_held(self._passing, caller)), np.int64).reshape(-1, 3)
+        expiry, run_of, number = passing[:, 0], passing[:, 1], passing[:, 2]
+        in_force = expiry > _microseconds(at)
         flags = np.zeros(len(self._start), np.bool_)
-        for run, held in sorted(runs.items()):
-            flags[np.frombuffer(b"".join(held), np.uint32)] = run % 2 == 0
+        for run, postings in enumerate(self._lasting):
+            held = _held(postings, caller)
+            # Some at a time: what is joined stays in the caches.
+            for some in range(0, len(held), _JOINED):
+                flags[np.frombuffer(b"".join(held[some : some + _JOINED]), np.uint32)] = run % 2 == 0
+            flags[number[in_force & (run_of == run)]] = run % 2 == 0
         if missing:
             closed = np.array([not realms.isdisjoint(missing) for realms in self._realm_sets])
             flags &= ~closed.take(np.frombuffer(self._named, np.uint32))
-        return Passed(flags, since, until)
+        past, coming = expiry[~in_force], expiry[in_force]
+        return Passed(
+            flags,
+            _moment(past.max()) if len(past) else ALWAYS,
+            _moment(coming.min()) if len(coming) else NEVER,
+        )
 
     # Writing
 
@@ -229,9 +224,8 @@ class Clauses:
     def _post(self, number: int, clause: Clause) -> None:
         runs = runs_of(clause)
         for run, principals in runs.lasting:
-            while len(self._runs) <= run:
-                self._runs.append({})
-            postings = self._runs[run]
+            self._reach(run)
+            postings = self._lasting[run]
             for realm, name in principals:
                 by_id = postings.get(realm)
                 if by_id is None:
@@ -241,29 +235,27 @@ class Clauses:
                     by_id[name] = array("I", (number,))
                 else:
                     posting.append(number)
-        for principal, run, expires_at in runs.passing:
-            self._passing.setdefault(principal, {}).setdefault((run, expires_at), array("I")).append(number)
+        for (realm, name), run, expires_at in runs.passing:
+            self._reach(run)
+            passing = self._passing.setdefault(realm, {}).setdefault(name, array("q"))
+            passing.extend((_microseconds(expires_at), run, number))
         realms = self._realm_sets.setdefault(clause.realms, len(self._realm_uses))
         if realms == len(self._realm_uses):
             self._realm_uses.append(0)
         self._named[number] = realms
         self._realm_uses[realms] += 1
 
+    def _reach(self, run: int) -> None:
+        while len(self._lasting) <= run:
+            self._lasting.append({})
+
     def _drop(self, number: int) -> None:
         runs = runs_of(self.get(number))
         for run, principals in runs.lasting:
             for realm, name in principals:
-                by_id = self._runs[run][realm]
-                _take_out(by_id[name], number)
-                if not by_id[name]:
-                    del by_id[name]
-        for principal, run, expires_at in runs.passing:
-            passing = self._passing[principal]
-            _take_out(passing[(run, expires_at)], number)
-            if not passing[(run, expires_at)]:
-                del passing[(run, expires_at)]
-            if not passing:
-                del self._passing[principal]
+                _take_out(self._lasting[run][realm], name, (number,))
+        for (realm, name), run, expires_at in runs.passing:
+            _take_out(self._passing[realm], name, (_microseconds(expires_at), run, number))
         self._realm_uses[self._named[number]] -= 1
         self._named[number] = 0
         words = self._words_of(number)
@@ -292,7 +284,34 @@ class Clauses:
         self._words, self._wasted = packed, 0
 
 
-def _take_out(posting: array[int], number: int) -> None:
-    place = int(np.flatnonzero(np.frombuffer(posting, np.uint32) == number)[0])
-    posting[place] = posting[-1]
-    posting.pop()
+def _held(by_principal: ByPrincipal, caller: Caller) -> list[array[int]]:
+    """The postings of a caller's principals."""
+    found: list[array[int]] = []
+    for realm, ids in caller.ids.items():
+        by_id = by_principal.get(realm)
+        if not by_id:
+            continue
+        # Whichever way touches less memory, of which the caches hold little of a caller that was never seen.
+        if 4 * len(by_id) < 3 * len(ids):
+            found += [posting for name, posting in by_id.items() if name in ids]
+        else:
+            found += filter(None, map(by_id.get, ids))
+    return found
+
+
+def _take_out(postings: dict[str, array[int]], name: str, entry: tuple[int, ...]) -> None:
+    """Take one entry out of a posting; the last takes its place."""
+    posting, size = postings[name], len(entry)
+    place = size * int((np.array(posting).reshape(-1, size) == entry).all(axis=1).argmax())
+    posting[place : place + size] = posting[-size:]
+    del posting[-size:]
+    if not posting:
+        del postings[name]
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + int(microseconds) * _MICROSECOND

@@ -442,4 +442,4 @@ def test_clauses_that_are_no_longer_used_are_dropped(monkeypatch: pytest.MonkeyP
     assert shard is not None
     assert len(shard._clauses._words) < 50
     assert len(shard._clauses._start) < 10
-    assert not any(len(postings[_AD]) > 4 for postings in shard._clauses._runs)
+    assert not any(len(postings[_AD]) > 4 for postings in shard._clauses._lasting)
