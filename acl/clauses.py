@@ -9,11 +9,11 @@ and no in turn. The last word stands: it is what first-match evaluation would ha
 from __future__ import annotations
 
 from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 
@@ -27,7 +27,10 @@ ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_RECENT: Final = 16_384
+_DENY: Final = Effect.DENY
+_EXPIRES: Final = 2
+_NO_WORD: Final = 0xFFFF_FFFF  # where clause 0 and those without uses begin: more rules than any has
+_RECENT: Final = 1 << 17
 _WASTE: Final = 65_536
 _JOINED: Final = 512
 
@@ -36,16 +39,8 @@ ByPrincipal = dict[Realm, dict[str, "array[int]"]]
 ones threes of expiry in microseconds, run, and number."""
 
 
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """A clause as postings see it.
-
-    lasting: for each run that has any, the principals of rules without expiry.
-    passing: those of rules with one, as (principal, run, expiry).
-    """
-
-    lasting: tuple[tuple[int, frozenset[Principal]], ...]
-    passing: tuple[tuple[Principal, int, datetime], ...]
+Runs = tuple[dict[int, frozenset[Principal]], list[tuple[Principal, int, datetime]]]
+"""A clause as postings see it: the principals of lasting rules, by run; principal, run and expiry of passing ones."""
 
 
 def runs_of(clause: Clause) -> Runs:
@@ -53,12 +48,15 @@ def runs_of(clause: Clause) -> Runs:
     rules = clause.rules
     last = len(rules)
     # A deny that nothing follows changes nothing: no rule is no access.
-    while last and rules[last - 1].effect is Effect.DENY:
+    while last and rules[last - 1].effect is _DENY:
         last -= 1
     if not last:
-        return Runs((), ())
-    if all(rule.effect is Effect.ALLOW and rule.expires_at is NEVER for rule in rules[:last]):
-        return Runs(((0, rules[0].principals.union(*[rule.principals for rule in rules[1:last]])),), ())
+        return {}, []
+    for rule in rules[:last]:
+        if rule.effect is _DENY or rule.expires_at is not NEVER:
+            break
+    else:
+        return {0: rules[0].principals.union(*[rule.principals for rule in rules[1:last]])}, []
     lasting: dict[int, frozenset[Principal]] = {}
     passing: list[tuple[Principal, int, datetime]] = []
     run, effect = 0, Effect.ALLOW
@@ -69,7 +67,7 @@ def runs_of(clause: Clause) -> Runs:
             lasting[run] = lasting.get(run, frozenset()) | rule.principals
         else:
             passing.extend((principal, run, rule.expires_at) for principal in rule.principals)
-    return Runs(tuple(lasting.items()), tuple(passing))
+    return lasting, passing
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ class Passed:
 class Clauses:
     """The clauses of one source. Number 0 is no clause: nobody passes it.
 
-    Equal clauses stored near each other in time share a number. A clause is its count of rules, then for each rule a
+    Equal clauses share a number, nearly always. A clause is its count of rules, then for each rule a
     head (count of principals, whether it expires, whether it denies), the number of its expiry if it has one, and the
     numbers of its principals.
 
@@ -97,12 +95,13 @@ class Clauses:
 
     def __init__(self) -> None:
         self.realms: frozenset[Realm] = frozenset()
-        self._words = array("I", (0,))
+        self._words = array("I", (_NO_WORD,))
         self._start = array("I", (0,))
         self._uses = array("I", (0,))
         self._free: list[int] = []
         self._wasted = 0
-        self._recent: OrderedDict[bytes, int] = OrderedDict()
+        # A clause by the hash of its words: the last one that was put there, so that equal ones are found again.
+        self._recent = array("I", bytes(4 * _RECENT))
         self._principals: list[Principal] = []
         self._numbers: dict[Principal, int] = {}
         self._times: list[datetime] = []
@@ -124,13 +123,13 @@ class Clauses:
             head = words[place]
             place += 1
             moment = NEVER
-            if head & 2:
+            if head & _EXPIRES:
                 moment = self._times[words[place]]
                 place += 1
             count = head >> 2
             principals = frozenset([self._principals[n] for n in words[place : place + count]])
             place += count
-            rules.append(Rule(Effect.DENY if head & 1 else Effect.ALLOW, principals, moment))
+            rules.append(Rule(_DENY if head & 1 else Effect.ALLOW, principals, moment))
         return Clause(tuple(rules))
 
     def passed(self, caller: Caller, missing: frozenset[Realm], at: datetime) -> Passed:
@@ -162,22 +161,24 @@ class Clauses:
 
     def put(self, clause: Clause) -> int:
         """Store a clause and return its number. It counts from its first use on, by `change_uses`."""
-        numbers, words = self._numbers, [len(clause.rules)]
+        words = [len(clause.rules)]
         for rule in clause.rules:
-            named = [number if (number := numbers.get(p)) is not None else self._new(p) for p in rule.principals]
-            if len(named) > 1:
+            named: list[int | None] = list(map(self._numbers.get, rule.principals))
+            known = [self._new(p) for p in rule.principals] if None in named else cast(list[int], named)
+            if len(known) > 1:
                 # A set has no order of its own; without one, equal clauses would differ.
-                named.sort()
-            expires = rule.expires_at != NEVER
-            words.append(len(named) << 2 | expires << 1 | (rule.effect is Effect.DENY))
-            if expires:
-                words.append(self._time(rule.expires_at))
-            words += named
+                known.sort()
+            head = len(known) << 2 | (rule.effect is _DENY)
+            if rule.expires_at is NEVER or rule.expires_at == NEVER:
+                words.append(head)
+            else:
+                words += (head | _EXPIRES, self._time(rule.expires_at))
+            words += known
         packed = array("I", words)
-        key = packed.tobytes()
-        found = self._recent.get(key)
-        if found is not None:
-            self._recent.move_to_end(key)
+        slot = hash(packed.tobytes()) % _RECENT
+        found = self._recent[slot]
+        start = self._start[found]
+        if self._words[start : start + len(packed)] == packed:
             return found
         if self._free:
             found = self._free.pop()
@@ -187,9 +188,7 @@ class Clauses:
                 column.append(0)
         self._start[found] = len(self._words)
         self._words += packed
-        self._recent[key] = found
-        if len(self._recent) > _RECENT:
-            self._recent.popitem(last=False)
+        self._recent[slot] = found
         self._post(found, clause)
         return found
 
@@ -210,8 +209,9 @@ class Clauses:
         self.realms = frozenset().union(*live)
 
     def _new(self, principal: Principal) -> int:
-        number = self._numbers[principal] = len(self._principals)
-        self._principals.append(principal)
+        number = self._numbers.setdefault(principal, len(self._principals))
+        if number == len(self._principals):
+            self._principals.append(principal)
         return number
 
     def _time(self, moment: datetime) -> int:
@@ -222,8 +222,8 @@ class Clauses:
         return number
 
     def _post(self, number: int, clause: Clause) -> None:
-        runs = runs_of(clause)
-        for run, principals in runs.lasting:
+        lasting, passing = runs_of(clause)
+        for run, principals in lasting.items():
             self._reach(run)
             postings = self._lasting[run]
             for realm, name in principals:
@@ -235,10 +235,10 @@ class Clauses:
                     by_id[name] = array("I", (number,))
                 else:
                     posting.append(number)
-        for (realm, name), run, expires_at in runs.passing:
+        for (realm, name), run, expires_at in passing:
             self._reach(run)
-            passing = self._passing.setdefault(realm, {}).setdefault(name, array("q"))
-            passing.extend((_microseconds(expires_at), run, number))
+            posting = self._passing.setdefault(realm, {}).setdefault(name, array("q"))
+            posting.extend((_microseconds(expires_at), run, number))
         realms = self._realm_sets.setdefault(clause.realms, len(self._realm_uses))
         if realms == len(self._realm_uses):
             self._realm_uses.append(0)
@@ -250,18 +250,15 @@ class Clauses:
             self._lasting.append({})
 
     def _drop(self, number: int) -> None:
-        runs = runs_of(self.get(number))
-        for run, principals in runs.lasting:
+        lasting, passing = runs_of(self.get(number))
+        for run, principals in lasting.items():
             for realm, name in principals:
                 _take_out(self._lasting[run][realm], name, (number,))
-        for (realm, name), run, expires_at in runs.passing:
+        for (realm, name), run, expires_at in passing:
             _take_out(self._passing[realm], name, (_microseconds(expires_at), run, number))
         self._realm_uses[self._named[number]] -= 1
         self._named[number] = 0
-        words = self._words_of(number)
-        self._wasted += len(words)
-        if self._recent.get(words.tobytes()) == number:
-            del self._recent[words.tobytes()]
+        self._wasted += len(self._words_of(number))
         self._start[number] = 0
         self._free.append(number)
 
@@ -275,7 +272,7 @@ class Clauses:
 
     def _pack(self) -> None:
         """Leave out the words of clauses that are gone. Happens once in as many changes as it costs."""
-        packed = array("I", (0,))
+        packed = array("I", (_NO_WORD,))
         for number in range(1, len(self._start)):
             if self._uses[number]:
                 words = self._words_of(number)

@@ -199,7 +199,7 @@ class Shard:
                 if isinstance(change.clause, Unknown):
                     self._unknown_scopes[node] = change.clause.reason
                 else:
-                    number = self._number(change.clause, numbers)
+                    number = numbers.get(id(change.clause)) or self._number(change.clause, numbers)
             self._tree.place(node, parent)
             begun.append(number)
             ended.append(self._scope_clause[node])
@@ -216,10 +216,7 @@ class Shard:
         return node
 
     def _number(self, clause: Clause, numbers: dict[int, int]) -> int:
-        # Many changes of a batch share one clause object, and the batch keeps it alive.
-        number = numbers.get(id(clause))
-        if number is None:
-            number = numbers[id(clause)] = self._clauses.put(clause)
+        number = numbers[id(clause)] = self._clauses.put(clause)
         return number
 
     def _set_acls(
@@ -231,16 +228,19 @@ class Shard:
         clauses: list[int] = []
         for change in changes:
             node, number = TOP, 0
-            if self._unknown_acls:
-                self._unknown_acls.pop(change.acl_id, None)
             if isinstance(change, AclPut):
-                node = TOP if change.scope is None else self._node(change.scope)
-                if isinstance(change.own, Unknown):
-                    self._unknown_acls[change.acl_id] = change.own.reason
-                else:
-                    number = self._number(change.own, numbers)
+                if change.scope is not None:
+                    node = self._nodes.get(change.scope) or self._node(change.scope)
+                own = change.own
+                if isinstance(own, Clause):
+                    # Many changes of a batch share one clause object, and the batch keeps it alive.
+                    number = numbers.get(id(own)) or self._number(own, numbers)
             nodes.append(node)
             clauses.append(number)
+        for change in changes:
+            self._unknown_acls.pop(change.acl_id, None)
+            if isinstance(change, AclPut) and isinstance(change.own, Unknown):
+                self._unknown_acls[change.acl_id] = change.own.reason
         self.acls -= BitMap([change.acl_id for change in changes])
         self.acls |= BitMap([change.acl_id for change in changes if isinstance(change, AclPut)])
         places = self._acls_at(np.array([change.acl_id for change in changes]))
