@@ -61,7 +61,7 @@ class Places:
             grown = np.zeros(max(last + 2, len(self._first) * 5 // 4), np.uint32)
             grown[: len(self._first)] = self._first
             self._first = grown
-        new = np.unique(pages[self._first[pages] == 0])
+        new = _distinct(pages[self._first[pages] == 0])
         if len(new):
             self._first[new] = self.used + _PAGE * np.arange(len(new))
             self._pages.append(new)
@@ -73,8 +73,10 @@ class Places:
         """How flags of places become a bitmap of numbers."""
         if self._layout is None:
             self._pages = [np.concatenate(self._pages)] if self._pages else [np.empty(0, np.int64)]
-            keys, container = np.unique(self._pages[0] // _CONTAINER, return_inverse=True)
-            self._layout = keys.astype(np.uint16), container * _CONTAINER + self._pages[0] % _CONTAINER
+            containers = self._pages[0] // _CONTAINER
+            keys = _distinct(containers)
+            words = np.searchsorted(keys, containers) * _CONTAINER + self._pages[0] % _CONTAINER
+            self._layout = keys.astype(np.uint16), words
         return self._layout
 
 
@@ -128,6 +130,12 @@ class Column:
         return self._segments[segment]
 
 
+def _distinct(numbers: Numbers) -> Numbers:
+    """Each number once, in order."""
+    ordered = np.sort(numbers)
+    return ordered[np.flatnonzero(np.diff(ordered, prepend=-1))]
+
+
 def _segments_of(places: Numbers) -> Iterator[tuple[int, Numbers | slice, Numbers]]:
     """For each segment that some places are in: the segment, which of the places, and where inside."""
     if not len(places):
@@ -137,7 +145,7 @@ def _segments_of(places: Numbers) -> Iterator[tuple[int, Numbers | slice, Number
     if (segments == first).all():
         yield first, slice(None), places % _SEGMENT
         return
-    for segment in np.unique(segments).tolist():
+    for segment in _distinct(segments).tolist():
         which = np.flatnonzero(segments == segment)
         yield segment, which, places[which] % _SEGMENT
 
