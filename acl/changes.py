@@ -51,7 +51,10 @@ class AclDrop:
 
 @dataclass(frozen=True, slots=True)
 class DocumentPut:
-    """A document's current ACL, 0 for nobody, and the rows of its chunks as half-open ranges, none empty, in order."""
+    """A document's current ACL, 0 for nobody, and the rows of its chunks as half-open ranges, none empty, in order.
+
+    A row is in one document at a time.
+    """
 
     ordinal: int
     acl_id: AclId

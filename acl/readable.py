@@ -16,10 +16,10 @@ from typing import Final
 from pyroaring import BitMap, FrozenBitMap
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
+from acl.compiled.shard import Shard, View
 from acl.errors import CallerExpiredError, InvalidValueError
 from acl.model import Acl, AclId, Caller, Unknown, instant
 from acl.principal import Principal, Realm
-from acl.shard import Shard, View
 
 __all__ = [
     "AclDrop",

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acl.columns import Column, Places, bitmap_of, picked
+from acl.compiled.columns import Column, Places, bitmap_of, picked
 
 _NUMBERS = st.one_of(st.integers(0, 200), st.integers(65_400, 65_700), st.integers((1 << 28) - 70, (1 << 28) - 1))
 

@@ -266,6 +266,51 @@ def test_another_sources_documents_are_refused() -> None:
     assert set(index.readable(_CALLER, START).documents) == {1, 2}
 
 
+def test_a_document_under_another_sources_acl_is_nobodys() -> None:
+    """A document that names an ACL of another source is not governed by it, whichever of the two comes first."""
+    index = ReadableIndex()
+    index.apply("b", [DocumentPut(2, AclId(1), ((20, 21),)), DocumentPut(3, AclId(7), ((30, 31),))])
+
+    index.apply("a", _document(1, _allow(_ALICE)))
+    index.apply("b", [DocumentPut(4, AclId(1), ((40, 41),))])
+
+    found = index.readable(_CALLER, START)
+    assert (set(found.documents), set(found.chunks), found.chunk_count) == ({1}, {10, 11}, 2)
+    index.apply("b", [AclPut(AclId(7), None, _allow(_ALICE))])
+    assert set(index.readable(_CALLER, START).documents) == {1, 3}
+
+
+def test_numbers_of_sources_may_alternate() -> None:
+    """Sources whose ACLs, documents and rows lie between each other's, far apart, answer as if they were alone."""
+    index = ReadableIndex()
+    numbers = [*range(1, 400), *range(70_000, 70_400), (1 << 24) - 2, (1 << 24) - 1]
+    for source, names in (("a", numbers[::2]), ("b", numbers[1::2])):
+        index.apply(
+            source,
+            [
+                change
+                for number in names
+                for change in (
+                    AclPut(AclId(number), None, _allow(_ALICE if number % 3 else Principal(_AD, "bob"))),
+                    DocumentPut(
+                        number, AclId(number), ((number * 9, number * 9 + 2), (number * 9 + 5, number * 9 + 6))
+                    ),
+                )
+            ],
+        )
+
+    index.apply("a", [DocumentDrop(number) for number in numbers[:200:4]])
+
+    gone = set(numbers[:200:4])
+    for sources, names in ((None, numbers), (frozenset("a"), numbers[::2]), (frozenset("b"), numbers[1::2])):
+        expected = {number for number in names if number % 3}
+        found = index.readable(_CALLER, START, sources)
+        assert set(found.acl_ids) == expected
+        assert set(found.documents) == expected - gone
+        assert set(found.chunks) == {number * 9 + k for number in expected - gone for k in (0, 1, 5)}
+        assert found.chunk_count == len(found.chunks)
+
+
 def test_an_answer_ends_with_the_next_expiry_that_touches_it() -> None:
     """`valid_until` is the next expiry of a rule that names the caller, allow or deny, or the caller's own."""
     soon, later = START + timedelta(hours=1), START + timedelta(hours=2)
@@ -326,7 +371,7 @@ def test_a_change_that_fails_half_way_leaves_nobody(monkeypatch: pytest.MonkeyPa
     index.apply("b", _document(2, _allow(_ALICE)))
 
     with monkeypatch.context() as patch:
-        patch.setattr("acl.shard.Shard._enter", lambda *_: 1 / 0)
+        patch.setattr("acl.compiled.shard.Shard._enter", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.apply("a", _document(3, _allow(_ALICE)))
 
@@ -426,7 +471,7 @@ def test_the_index_is_as_deep_as_scopes_may_be() -> None:
 
 def test_clauses_that_are_no_longer_used_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """When many clauses were replaced their storage is used again, and every answer stays the same."""
-    monkeypatch.setattr("acl.clauses._WASTE", 10)
+    monkeypatch.setattr("acl.compiled.clauses._WASTE", 10)
     index = ReadableIndex()
     index.apply("b", _document(9, Clause((Rule(Effect.DENY, frozenset({_STAFF}), FAR), *_allow(_ALICE).rules))))
     for turn in range(60):

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from acl.columns import Flags
+from acl.compiled.columns import Flags
 from acl.model import MAX_DEPTH
 
 TOP: Final = 0

@@ -17,7 +17,7 @@ from typing import Final, cast
 
 import numpy as np
 
-from acl.columns import Flags
+from acl.compiled.columns import Flags
 from acl.model import NEVER, Caller, Clause, Effect, Rule
 from acl.normalize import normalize
 from acl.principal import Principal, Realm
@@ -146,7 +146,8 @@ class Clauses:
             # Some at a time: what is joined stays in the caches.
             for some in range(0, len(held), _JOINED):
                 flags[np.frombuffer(b"".join(held[some : some + _JOINED]), np.uint32)] = run % 2 == 0
-            flags[number[in_force & (run_of == run)]] = run % 2 == 0
+            if len(number):
+                flags[number[in_force & (run_of == run)]] = run % 2 == 0
         if missing:
             closed = np.array([not realms.isdisjoint(missing) for realms in self._realm_sets])
             flags &= ~closed.take(np.frombuffer(self._named, np.uint32))
@@ -299,7 +300,7 @@ def _held(by_principal: ByPrincipal, caller: Caller) -> list[array[int]]:
 def _take_out(postings: dict[str, array[int]], name: str, entry: tuple[int, ...]) -> None:
     """Take one entry out of a posting; the last takes its place."""
     posting, size = postings[name], len(entry)
-    place = size * int((np.array(posting).reshape(-1, size) == entry).all(axis=1).argmax())
+    place = size * int(np.flatnonzero((np.array(posting).reshape(-1, size) == entry).all(axis=1))[0])
     posting[place : place + size] = posting[-size:]
     del posting[-size:]
     if not posting:

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pyroaring import BitMap, FrozenBitMap
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
-from acl.clauses import Clauses
-from acl.columns import Column, Flags, Layout, Numbers, Places, bitmap_of, each_segment, picked
-from acl.containment import TOP, Containment
+from acl.compiled.clauses import Clauses
+from acl.compiled.columns import Column, Flags, Layout, Numbers, Places, bitmap_of, each_segment, picked
+from acl.compiled.containment import TOP, Containment
 from acl.model import Acl, AclId, Caller, Clause, ScopeId, Unknown
 from acl.principal import Realm
 from acl.scopes import ScopeRow, ScopeTree
