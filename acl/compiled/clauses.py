@@ -85,8 +85,8 @@ class Passed:
 class Clauses:
     """The clauses of one source. Number 0 is no clause: nobody passes it.
 
-    Equal clauses share a number, nearly always. A clause is its count of rules, then for each rule a
-    head (count of principals, whether it expires, whether it denies), the number of its expiry if it has one, and the
+    Equal clauses share a number, nearly always. In words a clause is its count of rules, then for each rule a head
+    (count of principals, whether it expires, whether it denies), the number of its expiry if it has one, and the
     numbers of its principals.
 
     INVARIANT: a clause is in the postings exactly while it has uses; a number without uses may become another clause.
@@ -101,7 +101,7 @@ class Clauses:
         self._free: list[int] = []
         self._wasted = 0
         # A clause by the hash of its words: the last one that was put there, so that equal ones are found again.
-        self._recent = array("I", bytes(4 * _RECENT))
+        self._recent = np.zeros(_RECENT, np.uint32).data
         self._principals: list[Principal] = []
         self._numbers: dict[Principal, int] = {}
         self._times: list[datetime] = []
