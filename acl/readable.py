@@ -60,12 +60,12 @@ class Readable:
     @property
     def documents(self) -> FrozenBitMap:
         """The ordinals of the permitted documents."""
-        return _joined([view.documents for view in self._parts])
+        return _joined([view.documents.numbers() for view in self._parts])
 
     @property
     def chunks(self) -> FrozenBitMap:
         """The rows of the permitted chunks."""
-        return _joined([view.rows for view in self._parts])
+        return _joined([view.rows.numbers() for view in self._parts])
 
 
 class _Source:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from pyroaring import BitMap, FrozenBitMap
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
 from acl.compiled.clauses import Clauses
-from acl.compiled.columns import Column, Flags, Layout, Numbers, Places, bitmap_of, each_segment, picked
+from acl.compiled.columns import Column, Numbers, Places, bitmap_of, each_segment, picked
 from acl.compiled.containment import TOP, Containment
 from acl.model import Acl, AclId, Caller, Clause, ScopeId, Unknown
 from acl.principal import Realm
@@ -29,47 +30,35 @@ _KEPT_SCOPES: Final = 4096
 _LONG: Final = 1 << 16
 
 
-class _Things:
-    """Things with an ACL, documents or rows, as they were at one moment."""
+class Permitted:
+    """Documents or rows with a permitted ACL, as they were at one moment."""
 
-    def __init__(self, places: Places, acl: Column) -> None:
+    def __init__(self, acls: NDArray[np.uint8], places: Places, acl: Column) -> None:
+        """acls: a bit for each place of an ACL. acl: for each place of a thing, that of its ACL."""
+        self._acls = acls
+        self._acl = acl.lend()
         self._used = places.used
-        self._layout: Layout = places.layout()
-        self._acl: tuple[NDArray[Any], ...] = acl.lend()
+        self._layout = places.layout()
+        self._found: FrozenBitMap | None = None
 
-    def of(self, acls: Flags) -> FrozenBitMap:
-        """The things whose ACL has the flag."""
-        return bitmap_of(picked(acls, self._acl, self._used), self._layout)
+    def numbers(self) -> FrozenBitMap:
+        """Their numbers; worked out when first asked for."""
+        if self._found is None:
+            flags = np.unpackbits(self._acls).view(np.bool_)
+            self._found = bitmap_of(picked(flags, self._acl, self._used), self._layout)
+        return self._found
 
 
+@dataclass(frozen=True, slots=True)
 class View:
     """What a caller may read in one source, for every moment `since <= at < until`. Keeps what it saw."""
 
-    def __init__(
-        self, acls: FrozenBitMap, chunk_count: int, valid: tuple[datetime, datetime], flags: Flags, *things: _Things
-    ) -> None:
-        self.acls = acls
-        self.chunk_count = chunk_count
-        self.since, self.until = valid
-        self._flags = np.packbits(flags)
-        self._things = things
-        self._found: dict[int, FrozenBitMap] = {}
-
-    @property
-    def documents(self) -> FrozenBitMap:
-        """The ordinals of the permitted documents."""
-        return self._thing(0)
-
-    @property
-    def rows(self) -> FrozenBitMap:
-        """The rows of their chunks."""
-        return self._thing(1)
-
-    def _thing(self, kind: int) -> FrozenBitMap:
-        found = self._found.get(kind)
-        if found is None:
-            found = self._found[kind] = self._things[kind].of(np.unpackbits(self._flags).view(np.bool_))
-        return found
+    acls: FrozenBitMap
+    chunk_count: int
+    since: datetime
+    until: datetime
+    documents: Permitted
+    rows: Permitted
 
 
 class Shard:
@@ -122,13 +111,14 @@ class Shard:
             flags[places] = here
             # 4. The number of their chunks.
             count += int((chunks[segment][:size] * here).sum(dtype=np.uint64))
+        bits = np.packbits(flags)
         return View(
             bitmap_of(flags, self._acl_places.layout()),
             count,
-            (passed.since, passed.until),
-            flags,
-            _Things(self._document_places, self._document_acl),
-            _Things(self._row_places, self._row_acl),
+            passed.since,
+            passed.until,
+            Permitted(bits, self._document_places, self._document_acl),
+            Permitted(bits, self._row_places, self._row_acl),
         )
 
     def knows(self, acl_id: AclId) -> bool:
@@ -188,8 +178,8 @@ class Shard:
     def _set_scopes(
         self, changes: Iterable[ScopePut | ScopeDrop], numbers: dict[int, int], begun: list[int], ended: list[int]
     ) -> None:
+        self._values = ScopeTree.found_by(self._row)
         for change in changes:
-            self._values = ScopeTree.found_by(self._row)
             node = self._node(change.id)
             number, parent, self._labels[node] = 0, TOP, ""
             self._unknown_scopes.pop(node, None)
