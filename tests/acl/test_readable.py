@@ -326,6 +326,32 @@ def test_an_answer_ends_with_the_next_expiry_that_touches_it() -> None:
     assert index.readable(stranger, START).valid_until == FAR
 
 
+def test_decide_is_asked_about_scopes_as_they_are() -> None:
+    """After the rules of a scope, or of one around it, or its place changed, `acl` gives what holds now."""
+    index = ReadableIndex()
+    outer, inner, other = ScopeId("outer"), ScopeId("inner"), ScopeId("other")
+    closed = _allow(Principal(_AD, "bob"))
+    index.apply("a", [ScopePut(outer, None, _allow(_STAFF)), ScopePut(inner, outer, _allow(_STAFF))])
+    index.apply("a", [ScopePut(other, None, closed), *_document(1, _allow(_ALICE), "inner")])
+
+    def reads(*changes: Change) -> bool:
+        index.apply("a", changes)
+        decided = isinstance(decide(index.acl(AclId(1)), _CALLER, START), Allowed)
+        assert decided == bool(index.readable(_CALLER, START).documents)
+        return decided
+
+    assert reads()
+    assert not reads(ScopePut(inner, outer, closed))
+    assert reads(ScopePut(inner, outer, _allow(_ALICE)))
+    assert not reads(ScopePut(outer, None, closed))
+    assert reads(ScopePut(outer, None, _allow(_ALICE)))
+    assert not reads(ScopePut(inner, other, _allow(_ALICE)))
+    assert reads(ScopePut(inner, None, _allow(_ALICE)))
+    assert not reads(ScopeDrop(inner))
+    assert reads(ScopePut(inner, None, _allow(_ALICE)))
+    assert not reads(AclPut(AclId(1), other, _allow(_ALICE)))
+
+
 def test_time_may_go_backwards() -> None:
     """A cached answer is not used for a moment before the expiry that shaped it."""
     soon = START + timedelta(hours=1)
