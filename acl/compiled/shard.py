@@ -8,8 +8,7 @@ INVARIANT: what nobody put, or what is not understood, has clause 0, which nobod
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -21,10 +20,11 @@ from pyroaring import BitMap, FrozenBitMap
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
 from acl.compiled.clauses import Clauses
 from acl.compiled.columns import Column, Numbers, Places, bitmap_of, each_segment, picked
-from acl.compiled.containment import TOP, Containment
+from acl.compiled.containers import Containers
+from acl.compiled.containment import TOP
 from acl.model import Acl, AclId, Caller, Clause, ScopeId, Unknown
 from acl.principal import Realm
-from acl.scopes import ScopeRow, ScopeTree
+from acl.scopes import ScopeTree
 
 _KEPT_SCOPES: Final = 4096
 _LONG: Final = 1 << 16
@@ -66,12 +66,9 @@ class Shard:
 
     def __init__(self) -> None:
         self._clauses = Clauses()
-        self._tree = Containment()
-        self._nodes: dict[ScopeId, int] = {}
-        self._ids: list[ScopeId] = [ScopeId("")]
-        self._labels: list[str] = [""]
-        self._scope_clause = array("I", (0,))
-        self._unknown_scopes: dict[int, str] = {}
+        self._containers = Containers(self._clauses)
+        # Held by this and not by what it asks: in a circle, whole tables would wait for the garbage collector.
+        self._values = ScopeTree.found_by(self._containers.row)
         self._acl_places = Places()
         self._acl_scope = Column(np.uint32)
         self._acl_clause = Column(np.uint32)
@@ -84,7 +81,6 @@ class Shard:
         self._ragged: dict[int, tuple[tuple[int, int], ...]] = {}
         self._row_places = Places()
         self._row_acl = Column(np.uint32)
-        self._values = ScopeTree.found_by(self._row)
         self.acls = BitMap()
         self.documents = BitMap()
 
@@ -99,7 +95,7 @@ class Shard:
         """Compute what a caller may read at the moment `at`; `missing` realms are incomplete."""
         # 1. The clauses that let the caller through; 2. the scopes that are open, with all around them.
         passed = self._clauses.passed(caller, missing, at)
-        opened = self._tree.open(passed.flags.take(np.frombuffer(self._scope_clause, np.uint32)))
+        opened = self._containers.open(passed.flags)
         # 3. An ACL is permitted when its own clause and its scope are.
         clause, scope, chunks = self._acl_clause.now(), self._acl_scope.now(), self._acl_chunks.now()
         flags = np.empty(self._acl_places.used, np.bool_)
@@ -132,22 +128,8 @@ class Shard:
         node, number = int(self._acl_scope.of(place)[0]), int(self._acl_clause.of(place)[0])
         own = self._clauses.get(number) if number else Unknown(self._unknown_acls[acl_id])
         if len(self._values) > _KEPT_SCOPES:
-            self._values = ScopeTree.found_by(self._row)
-        return self._values.acl(None if node == TOP else self._ids[node], own)
-
-    def _row(self, scope_id: ScopeId) -> ScopeRow | None:
-        node = self._nodes.get(scope_id)
-        if node is None:
-            return None
-        clause: Clause | Unknown
-        if self._scope_clause[node]:
-            clause = self._clauses.get(self._scope_clause[node])
-        elif node in self._unknown_scopes:
-            clause = Unknown(self._unknown_scopes[node])
-        else:
-            return None
-        parent = self._tree.parent[node]
-        return ScopeRow(scope_id, None if parent == TOP else self._ids[parent], clause, self._labels[node])
+            self._values = ScopeTree.found_by(self._containers.row)
+        return self._values.acl(self._containers.id(node), own)
 
     # Writing
 
@@ -164,79 +146,47 @@ class Shard:
                     acls[change.acl_id] = change
                 case ScopePut() | ScopeDrop():
                     scopes[change.id] = change
-        if scopes or acls:
-            numbers: dict[int, int] = {}
-            begun: list[int] = []
-            ended: list[int] = []
-            self._set_scopes(scopes.values(), numbers, begun, ended)
-            self._set_acls(list(acls.values()), numbers, begun, ended)
-            self._clauses.change_uses(begun, ended)
+        # Many changes of a batch share one clause object, and the batch keeps it alive.
+        numbers: dict[int, int] = {}
+
+        def number_of(clause: Clause) -> int:
+            number = numbers.get(id(clause))
+            if number is None:
+                number = numbers[id(clause)] = self._clauses.put(clause)
+            return number
+
+        if scopes:
+            self._values = ScopeTree.found_by(self._containers.row)
+            self._clauses.change_uses(*self._containers.put(scopes.values(), number_of))
+        if acls:
+            self._clauses.change_uses(*self._put_acls(list(acls.values()), number_of))
         if documents:
-            self._set_documents(documents)
+            self._put_documents(documents)
 
-    def _set_scopes(
-        self, changes: Iterable[ScopePut | ScopeDrop], numbers: dict[int, int], begun: list[int], ended: list[int]
-    ) -> None:
-        self._values = ScopeTree.found_by(self._row)
-        for change in changes:
-            node = self._node(change.id)
-            number, parent, self._labels[node] = 0, TOP, ""
-            self._unknown_scopes.pop(node, None)
-            if isinstance(change, ScopePut):
-                self._labels[node] = change.label
-                parent = TOP if change.parent is None else self._node(change.parent)
-                if isinstance(change.clause, Unknown):
-                    self._unknown_scopes[node] = change.clause.reason
-                else:
-                    number = numbers.get(id(change.clause)) or self._number(change.clause, numbers)
-            self._tree.place(node, parent)
-            begun.append(number)
-            ended.append(self._scope_clause[node])
-            self._scope_clause[node] = number
-
-    def _node(self, scope_id: ScopeId) -> int:
-        """The number of a scope. One that is only named so far gets one too, and is opened to nobody."""
-        node = self._nodes.get(scope_id)
-        if node is None:
-            node = self._nodes[scope_id] = self._tree.add()
-            self._ids.append(scope_id)
-            self._labels.append("")
-            self._scope_clause.append(0)
-        return node
-
-    def _number(self, clause: Clause, numbers: dict[int, int]) -> int:
-        number = numbers[id(clause)] = self._clauses.put(clause)
-        return number
-
-    def _set_acls(
-        self, changes: Sequence[AclPut | AclDrop], numbers: dict[int, int], begun: list[int], ended: list[int]
-    ) -> None:
-        if not changes:
-            return
+    def _put_acls(
+        self, changes: Sequence[AclPut | AclDrop], number_of: Callable[[Clause], int]
+    ) -> tuple[list[int], list[int]]:
         nodes: list[int] = []
         clauses: list[int] = []
         for change in changes:
             node, number = TOP, 0
+            self._unknown_acls.pop(change.acl_id, None)
             if isinstance(change, AclPut):
-                if change.scope is not None:
-                    node = self._nodes.get(change.scope) or self._node(change.scope)
-                own = change.own
-                if isinstance(own, Clause):
-                    # Many changes of a batch share one clause object, and the batch keeps it alive.
-                    number = numbers.get(id(own)) or self._number(own, numbers)
+                node = self._containers.node(change.scope)
+                if isinstance(change.own, Unknown):
+                    self._unknown_acls[change.acl_id] = change.own.reason
+                else:
+                    number = number_of(change.own)
             nodes.append(node)
             clauses.append(number)
-        for change in changes:
-            self._unknown_acls.pop(change.acl_id, None)
-            if isinstance(change, AclPut) and isinstance(change.own, Unknown):
-                self._unknown_acls[change.acl_id] = change.own.reason
-        self.acls -= BitMap([change.acl_id for change in changes])
+        ids = [change.acl_id for change in changes]
+        self.acls -= BitMap(ids)
         self.acls |= BitMap([change.acl_id for change in changes if isinstance(change, AclPut)])
-        places = self._acls_at(np.array([change.acl_id for change in changes]))
-        begun += clauses
-        ended += self._acl_clause.of(places).tolist()
+        places = self._acls_at(np.array(ids))
+        before = self._acl_clause.of(places).tolist()
         self._acl_scope.put(places, np.array(nodes))
         self._acl_clause.put(places, np.array(clauses))
+        return clauses, before
 
     def _acls_at(self, ids: Numbers) -> Numbers:
         """The places of ACLs. One that is only named so far gets one too, and is nobody's."""
@@ -245,7 +195,7 @@ class Shard:
             column.reach(self._acl_places.used)
         return places
 
-    def _set_documents(self, changes: dict[int, DocumentPut | DocumentDrop]) -> None:
+    def _put_documents(self, changes: dict[int, DocumentPut | DocumentDrop]) -> None:
         # Every row leaves its old document before any enters its new one, so that none is lost on the way.
         self._leave(list(changes))
         puts = [change for change in changes.values() if isinstance(change, DocumentPut)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -419,6 +421,24 @@ def test_a_source_of_another_name_after_a_drop_does_not_inherit() -> None:
 
     assert set(index.readable(_CALLER, START).documents) == {3}
     assert isinstance(index.acl(AclId(1)), Unknown)
+
+
+def test_a_dropped_source_is_freed_at_once() -> None:
+    """Its tables do not wait for the garbage collector, which does not know how large they are."""
+    index = ReadableIndex()
+    index.apply("a", [ScopePut(ScopeId("s"), None, _allow(_STAFF)), *_document(1, _allow(_ALICE), "s")])
+    index.readable(_CALLER, START)
+    index.acl(AclId(1))
+    shard = weakref.ref(index._sources["a"].shard)
+    assert shard() is not None
+
+    gc.disable()
+    try:
+        index.drop("a")
+    finally:
+        gc.enable()
+
+    assert shard() is None
 
 
 def test_readers_see_a_change_whole_or_not_at_all() -> None:
