@@ -374,8 +374,12 @@ async def serving(
     edge: bool = False,
     new_id: Callable[[], str] = lambda: secrets.token_hex(16),
     max_permissions_age: str = "24h",
+    audit_timeout_s: float = 5.0,
 ) -> AsyncIterator[Service]:
-    """Run a service on an empty source. edge: with the real index process. new_id: names the calls."""
+    """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
+
+    audit_timeout_s: how long the audit log may take to become durable.
+    """
     if not (folder / "remit.yaml").exists():
         initial.write(folder)
         (folder / "people.yaml").write_text(PEOPLE)
@@ -406,7 +410,7 @@ async def serving(
         callers = Callers(identity, access.latest)
         retrieval = Retrieval(access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers)
         key = AuditKey.load(config.keys.audit)
-        log = AuditLog(config.data / "audit", key.signer)
+        log = AuditLog(config.data / "audit", key.signer, timeout_s=audit_timeout_s)
         audit_reader = AuditReader(log, config.data / "audit", key)
         executor = Executor(threads=2, waiting=32)
         calls = LoggedCalls(log, key, clock, keep_queries=config.audit.keep_queries)
