@@ -271,6 +271,7 @@ class Service:
     health: Health
     executor: Executor
     sources: EngineSources
+    wrapper: Wrapper
     server: Server
     callers: Address
     administrators: Address
@@ -455,6 +456,7 @@ async def serving(
                 health,
                 executor,
                 sources,
+                wrapper,
                 server,
                 callers_at,
                 administrators_at,
