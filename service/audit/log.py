@@ -153,6 +153,11 @@ class AuditLog:
         return self._signed.checkpoint
 
     @property
+    def note(self) -> str:
+        """The note of the last checkpoint that was signed since the log was opened."""
+        return self._signed.note
+
+    @property
     def size(self) -> int:
         """How many records are durable."""
         return self._tree.size
