@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo test check setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo test check chaos-audit setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ test: setup-dev ## Run every test that this host can run
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: lint types contracts buf drift test ## Everything that CI runs
+
+chaos-audit: setup-dev ## Break the audit log of a service under load, 200 times (ROUNDS=…)
+	@$(BIN)/python -m tests.service.audit_chaos --rounds $(or $(ROUNDS),200) --report
 
 setup: ## Install Remit into $(VENV)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh

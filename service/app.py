@@ -34,6 +34,7 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, 
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
+from service.audit.anchor import Anchors, FileAnchor, SyslogAnchor
 from service.authn import Authenticator
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
@@ -162,6 +163,10 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
+    places = [*map(FileAnchor, settings.audit.checkpoints)]
+    if places or settings.audit.syslog is not None:
+        syslog = [] if settings.audit.syslog is None else [SyslogAnchor(settings.audit.syslog)]
+        closing.callback(Anchors(audit, [*places, *syslog]).close)
     audit_reader = AuditReader(audit, folder.audit, audit_key)
     audit_reader.start()
     closing.callback(audit_reader.close)

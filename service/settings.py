@@ -68,9 +68,14 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """The audit log. keep_queries: records hold the texts of queries, sealed."""
+    """The audit log. keep_queries: records hold the texts of queries, sealed.
+
+    checkpoints: files to which every signed checkpoint is appended; syslog: the socket that gets them, or None.
+    """
 
     keep_queries: bool = True
+    checkpoints: tuple[Path, ...] = ()
+    syslog: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,7 @@ def _read(root: Field, path: Path) -> Settings:
         index=_index(top.get("index")),
         limits=_limits(top.get("limits")),
         sources=sources,
-        audit=_audit(top["audit"]) if "audit" in top else AuditSettings(),
+        audit=_audit(top["audit"], base) if "audit" in top else AuditSettings(),
     )
 
 
@@ -196,10 +201,14 @@ def _within(path: Path, folder: Path) -> bool:
     return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
 
 
-def _audit(item: Field) -> AuditSettings:
-    entries = item.mapping(["query_text"])
+def _audit(item: Field, base: Path) -> AuditSettings:
+    entries = item.mapping(["query_text", "checkpoints", "syslog"])
     kept = "query_text" not in entries or entries["query_text"].choice(["sealed", "none"]) == "sealed"
-    return AuditSettings(keep_queries=kept)
+    return AuditSettings(
+        keep_queries=kept,
+        checkpoints=tuple(one.path(base) for one in entries["checkpoints"].items()) if "checkpoints" in entries else (),
+        syslog=entries["syslog"].path(base) if "syslog" in entries else None,
+    )
 
 
 def _roles(

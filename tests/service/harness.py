@@ -280,6 +280,7 @@ class Service:
     health: Health
     executor: Executor
     sources: EngineSources
+    wrapper: Wrapper
     server: Server
     callers: Address
     administrators: Address
@@ -384,9 +385,11 @@ async def serving(
     new_id: Callable[[], str] = lambda: secrets.token_hex(16),
     max_permissions_age: str = "24h",
     tuning: Tuning = TUNING,
+    audit_timeout_s: float = 5.0,
 ) -> AsyncIterator[Service]:
     """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
-    tuning: of the real index.
+
+    tuning: of the real index. audit_timeout_s: how long the audit log may take to become durable.
     """
     if not (folder / "remit.yaml").exists():
         initial.write(folder)
@@ -423,7 +426,7 @@ async def serving(
             access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
         )
         key = AuditKey.load(config.keys.audit)
-        log = AuditLog(config.data / "audit", key.signer)
+        log = AuditLog(config.data / "audit", key.signer, timeout_s=audit_timeout_s)
         audit_reader = AuditReader(log, config.data / "audit", key)
         executor = Executor(threads=2, waiting=32)
         calls = LoggedCalls(log, key, clock, keep_queries=config.audit.keep_queries)
@@ -469,6 +472,7 @@ async def serving(
                 health,
                 executor,
                 sources,
+                wrapper,
                 server,
                 callers_at,
                 administrators_at,
