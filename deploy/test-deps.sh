@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive
-packages=(acl make git util-linux python3-samba)
+packages=(acl ca-certificates make git postgresql util-linux python3-samba)
 command -v npx >/dev/null || packages+=(nodejs npm)
 apt-get update -qq
 apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
