@@ -159,6 +159,23 @@ def _feed(values: Mapping[str, object], base: Path) -> Connector:
     return Feed(options.path("path"), options.audience("audience"), max_age)
 
 
+def _sql(values: Mapping[str, object], base: Path) -> Connector:
+    # Imported when configured: the command line starts without SQLAlchemy's drivers.
+    from connectors.sql.connector import Sql
+    from connectors.sql.declared import declared
+    from connectors.sql.tables import access
+
+    keys = ("url", "password_file", "password_env", "ca", "audience", "documents", "scopes")
+    options = Options("sql", values, base, keys)
+    password_file = options.path("password_file") if "password_file" in values else None
+    ca = options.path("ca") if "ca" in values else None
+    return Sql(
+        access(options.text("url"), base, password_file, options.optional("password_env"), ca),
+        declared(values.get("documents"), values.get("scopes")),
+        options.audience("audience"),
+    )
+
+
 def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
     path = Options("static", values, base, ("path",)).path("path")
     try:
@@ -283,6 +300,7 @@ def _ldap_access(options: Options) -> LdapAccess:
 _CONNECTORS: Final[Mapping[str, plugins.Factory]] = {
     "feed": _feed,
     "filesystem": _filesystem,
+    "sql": _sql,
 }
 _DIRECTORIES: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Directory]]] = {
     "active_directory": _active_directory,

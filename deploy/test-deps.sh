@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive
-packages=(acl make git util-linux python3-samba)
+packages=(acl ca-certificates make git postgresql util-linux python3-samba)
 # The directories that tests start themselves, each in a temporary folder on loopback: Active Directory and OpenLDAP.
 packages+=(samba samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules winbind smbclient krb5-user slapd ldap-utils)
 command -v npx >/dev/null || packages+=(nodejs npm)
