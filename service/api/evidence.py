@@ -152,8 +152,8 @@ class LoggedCalls:
             model=evidence.model,
             sources=tuple(sorted(query.sources)),
             explain=evidence.explain,
-            exact=query.exact,
             sealed=self._key.seal_query(query.text, entry.request_id) if self._keep_queries else "",
+            exact=query.exact,
         )
 
 
