@@ -159,6 +159,16 @@ def test_links_to_two_accounts_are_to_nobody() -> None:
     assert allowed(world.resolve("bob"), UNIX) == [True]
 
 
+def test_nothing_is_reached_through_an_account_that_may_be_somebody_elses() -> None:
+    """Two links to two accounts of one directory: what one of those accounts is linked to is not held either."""
+    world = World(links=(*LINKS, Link("corp", "badge", "cloud", "onprem")))
+    world.corp.add("sid", "alice", sid="alice", badge="bob")
+    found = world.resolve()
+    assert {p.realm for p in found.caller.principals} == {AD}
+    assert set(found.left_out) == {"cloud"}
+    assert allowed(world.resolve("bob"), AD, CLOUD, UNIX) == [True, True, True]
+
+
 def test_links_in_a_circle_end(world: World) -> None:
     """A link back to where it came from changes nothing."""
     circle = World(links=(*LINKS, Link("unix", "number", "corp", "sid"), Link("unix", "number", "cloud", "onprem")))
