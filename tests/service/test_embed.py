@@ -55,7 +55,7 @@ def copy(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_vectors_are_those_of_sentence_transformers(model: ModelEmbedder) -> None:
-    """Process, order and batches change nothing: each vector equals what the plain library gives for the text alone."""
+    """Process, order, batches and precision: each vector is near what the plain library gives for the text alone."""
     program = (
         "import sys, json, logging\n"
         "from sentence_transformers import SentenceTransformer\n"
@@ -77,7 +77,20 @@ def test_vectors_are_those_of_sentence_transformers(model: ModelEmbedder) -> Non
     cosine = np.sum(vectors * plain, axis=1) / np.linalg.norm(plain, axis=1)
     assert vectors.shape == (len(TEXTS), 384)
     assert vectors.dtype == np.float32
-    assert cosine.min() > 0.99999
+    assert cosine.min() >= (0.999 if model.precision == "bfloat16" else 0.99999)
+
+
+def test_vector_depends_on_its_own_text_alone(model: ModelEmbedder) -> None:
+    """Bit for bit the same, alone and in every company: a hidden document beside it at its sync leaves no shadow."""
+    alone = np.concatenate([model.embed([text]) for text in TEXTS])
+
+    together = model.embed(TEXTS)
+    backwards = model.embed(TEXTS[::-1])[::-1]
+    among_others = model.embed([other for text in TEXTS for other in (text, "short", "Long sentences. " * 40)])[::3]
+
+    assert np.array_equal(together, alone)
+    assert np.array_equal(backwards, alone)
+    assert np.array_equal(among_others, alone)
 
 
 def test_model_knows_what_is_near(model: ModelEmbedder) -> None:
@@ -110,8 +123,41 @@ def test_concurrent_callers_get_their_own_vectors(model: ModelEmbedder) -> None:
     for thread in threads:
         thread.join()
 
-    assert np.allclose(got.pop(-1), np.tile(expected, (3, 1)), atol=1e-5)
-    assert all(np.allclose(vector, expected[i], atol=1e-5) for i, vector in got.items())
+    assert np.array_equal(got.pop(-1), np.tile(expected, (3, 1)))
+    assert all(np.array_equal(vector, expected[i]) for i, vector in got.items())
+
+
+@pytest.mark.slow
+def test_bfloat16_is_used_only_where_it_agrees_with_float32() -> None:
+    """A processor without it, vectors that differ, NaN and a model that cannot: float32 and a reason, never worse."""
+    program = (
+        "import sys, json, numpy, torch\n"
+        "from sentence_transformers import SentenceTransformer\n"
+        "from service import embed_backend as backend\n"
+        "able, halved, widen = {'avx512_bf16': True}, backend._halved, backend._Widen.forward\n"
+        "def times(factor):\n"
+        "    return lambda self, f: {**f, 'token_embeddings': f['token_embeddings'].float() * 0 + factor}\n"
+        "plain = SentenceTransformer(sys.argv[1], device='cpu').encode(list(backend.SAMPLES))\n"
+        "for able, halved, widen in [(able, halved, widen), ({'avx512_f': True}, halved, widen),\n"
+        "        (able, halved, times(1.0)), (able, halved, times(float('nan'))), (able, lambda e: 1 / 0, widen)]:\n"
+        "    torch.cpu.get_capabilities = lambda: able\n"
+        "    backend._halved, backend._Widen.forward = halved, widen\n"
+        "    made = backend.Backend(SentenceTransformer(sys.argv[1], device='cpu'))\n"
+        "    cosine = float(numpy.sum(made.encode(backend.SAMPLES) * plain, axis=1).min())\n"
+        "    print(json.dumps([made.precision, made.why, made.cosine, cosine]))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, str(embed._bundled())], capture_output=True, text=True, check=True
+    )
+    found = [json.loads(line) for line in run.stdout.splitlines()]
+
+    assert [precision for precision, *_ in found] == ["bfloat16", *["float32"] * 4]
+    for (_, why, checked, cosine), word in zip(
+        found, ("faster", "no bfloat16", "is only", "only nan", "ZeroDivisionError"), strict=True
+    ):
+        assert word in why
+        assert checked >= 0.999
+        assert cosine >= 0.999
 
 
 @pytest.mark.slow

@@ -1,0 +1,134 @@
+"""How the embedding process computes: in bfloat16 where the processor can, checked against float32, without surprises.
+
+Responsible for two promises about every vector (docs/adr/0008):
+
+1. Its cosine with what plain float32 gives is at least `MIN_COSINE`, or float32 is used. Checked at every start.
+2. It depends on its own text alone, bit for bit, not on the texts that happened to be embedded with it: texts share a
+   batch only with those of their own padded length, which is a function of their own length.
+
+Imports torch, so only `service.embed_process` imports it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+MIN_COSINE: Final = 0.999
+
+_PAD_TO: Final = 8
+"""Tokens: lengths are padded to a multiple of it, so that questions of about a length can share a batch."""
+
+_MOST: Final = 8
+"""Texts in a batch. On a CPU larger ones of long passages gain nothing."""
+
+SAMPLES: Final = (
+    "",
+    "flights",
+    "Which discount was approved for the Helios account?",
+    "Rechnungen über 5.000 € werden bis zum 15. des Monats geprüft und freigegeben.",
+    "日本語の文書と русский текст 🙂",
+    "def decide(acl, caller, at): return first(rule for rule in acl if rule.matches(caller)) or DENY  # 0x7fff",
+    "The committee met on 12 March and approved the minutes of the previous meeting without a change. " * 3,
+    "Net debt to EBITDA was 2.31 (covenant: 3.50); the margin fell from 41.2 % to 38.7 % in the third quarter. " * 12,
+)
+"""What the check embeds: nothing, one word, questions, other scripts, code, and passages up to the longest."""
+
+
+class Backend:
+    """A sentence-transformers model, run as fast as this processor can without changing what its vectors say.
+
+    precision: `bfloat16` or `float32`. why: the reason, in words for people. cosine: the smallest one with float32.
+    """
+
+    def __init__(self, encoder: SentenceTransformer) -> None:
+        _pad_by_own_length(encoder)
+        self._encoder = encoder
+        self.precision, self.cosine = "float32", 1.0
+        plain = self.encode(SAMPLES)
+        self.dimension = plain.shape[1]
+        if not _has_bfloat16():
+            self.why = "this processor has no bfloat16 arithmetic"
+            return
+        try:
+            self._encoder = _halved(encoder)
+            self.cosine = float(np.min(np.sum(self.encode(SAMPLES) * plain, axis=1)))
+        except Exception as err:  # noqa: BLE001  whatever a model cannot do in bfloat16, it can do in float32
+            self._encoder, self.cosine = encoder, 1.0
+            self.why = f"the model does not run in bfloat16 ({type(err).__name__})"
+            return
+        if not self.cosine >= MIN_COSINE:  # so that a NaN is refused
+            self._encoder = encoder
+            self.why = f"the cosine of bfloat16 and float32 is only {self.cosine:.4f}"
+            self.cosine = 1.0
+            return
+        self.precision, self.why = "bfloat16", "it is faster here, and its vectors agree with those of float32"
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return float32 of shape (len(texts), dimension), of unit length unless the model gave nothing."""
+        groups: dict[int, list[int]] = {}
+        for number, length in enumerate(self._lengths(texts)):
+            groups.setdefault(length, []).append(number)
+        rows: list[NDArray[np.float32] | None] = [None] * len(texts)
+        for group in groups.values():
+            vectors = self._encoder.encode(
+                [texts[number] for number in group],
+                batch_size=_MOST,
+                normalize_embeddings=True,
+                convert_to_numpy=True,
+                show_progress_bar=False,
+            )
+            for number, vector in zip(group, vectors, strict=True):
+                rows[number] = vector
+        return np.ascontiguousarray(np.stack([row for row in rows if row is not None]), dtype="<f4")
+
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return the padded length of each text; texts of an unknown one get a number, and so a batch, of their own."""
+        pad_to = _pad_to(self._encoder)
+        if pad_to is None:
+            return [-number for number in range(len(texts))]
+        tokens = self._encoder.tokenizer(list(texts), truncation=True, max_length=self._encoder.max_seq_length)
+        return [-(-len(ids) // pad_to) * pad_to for ids in tokens["input_ids"]]
+
+
+def _pad_by_own_length(encoder: SentenceTransformer) -> None:
+    pad_to = _pad_to(encoder)
+    if pad_to is not None:
+        first: Any = encoder[0]
+        first.processing_kwargs = {**first.processing_kwargs, "text": {"pad_to_multiple_of": pad_to}}
+
+
+def _pad_to(encoder: SentenceTransformer) -> int | None:
+    """Return what lengths are padded to, None when this library's transformer does not stand first in the model."""
+    if not hasattr(encoder[0], "processing_kwargs") or encoder.max_seq_length is None:
+        return None
+    # Padding must not go past the last position that the model knows.
+    return _PAD_TO if encoder.max_seq_length % _PAD_TO == 0 else 1
+
+
+def _has_bfloat16() -> bool:
+    """Whether bfloat16 is multiplied by the processor itself: emulated, it is slower than float32."""
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+class _Widen(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+    """Back to float32 behind the transformer: pooling and normalising in bfloat16 would cost a digit for nothing."""
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
+            for name, value in features.items()
+        }
+
+
+def _halved(encoder: SentenceTransformer) -> SentenceTransformer:
+    """Return a copy of `encoder` with the transformer, its first module, in bfloat16."""
+    first, *others = copy.deepcopy(list(encoder.children()))
+    return SentenceTransformer(modules=[first.to(torch.bfloat16), _Widen(), *others], device="cpu")
