@@ -39,6 +39,7 @@ from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
 from service.index.follow import Follower, follow
+from service.index.keyword import KeywordIndex, TermFeed
 from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
@@ -49,6 +50,7 @@ from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
 from service.stores.records import RunState, StoredRun
 from service.sync import SyncEngine
+from service.terms import TermHash
 
 log = structlog.get_logger()
 
@@ -146,6 +148,12 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     follower = Follower(catalog, index)
     follower.start()
     closing.callback(follower.close)
+    hashed = TermHash(keys.terms_key())
+    keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+    closing.callback(keywords.close)
+    words = Follower(TermFeed(catalog, hashed), keywords)
+    words.start()
+    closing.callback(words.close)
     extractor = Extractor(
         tokenizer, passage_tokens(settings.embedding), max_input_bytes=settings.limits.max_document_bytes
     )
@@ -154,10 +162,15 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     def connect(name: str) -> Connector:
         return _connector(sources[name], settings.base)
 
+    def changed() -> None:
+        follower.notify()
+        words.notify()
+
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: the index follows before anybody is told.
         try:
             follower.settle()
+            words.settle()
         finally:
             audit.append_blocking(_run_record(run))
 
@@ -169,7 +182,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         embedder,
         limit_bytes=settings.limits.max_document_bytes,
         now=lambda: datetime.now(UTC),
-        on_commit=follower.notify,
+        on_commit=changed,
         on_run_finished=finished,
     )
     runs = SourceRuns(sources, catalog, engine, connect, lambda run: audit.append_blocking(_run_record(run)))
@@ -184,7 +197,13 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     shadow = Shadow(index, settings.index.shadow)
     closing.callback(shadow.close)
     retrieval = Retrieval(
-        access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+        access=access,
+        index=index,
+        keywords=keywords,
+        embedder=embedder,
+        sealing=catalog.sealing,
+        callers=callers,
+        shadow=shadow,
     )
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     wrapper = Wrapper(
@@ -208,7 +227,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
-    """Make the index anew from the vectors in the catalog, embedding nothing; return how many passages it holds.
+    """Make both indexes anew from the catalog, embedding nothing; return how many passages they hold.
 
     tell: called with how far it is, and how far it goes. A crash on the way loses nothing: the next start goes on.
     Raises StartError, also when the service has the data folder, and SearchUnavailableError.
@@ -229,6 +248,11 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         closing.callback(index.close)
         index.clear()
         follow(catalog, index, tell)
+        hashed = TermHash(keys.terms_key())
+        keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+        closing.callback(keywords.close)
+        keywords.clear()
+        follow(TermFeed(catalog, hashed), keywords, tell)
         return index.count
 
 

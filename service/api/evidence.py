@@ -112,6 +112,7 @@ class LoggedCalls:
             sources=tuple(sorted(query.sources)),
             explain=evidence.explain,
             exact=query.exact,
+            mode=query.mode.value,
         )
 
 

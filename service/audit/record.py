@@ -185,6 +185,7 @@ class Asked:
     sources: tuple[str, ...] = ()
     explain: bool = False
     exact: bool = False
+    mode: str = "hybrid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +339,7 @@ class Call:
                 "sources": list(q.sources),
                 "explain": q.explain,
                 "exact": q.exact,
+                "mode": q.mode,
             }
         if self.kind is Kind.QUERY:
             body["returned"] = [one.body() for one in self.returned]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
 from service.errors import UnavailableError
-from service.index.base import FeedItem, Index
 
 log = structlog.get_logger()
 
@@ -20,27 +19,53 @@ _QUIET_S: Final = 1.0
 _MOST_UNWRITTEN: Final = 500_000
 
 
-class Feed(Protocol):
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Feed(Protocol[T_co]):
     """What is needed of a reader of the catalog."""
 
     @property
     def feed_seq(self) -> int:
         """The last item that there is."""
 
-    def feed(self, after: int, limit: int) -> list[FeedItem]:
+    def feed(self, after: int, limit: int) -> Sequence[T_co]:
         """Return at most `limit` items after `after`, in order."""
 
 
-class Catalog(Protocol):
+class Catalog(Protocol[T_co]):
     """What is needed of the catalog."""
 
-    def reader(self) -> AbstractContextManager[Feed]:
+    def reader(self) -> AbstractContextManager[Feed[T_co]]:
         """Open one snapshot."""
 
 
+class Followed(Protocol[T_contra]):
+    """What is needed of an index, of vectors or of words; see `service.index.base.Index`."""
+
+    @property
+    def quiet_s(self) -> float:
+        """How long nobody has searched."""
+
+    @property
+    def applied_seq(self) -> int:
+        """The feed's last item that was applied."""
+
+    def apply(self, items: Sequence[T_contra]) -> None:
+        """Apply items in the feed's order."""
+
+    def flush(self) -> int:
+        """Make everything applied durable."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
 def follow(
-    catalog: Catalog,
-    index: Index,
+    catalog: Catalog[T],
+    index: Followed[T],
     tell: Callable[[int, int], None] = lambda done, last: None,
     *,
     durably: bool = True,
@@ -72,7 +97,7 @@ def follow(
     return count
 
 
-class Follower:
+class Follower(Generic[T]):
     """A thread that follows whenever it is told that the catalog has changed.
 
     What it applied is searched at once, and made durable when nobody has searched for a second: a search that comes
@@ -80,7 +105,7 @@ class Follower:
     crash the feed begins where the index was durable. A load of searches without a gap puts it off, but not for ever.
     """
 
-    def __init__(self, catalog: Catalog, index: Index) -> None:
+    def __init__(self, catalog: Catalog[T], index: Followed[T]) -> None:
         self._catalog = catalog
         self._index = index
         self._turn = threading.Lock()

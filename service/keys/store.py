@@ -115,6 +115,23 @@ class KeyStore:
         """Return 16 bytes that stand for `parts` within `source`; nobody without the key can test a guess."""
         return hmac.digest(self._source_keys[source].naming, associated(*parts), hashlib.sha256)[:16]
 
+    def terms_key(self) -> bytes:
+        """Return the key that words in the index are hashed with. Made at the first call, durable on return.
+
+        Without the key store, which backups of the rest do not hold, nobody can test a guess of a word.
+        """
+        with self._write() as connection:
+            found = connection.scalar(select(_about.c.value).where(_about.c.name == "terms"))
+            if found is None:
+                key = os.urandom(KEY_BYTES)
+                wrapped = self._provider.wrap(key, associated("terms key"))
+                connection.execute(insert(_about).values(name="terms", value=wrapped.hex()))
+                return key
+        try:
+            return self._provider.unwrap(bytes.fromhex(found), associated("terms key"))
+        except (UnsealError, ValueError) as err:
+            raise StartError(f"the key of the terms in `{self._path}` does not open: restore the key store") from err
+
     def source_cipher(self, source: str) -> AESGCM:
         """Return what seals the values of a source that belong to no document."""
         return self._source_keys[source].sealing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -219,3 +220,22 @@ def test_a_shredded_key_is_gone_from_memory_and_from_every_file(tmp_path: Path, 
         store.cipher(DocumentKeyId("a", "one"))
     assert isinstance(store.cipher(DocumentKeyId("a", "two")), AESGCM)
     assert store.documents("a") == {"two"}
+
+
+def test_the_key_of_terms_is_made_once_and_opens_with_the_right_key_alone(
+    tmp_path: Path, provider: FileKey, store: KeyStore
+) -> None:
+    """Every opening gives the same key, it is stored wrapped, and a damaged one is an error, not another key."""
+    key = store.terms_key()
+    again = KeyStore(tmp_path / "keys.sqlite", provider)
+    assert again.terms_key() == key
+    again.close()
+    assert key not in files(tmp_path)
+    assert key.hex().encode() not in files(tmp_path)
+
+    with sqlite3.connect(tmp_path / "keys.sqlite") as database:
+        database.execute("UPDATE about SET value = 'ff' || substr(value, 3) WHERE name = 'terms'")
+    database.close()
+
+    with pytest.raises(StartError, match="restore the key store"):
+        store.terms_key()

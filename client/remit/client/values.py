@@ -7,6 +7,14 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 
+class SearchMode(Enum):
+    """What passages are found by. DENSE: by meaning alone. KEYWORD: by words alone."""
+
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    KEYWORD = "keyword"
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFreshness:
     """How fresh one source's rules are. permissions_age: None when they were never verified in full."""
