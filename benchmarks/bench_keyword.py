@@ -36,6 +36,7 @@ QUESTIONS: Final = 25
 SHARES: Final = (0.0001, 0.001, 0.01, 0.1, 0.5, 1.0)
 BATCH: Final = 10_000
 CHECKED: Final = 3
+REPEATS: Final = 61
 
 
 def batches(chunks: int, numbers: NDArray[np.uint32]) -> Iterator[list[AddTerms]]:
@@ -132,6 +133,10 @@ def main() -> None:
                     for text in asked[:CHECKED]:
                         terms = hashed.numbers(text.split())
                         wrong += index.search(text, rows, 10) != plain(folder, terms, rows)
+        for name, rank in (("rare", 20_000), ("usual", 300), ("common", 20)):
+            hidden, absent = _shadow(index, hashed, folder, rank, chunks)
+            report.add(f"keyword_hidden_{name}_word_ms", hidden, "ms", n=REPEATS)
+            report.add(f"keyword_hidden_{name}_word_vs_absent", hidden / absent, "ratio", "<= 1.2", REPEATS)
         report.add("keyword_top10_differing", wrong, "questions", "0", 2 * CHECKED)
         index.close()
         start = time.perf_counter()
@@ -147,6 +152,28 @@ def main() -> None:
         report.add("keyword_roaring_bytes_per_posting", _roaring(held, sample), "bytes, rows alone, five terms")
     report.add("keyword_load_average", os.getloadavg()[0], "processes, of all that ran here")
     print(report.write())
+
+
+def _shadow(index: KeywordIndex, hashed: TermHash, folder: Path, rank: int, chunks: int) -> tuple[float, float]:
+    """How long a search takes with a word that only hidden chunks have, and with one that nobody has, interleaved.
+
+    A tenth of the chunks is permitted, all of them without the word.
+    """
+    having = BitMap()
+    for path in folder.glob("*.segment"):
+        segment = Segment.load(path.read_bytes())
+        for _, where in segment.postings(np.array(hashed.numbers([f"t{rank}"]), np.uint32)):
+            having.update(segment.rows[segment.places[where]].tolist())
+    rng = np.random.default_rng(SEED + 3)
+    rows = BitMap(rng.permutation(chunks)[: chunks // 5].astype(np.uint32).tolist()) - having
+    rows = BitMap(list(rows)[: chunks // 10])
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(REPEATS):
+        for kept, word in zip(times, (f"t{rank}", "nowhere"), strict=True):
+            start = time.perf_counter()
+            index.search(f"t500 t5000 t50000 {word}", rows, 50)
+            kept.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def _roaring(held: Postings, terms: list[int]) -> float:

@@ -44,7 +44,7 @@ _FIRST: Final = 2
 _GROWTH: Final = 4
 """A first round asks for twice the limit, each further one for four times as many as the one before."""
 _FUSED: Final = 50
-"""Rankings that become one are at least so long: a passage that is good in both may be among the first in neither."""
+"""Rankings that become one are at least so long, however few candidates are asked for."""
 
 
 class DamagedTextError(RemitError):
@@ -166,8 +166,6 @@ class Retrieval:
 
         def work(current: Current, again: bool) -> Answer:
             asked, rounds = query.limit * _FIRST, 0
-            if query.mode is Mode.HYBRID:
-                asked = max(asked, _FUSED)
             while True:
                 rounds += 1
                 with self._access.snapshot() as snapshot:
@@ -192,21 +190,25 @@ class Retrieval:
             proposal = self._index.search(vector, rows, asked, exact=query.exact)
             scores = {candidate.row: candidate.score for candidate in proposal.candidates}
             return _Found(list(scores), scores, proposal, len(scores) < asked)
-        words = self._keywords.search(query.text, rows, asked)
+        # Deeper than asked: what is good in both may be among the first in neither.
+        depth = max(asked, _FUSED) if query.mode is Mode.HYBRID else asked
+        words = self._keywords.search(query.text, rows, depth)
         if query.mode is Mode.KEYWORD:
             proposal = self._index.search(vector, BitMap(words), max(len(words), 1), exact=True)
             scores = {candidate.row: candidate.score for candidate in proposal.candidates}
             return _Found([row for row in words if row in scores], scores, proposal, len(words) < asked)
-        proposal = self._index.search(vector, rows, asked, exact=query.exact)
+        proposal = self._index.search(vector, rows, depth, exact=query.exact)
         scores = {candidate.row: candidate.score for candidate in proposal.candidates}
         nearest = list(scores)
-        missing = BitMap(row for row in words if row not in scores)
+        fused = fuse([nearest, words])
+        missing = BitMap(row for row in fused[:asked] if row not in scores)
         if missing:
             others = self._index.search(vector, missing, len(missing), exact=True)
             scores.update((candidate.row, candidate.score) for candidate in others.candidates)
         # The two follow the feed each for itself: what has words and no vector yet, has no score and waits.
-        ranking = [row for row in fuse([nearest, words]) if row in scores]
-        return _Found(ranking, scores, proposal, len(nearest) < asked and len(words) < asked)
+        ranking = [row for row in fused[:asked] if row in scores]
+        everything = len(nearest) < depth and len(words) < depth and len(fused) <= asked
+        return _Found(ranking, scores, proposal, everything)
 
     def _decided(
         self, current: Current, again: bool, rows: Sequence[int], scores: Mapping[int, float], query: Query

@@ -172,3 +172,21 @@ def test_fused_ranks_are_those_of_the_formula() -> None:
     assert fuse([[1, 2], [2, 1]]) == [1, 2]
     assert fuse([[], [4]]) == [4]
     assert fuse([[7, 3, 5], [5, 3]]) == fuse([[5, 3], [7, 3, 5]])
+
+
+async def test_hybrid_looks_deeper_than_it_was_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is third in both rankings comes before what is first in one, also when a single passage is asked for."""
+    texts = ["one two three", "one two three four", "one two three four five", "one six seven", "one six seven eight"]
+    for number, text in enumerate(texts):
+        service.add(f"d{number}", text, allow(SALES))
+    for number in range(30):
+        service.add(f"between{number}", f"one two three x y z{number}", allow(SALES))
+    service.sync()
+    with service.catalog.reader() as reader:
+        rows = {service.catalog.sealing.text(one).text: one.row for one in reader.chunks(range(99)).values()}
+    words = [rows[texts[3]], rows[texts[4]], rows[texts[2]]]
+    monkeypatch.setattr(service.keywords, "search", lambda text, permitted, limit: words[:limit])
+
+    assert await found(service, "one two three", DENSE, limit=3) == texts[:3]
+    assert await found(service, "one two three", KEYWORD, limit=3) == [texts[3], texts[4], texts[2]]
+    assert await found(service, "one two three", HYBRID, limit=1) == [texts[2]]
