@@ -221,7 +221,7 @@ class Synced:
 def sync(folder: Path, root: Path, embedding: EmbeddingSettings) -> Synced:
     """Sync `root` twice into a data folder under `folder`."""
     data = open_folder(folder / "data")
-    keys, catalog = open_stores(data, FileKey(folder / "keys" / "remit.kek"), datetime.now(UTC))
+    keys, catalog = open_stores(data, folder / "keystore", FileKey(folder / "keys" / "remit.kek"), datetime.now(UTC))
     embedder = Timed(open_embedder(embedding))
     extractor = Extractor(tokenizer_path(embedding), passage_tokens(embedding))
     catalog.add_source("docs", "filesystem")

@@ -5,10 +5,8 @@ docs/connectors/filesystem.md says what is guaranteed and what is not. The walk 
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
@@ -18,15 +16,11 @@ from connectors.base import Change, Cursor, Finding, ScanComplete, Upsert
 from connectors.errors import FatalError, RetriableError, SkippableError
 from connectors.posix import survey
 from connectors.posix.again import look_again
+from connectors.posix.content import read_file, too_large
 from connectors.posix.folder import LOOK, Folder, chain, scope_id
 from connectors.posix.inode import CLOSED, GONE, LOST, Inode, inode_of_descriptor, inode_of_name, lost, origin_of
 from connectors.posix.names import decode, encode
 from connectors.posix.walk import Rules, Walk, version_of
-
-_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_BLOCK_BYTES: Final = 1 << 20
-_TICK_S: Final = 0.02
-"""Longer than the clock of a file system without fine time stamps needs to move on (SOURCE: 1/HZ, HZ >= 100)."""
 
 
 class Filesystem:
@@ -84,13 +78,13 @@ class Filesystem:
     def read(self, document: Upsert, limit_bytes: int) -> bytes:
         """Return the content of `document.version`, if everything is as it was sent, before and after reading."""
         if document.size_bytes > limit_bytes:
-            raise _too_large(document, limit_bytes)
+            raise too_large(document.location, limit_bytes)
         name = decode(document.native_id.rpartition("/")[2])
         try:
             folder = self._open_folder(document)
             try:
                 self._compare(folder, name, document)
-                content = _content(folder, name, document, limit_bytes)
+                content = read_file(folder, name, document.version, document.location, limit_bytes)
             finally:
                 os.close(folder)
             # The rules again, after the content: text is never newer than the rules it goes with.
@@ -169,43 +163,6 @@ class Filesystem:
         )
 
 
-def _content(folder: int, name: str, document: Upsert, limit_bytes: int) -> bytes:
-    """Read a regular file of exactly the document's version. Raises OSError and SkippableError."""
-    descriptor = _opened(folder, name)
-    with open(descriptor, "rb", buffering=0) as file:  # noqa: PTH123 - a descriptor, not a path
-        _settle(os.fstat(descriptor))
-        before = os.fstat(descriptor)
-        if not stat.S_ISREG(before.st_mode) or version_of(before) != document.version:
-            raise _changed(document, "it was written to or replaced")
-        blocks: list[bytes] = []
-        size = 0
-        while block := file.read(_BLOCK_BYTES):
-            blocks.append(block)
-            size += len(block)
-            if size > limit_bytes:
-                raise _too_large(document, limit_bytes)
-        if version_of(os.fstat(descriptor)) != document.version or size != before.st_size:
-            raise _changed(document, "it was written to while it was read")
-    return b"".join(blocks)
-
-
-def _opened(folder: int, name: str) -> int:
-    try:
-        return os.open(name, _OPEN | os.O_NOATIME, dir_fd=folder)
-    except PermissionError as err:
-        # O_NOATIME is for the owner alone, and fails with EPERM where a plain open may not.
-        if err.errno != errno.EPERM:
-            raise
-    return os.open(name, _OPEN, dir_fd=folder)
-
-
-def _settle(status: os.stat_result) -> None:
-    """Wait until a later write must get a later time stamp, so that it cannot pass for what is read now."""
-    age_s = time.time() - status.st_ctime
-    if 0 <= age_s < _TICK_S:
-        time.sleep(_TICK_S - age_s)
-
-
 def _is_bare(place: Path) -> bool:
     """True when there is a folder, and nothing is mounted on it; the end of the walk tells what this cannot."""
     try:
@@ -245,10 +202,6 @@ def _encoded(path: str) -> str:
 
 def _changed(document: Upsert, why: str) -> SkippableError:
     return SkippableError("changed", f"`{document.location}`: {why}")
-
-
-def _too_large(document: Upsert, limit_bytes: int) -> SkippableError:
-    return SkippableError("too large", f"`{document.location}` is larger than {limit_bytes} bytes")
 
 
 def _unread(err: OSError, document: Upsert) -> SkippableError | RetriableError:

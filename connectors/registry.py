@@ -1,4 +1,4 @@
-"""From a settings mapping to a connector or a directory: the only list of kinds, and strict about options.
+"""From a settings mapping to a connector or a directory: the only list of the house's kinds, strict about options.
 
 What the settings file looks like around these options is the service's business; an error names the option, and the
 service adds file and line.
@@ -6,17 +6,26 @@ service adds file and line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
 from acl.errors import InvalidValueError
+from acl.model import Clause, Effect, Rule
+from acl.principal import Principal
+from connectors import plugins
 from connectors.base import Connector
 from connectors.directories.base import Directory
 from connectors.directories.static import StaticDirectory
+from connectors.feed import Feed
 from connectors.filesystem import Filesystem
 
 _T = TypeVar("_T")
+
+_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 class OptionError(Exception):
@@ -46,6 +55,33 @@ class Options:
         if not isinstance(value, str) or not value:
             raise OptionError(key, f"`{key}`: expected text, found {_shown(value)}")
         return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """Read a list of texts that must be there, at least one."""
+        value = self._required(key)
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(one, str) and one for one in value):
+            raise OptionError(key, f"`{key}`: expected a list of texts, found {_shown(value)}")
+        return tuple(value)
+
+    def optional(self, key: str) -> str | None:
+        """Read text that may be left out."""
+        return self.text(key) if key in self._values else None
+
+    def audience(self, key: str) -> Clause:
+        """Read a list of principals, at least one, as the clause that lets them through and nobody else."""
+        try:
+            return Clause((Rule(Effect.ALLOW, frozenset(Principal.parse(token) for token in self.texts(key))),))
+        except InvalidValueError as err:
+            raise OptionError(key, f"`{key}`: {err}") from err
+
+    def duration(self, key: str, default: timedelta) -> timedelta:
+        """Read a whole number above 0 and one of `s`, `m`, `h`, `d`, such as `24h`."""
+        if key not in self._values:
+            return default
+        match = _DURATION.fullmatch(self.text(key))
+        if match is None:
+            raise OptionError(key, f"`{key}`: expected a duration such as `15m` or `24h`")
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
     def path(self, key: str) -> Path:
         """Read a path that must be there; it is made absolute, and nothing is looked up."""
@@ -79,8 +115,14 @@ class Options:
 
 
 def build(kind: str, options: Mapping[str, object], base: Path) -> Connector:
-    """Return a connector. Opens nothing. Raises OptionError."""
-    return _factory(kind, _CONNECTORS, "source")(options, base)
+    """Return a connector: of the house, or of a package that brings the kind. Opens nothing. Raises OptionError."""
+    if kind not in _CONNECTORS and kind in plugins.kinds():
+        try:
+            factory = plugins.load(kind)
+        except plugins.PluginError as err:
+            raise OptionError("kind", str(err)) from err
+        return factory(options, base)
+    return _factory(kind, _CONNECTORS, "source", plugins.kinds())(options, base)
 
 
 def build_directory(name: str, kind: str, options: Mapping[str, object], base: Path) -> Directory:
@@ -105,6 +147,12 @@ def _filesystem(values: Mapping[str, object], base: Path) -> Connector:
         raise OptionError("id_domain", f"`id_domain`: {err}") from err
 
 
+def _feed(values: Mapping[str, object], base: Path) -> Connector:
+    options = Options("feed", values, base, ("path", "audience", "max_age"))
+    max_age = options.duration("max_age", timedelta(hours=24))
+    return Feed(options.path("path"), options.audience("audience"), max_age)
+
+
 def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
     path = Options("static", values, base, ("path",)).path("path")
     try:
@@ -113,13 +161,16 @@ def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
         raise OptionError("name", f"`name`: {err}") from err
 
 
-_CONNECTORS: Final[Mapping[str, Callable[[Mapping[str, object], Path], Connector]]] = {"filesystem": _filesystem}
+_CONNECTORS: Final[Mapping[str, plugins.Factory]] = {
+    "feed": _feed,
+    "filesystem": _filesystem,
+}
 _DIRECTORIES: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Directory]]] = {"static": _static}
 
 
-def _factory(kind: str, factories: Mapping[str, _T], what: str) -> _T:
+def _factory(kind: str, factories: Mapping[str, _T], what: str, more: Collection[str] = ()) -> _T:
     if kind not in factories:
-        listed = ", ".join(f"`{name}`" for name in sorted(factories))
+        listed = ", ".join(f"`{name}`" for name in sorted({*factories, *more}))
         raise OptionError("kind", f"there is no {what} of kind `{kind}`: expected {listed}")
     return factories[kind]
 

@@ -23,13 +23,15 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from service.access import Access
+from service.api import tls
+from service.api.audit import AuditServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
-from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Certificate, Served, Server
+from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
-from service.audit import AuditKey, AuditLog, Record, run_record
+from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
@@ -38,19 +40,19 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
-from service.index.follow import Follower, follow
-from service.index.keyword import KeywordIndex, TermFeed
+from service.index.follow import Follower, RenewingFollower, follow
+from service.index.generations import Generations
+from service.index.keyword import KeywordIndex, TermFeed, term_hash
 from service.keys import FileKey
 from service.roles import Roles
 from service.search import Retrieval
-from service.settings import Address, Settings, SettingsError, SourceSettings, Tls
+from service.settings import Address, Settings, SettingsError, SourceSettings
 from service.shadow import Shadow
 from service.source_runs import SourceRuns
-from service.stores.catalog import open_stores
-from service.stores.folder import open_folder
+from service.stores.catalog import Catalog, open_stores
+from service.stores.folder import DataFolder, open_folder
 from service.stores.records import RunState, StoredRun
 from service.sync import SyncEngine
-from service.terms import TermHash
 
 log = structlog.get_logger()
 
@@ -63,16 +65,28 @@ class Listening:
 
     callers: Address
     administrators: Address
+    services: Address | None
 
 
 class App:
     """Everything that one process serves. Open it with `open_app`."""
 
-    def __init__(self, settings: Settings, server: Server, health: Health, audit: AuditLog, runs: SourceRuns) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        authenticator: Authenticator,
+        server: Server,
+        health: Health,
+        audit: AuditLog,
+        calls: LoggedCalls,
+        runs: SourceRuns,
+    ) -> None:
         self._settings = settings
+        self._authenticator = authenticator
         self._server = server
         self._health = health
         self._audit = audit
+        self._calls = calls
         self._runs = runs
         self.closing = ExitStack()
 
@@ -86,8 +100,13 @@ class App:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         listen = self._settings.listen
-        bound = await self._server.start(listen.callers, listen.administrators, _certificate(listen.tls))
-        watch = loop.create_task(self._health.watch(lambda: self._audit.failure))
+        certificates = None if listen.tls is None else tls.Certificates(listen.tls)
+        bound = await self._server.start(listen.callers, listen.administrators, certificates, listen.services)
+        beside = [
+            loop.create_task(self._health.watch(lambda: self._audit.failure or self._authenticator.failure)),
+            loop.create_task(self._authenticator.follow()),
+            loop.create_task(self._calls.summarize()),
+        ]
         try:
             ready(Listening(*bound))
             await ended.wait()
@@ -96,35 +115,45 @@ class App:
             # Runs before the listeners: they write for seconds, and a watch of one ends with it.
             await loop.run_in_executor(None, self._runs.close)
         finally:
-            watch.cancel()
+            for task in beside:
+                task.cancel()
             await self._server.stop(_GRACE_S)
+            await self._calls.flush()
 
     def close(self) -> None:
         """Close everything, the last opened first."""
         self.closing.close()
 
 
-async def open_app(settings: Settings) -> App:
+Connect = Callable[[SourceSettings, Path], Connector]
+"""Makes the connector of a source; paths in its options are relative to the folder."""
+
+
+async def open_app(settings: Settings, connect: Connect | None = None) -> App:
     """Open the data folder and everything in it, verify the audit log, and bring the index up to date.
 
+    connect: in place of the registry of connectors.
     Raises StartError: one sentence for people.
     """
     _check_installation()
+    authenticator = Authenticator(
+        settings.issuers, settings.service_accounts, frozenset().union(*settings.roles.values())
+    )
+    await authenticator.open()
     with ExitStack() as closing:
-        app = _assemble(settings, closing)
+        app = _assemble(settings, authenticator, closing, connect or _connector)
         app.closing = closing.pop_all()
     return app
 
 
-def _assemble(settings: Settings, closing: ExitStack) -> App:
+def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Connect) -> App:
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
-        _connector(one, settings.base).close()  # every option is checked before anything is opened
+        make(one, settings.base).close()  # every option is checked before anything is opened
     directories = {
         one.name: registry.build_directory(one.name, one.kind, {"path": str(one.path)}, settings.base)
         for one in settings.directories
     }
-    authenticator = Authenticator(settings.issuers)
     provider = FileKey(settings.keys.path)
     audit_key = AuditKey.load(settings.keys.audit)
     tokenizer = tokenizer_path(settings.embedding)
@@ -133,7 +162,10 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
-    keys, catalog = open_stores(folder, provider, datetime.now(UTC))
+    audit_reader = AuditReader(audit, folder.audit, audit_key)
+    audit_reader.start()
+    closing.callback(audit_reader.close)
+    keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
     for one in settings.sources:
@@ -141,14 +173,12 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     embedder = open_embedder(settings.embedding)
     closing.callback(embedder.close)
     catalog.bind_model(embedder.digest, embedder.dimension)
-    index = EdgeIndex(
-        folder.index, incarnation=catalog.incarnation, dimension=embedder.dimension, tuning=settings.index
-    )
+    index = _index(folder, catalog, embedder.dimension, settings)
     closing.callback(index.close)
-    follower = Follower(catalog, index)
+    follower = RenewingFollower(catalog, index)
     follower.start()
     closing.callback(follower.close)
-    hashed = TermHash(keys.terms_key())
+    hashed = term_hash(keys)
     keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
     closing.callback(keywords.close)
     words = Follower(TermFeed(catalog, hashed), keywords)
@@ -160,7 +190,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
     closing.callback(extractor.close)
 
     def connect(name: str) -> Connector:
-        return _connector(sources[name], settings.base)
+        return make(sources[name], settings.base)
 
     def changed() -> None:
         follower.notify()
@@ -206,16 +236,18 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         shadow=shadow,
     )
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
+    calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
     wrapper = Wrapper(
         authenticator=authenticator,
         callers=callers,
-        auditor=LoggedCalls(audit, audit_key),
+        auditor=calls,
         executor=executor,
     )
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
         "SourceService": SourceServicer(runs, executor),
+        "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
     }
     server = Server(
         wrapper=wrapper,
@@ -223,7 +255,7 @@ def _assemble(settings: Settings, closing: ExitStack) -> App:
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
-    return App(settings, server, health, audit, runs)
+    return App(settings, authenticator, server, health, audit, calls, runs)
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
@@ -238,22 +270,29 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
     with ExitStack() as closing:
         folder = open_folder(settings.data)
         closing.callback(folder.close)
-        keys, catalog = open_stores(folder, provider, datetime.now(UTC))
+        keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
         closing.callback(keys.close)
         closing.callback(catalog.close)
         dimension = catalog.dimension()
         if dimension is None:
             return 0
-        index = EdgeIndex(folder.index, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
+        index = _index(folder, catalog, dimension, settings)
         closing.callback(index.close)
         index.clear()
         follow(catalog, index, tell)
-        hashed = TermHash(keys.terms_key())
+        hashed = term_hash(keys)
         keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
         closing.callback(keywords.close)
         keywords.clear()
         follow(TermFeed(catalog, hashed), keywords, tell)
         return index.count
+
+
+def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> Generations:
+    def open_generation(path: Path) -> EdgeIndex:
+        return EdgeIndex(path, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
+
+    return Generations(folder.index, open_generation)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:
@@ -267,15 +306,6 @@ def _run_record(run: StoredRun) -> Record:
     # The failure's sentence may name places: it stays in the run's sealed report.
     event = "started" if run.state is RunState.RUNNING else run.state.value
     return run_record(event, run.run_id, run.source, counts=asdict(run.counts))
-
-
-def _certificate(tls: Tls | None) -> Certificate | None:
-    if tls is None:
-        return None
-    try:
-        return Certificate(tls.certificate.read_bytes(), tls.key.read_bytes())
-    except OSError as err:
-        raise StartError(f"{err.filename} cannot be read: {err.strerror}") from err
 
 
 def _check_installation() -> None:

@@ -20,7 +20,8 @@ from connectors.directories.base import DirectoryError
 from connectors.directories.static import StaticDirectory
 from service import durable_file, key_file
 from service.errors import StartError
-from service.settings import IssuerSettings, Settings
+from service.issuers import IssuerSettings, KeyFile
+from service.settings import Settings
 
 LIFETIME: Final = timedelta(minutes=15)
 _PUBLIC: Final = ".jwks.json"
@@ -49,7 +50,8 @@ def mint(settings: Settings, name: str, *, lifetime: timedelta = LIFETIME, at: d
 
     Raises StartError: no such key, one that is open to others, or nobody of that name with an enabled account.
     """
-    issuer = next((i for i in settings.issuers if private_key_path(i.jwks).exists()), None)
+    found = ((i, private_key_path(i.keys.path)) for i in settings.issuers if isinstance(i.keys, KeyFile))
+    issuer, private = next(((i, path) for i, path in found if path.exists()), (None, Path()))
     if issuer is None:
         raise StartError(f"{settings.file} lists no development issuer: tokens come from your identity provider")
     issued = at if at is not None else datetime.now(UTC)
@@ -63,7 +65,7 @@ def mint(settings: Settings, name: str, *, lifetime: timedelta = LIFETIME, at: d
         "exp": int((issued + lifetime).timestamp()),
         "jti": secrets.token_hex(16),
     }
-    key, key_id = _read_private(private_key_path(issuer.jwks))
+    key, key_id = _read_private(private)
     return jwt.encode(claims, key, algorithm="EdDSA", headers={"typ": "at+jwt", "kid": key_id})
 
 

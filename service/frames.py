@@ -16,6 +16,7 @@ Blob = bytes | bytearray | memoryview
 
 _LENGTH = struct.Struct(">I")
 _MAX_HEADER_BYTES = 64 * 2**20
+_ONE_PIECE_BYTES = 256 * 2**10
 
 
 def send(stream: socket.socket, header: Mapping[str, object], blobs: Sequence[Blob], deadline: float | None) -> None:
@@ -23,6 +24,9 @@ def send(stream: socket.socket, header: Mapping[str, object], blobs: Sequence[Bl
     views = [memoryview(blob).cast("B") for blob in blobs]
     encoded = json.dumps({**header, "blobs": [view.nbytes for view in views]}).encode()
     parts: list[bytes | memoryview] = [_LENGTH.pack(len(encoded)) + encoded, *views]
+    if sum(map(len, parts)) <= _ONE_PIECE_BYTES:
+        # In one piece, because each would wake the reader.
+        parts = [b"".join(parts)]
     for part in parts:
         stream.settimeout(_remaining(deadline))
         stream.sendall(part)

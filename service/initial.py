@@ -29,13 +29,19 @@ data: ./data
 listen:
   callers: 127.0.0.1:7420           # applications that search
   administrators: 127.0.0.1:7421    # operators and auditors
-  # Plaintext is allowed on loopback only. For anything else replace this line by
+  # Plaintext is allowed on loopback only. For anything else replace this line by `tls`; TLS 1.3 is spoken then, and
+  # the files are read again when they change:
   #   tls: {certificate: ./tls/server.pem, key: ./tls/server.key}
+  # Service accounts have a listener of their own and prove themselves by a certificate of `client_ca`:
+  #   services: 0.0.0.0:7422
+  #   tls: {certificate: ./tls/server.pem, key: ./tls/server.key, client_ca: ./tls/clients-ca.pem}
   insecure_loopback: true
 
 # The key-encryption key, and beside it the key of the audit log (audit.key). Without them nothing starts and nothing
 # can be read: keep a copy of the folder `keys`, apart from the copies of `data`.
-keys: {provider: file, path: ./keys/remit.kek}
+# `store` holds a wrapped key for each document. A document is shredded by deleting its key there, so keep few copies
+# of this folder, apart from those of `data`, and let them expire.
+keys: {provider: file, path: ./keys/remit.kek, store: ./keystore}
 
 # Whose tokens are accepted. This one is the development issuer, whose key pair `remit init` made for trying Remit:
 # `remit token alice` mints a token of 15 minutes. In production list your own issuer and delete dev.private.json.
@@ -46,15 +52,38 @@ issuers:
     claim: sub                      # an immutable claim of the token ...
     directory: people               # ... equals, for exactly one person of this directory, ...
     attribute: id                   # ... this immutable attribute
+#  - issuer: https://login.example.com/corp  # exactly as in `iss`; without `jwks` its keys are found by discovery
+#    audience: remit
+#    claim: oid
+#    directory: people
+#    attribute: id
+#    jwks: https://login.example.com/corp/keys   # or a file
+#    ca: ./tls/ca.pem                # trust this authority alone; else the system's
+#    proxy: http://proxy:3128        # else none, whatever the environment says
+#    max_keys_age: 1h                # keys that were fetched longer ago verify nothing
+#    token_type: JWT                 # where its access tokens have no type `at+jwt`, which is the default
+#    clients: [rag-app]              # the applications whose tokens are accepted; with `JWT` there must be a list
+#    algorithms: [RS256]             # of EdDSA, ES256, RS256, PS256
+#    max_token_lifetime: 24h
+#    actors: [{sub: assistant, sources: [company]}]   # who may act for a person (`act`), and what it may reach
+
+# Programs that call as themselves: a name in their client certificate, or its fingerprint, is an account.
+# With `acts_for: [group:sales]` it may name a person of these groups, and gets what both may read.
+# service_accounts:
+#  - {name: sync, san: 'spiffe://corp.example/sync', directory: people, attribute: id, value: svc-sync}
 
 # Where people and groups come from.
 directories:
   - {name: people, kind: static, path: ./people.yaml}
 
-# Who administers: groups of the directory. A role never opens a document.
+# Who administers: groups of the directory. A role never opens a document, and nobody is an auditor and something else.
 roles:
-  operator: [group:operators]
-  auditor: [group:auditors]
+  operator: [group:operators]       # sources and syncs
+  auditor: [group:auditors]         # the audit log
+#  audit-reader-content: [group:audit-content]   # may open the texts of queries in the audit log
+#  access-admin: [group:access]     # is told of all sources
+#  key-admin: [group:keys]
+#  source-owner: {company: [group:sales]}   # is told of that source, and checks it
 
 # The bundled model. A folder with another sentence-transformers model: {kind: model, path: ./model}
 embedding: {kind: model}

@@ -79,7 +79,14 @@ def permit(
     for document in documents:
         acl = snapshot.acl(document)
         decision = decide(acl, caller.resolved.caller, snapshot.at)
+        # Whatever the first decision was: a service learns nothing of the person's by how long it takes.
+        actor_may = _actor_may(snapshot, acl, caller)
         if document is None or isinstance(acl, Unknown) or not isinstance(decision, Allowed):
+            continue
+        # Whoever acts for the caller reaches only its own sources: then the document is as absent as a hidden one.
+        if caller.subject.acting is not None and document.source not in caller.subject.acting.sources:
+            continue
+        if not actor_may:
             continue
         # The "new enemy": somebody leaves a group, then a secret is added that only its members may read. Groups that
         # were resolved before the text was stored must not open it.
@@ -88,6 +95,26 @@ def permit(
                 raise NewerTextError("a text is newer than the caller's groups")
             continue
         found[document.ordinal] = Permit(document, acl, decision)
+    return found
+
+
+def _actor_may(snapshot: Snapshot, acl: Acl | Unknown, caller: Current) -> bool:
+    """Whether the service that named the caller may read it itself; true when nobody named the caller."""
+    return caller.actor is None or isinstance(decide(acl, caller.actor, snapshot.at), Allowed)
+
+
+def refusals(snapshot: Snapshot, documents: Iterable[StoredDocument], caller: Current) -> dict[int, str]:
+    """Why documents that have no permit have none, by ordinal, for the audit log and nobody else."""
+    found: dict[int, str] = {}
+    for document in documents:
+        acl = snapshot.acl(document)
+        if isinstance(acl, Unknown):
+            # Other reasons are sentences for a report, and may name a place.
+            found[document.ordinal] = acl.reason if acl.reason in ("stale", "no text") else "unknown"
+        else:
+            decision = decide(acl, caller.resolved.caller, snapshot.at)
+            both = isinstance(decision, Allowed) and _actor_may(snapshot, acl, caller)
+            found[document.ordinal] = "newer text" if both else "denied"
     return found
 
 

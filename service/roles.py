@@ -1,12 +1,47 @@
 """Who may administer: roles bound to principals in the settings, and nothing more. A role never opens a document.
 
-Which method asks for which role is `service.api.methods`."""
+Which method asks for which role is `service.api.methods`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from acl.principal import Principal
+
+OPERATOR: Final = "operator"
+ACCESS_ADMIN: Final = "access-admin"
+KEY_ADMIN: Final = "key-admin"
+AUDITOR: Final = "auditor"
+CONTENT_AUDITOR: Final = "audit-reader-content"
+SOURCE_OWNER: Final = "source-owner"
+
+NAMES: Final = (OPERATOR, ACCESS_ADMIN, KEY_ADMIN, AUDITOR, CONTENT_AUDITOR, SOURCE_OWNER)
+
+_AUDITING: Final = frozenset({AUDITOR, CONTENT_AUDITOR})
+_OF_ALL_SOURCES: Final = frozenset({OPERATOR, ACCESS_ADMIN})
+
+
+def owner_of(source: str) -> str:
+    """The role of the owner of one source: a source-owner owns sources by name, never all."""
+    return f"{SOURCE_OWNER}:{source}"
+
+
+def kind(role: str) -> str:
+    """The role's name, without the source that it may be about."""
+    return role.partition(":")[0]
+
+
+def separated(one: str, other: str) -> bool:
+    """Whether nobody may hold both: who audits changes nothing, and who changes something does not audit it."""
+    return (kind(one) in _AUDITING) != (kind(other) in _AUDITING)
+
+
+def sees(roles: Iterable[str], source: str) -> bool:
+    """Whether somebody with these roles may be told of a source."""
+    held = frozenset(roles)
+    return bool(held & _OF_ALL_SOURCES) or owner_of(source) in held
 
 
 class Roles:
@@ -16,6 +51,11 @@ class Roles:
         self._bindings = dict(bindings)
 
     def of(self, principals: Iterable[Principal]) -> frozenset[str]:
-        """The roles of somebody who holds these principals."""
+        """The roles of somebody who holds these principals.
+
+        Somebody who holds two that are separated, by different groups, has none of the two: which one was meant is
+        not ours to say.
+        """
         held = frozenset(principals)
-        return frozenset(role for role, bound in self._bindings.items() if bound & held)
+        found = frozenset(role for role, bound in self._bindings.items() if bound & held)
+        return frozenset(role for role in found if not any(separated(role, other) for other in found))

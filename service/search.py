@@ -14,7 +14,8 @@ Everything blocks and runs in a thread of `service.executor`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
@@ -33,8 +34,9 @@ from service.embed import Embedder
 from service.errors import NotFoundError, RemitError, UnauthenticatedError
 from service.fuse import fuse
 from service.index.base import Index, Keywords, Proposal
-from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit
+from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit, refusals
 from service.shadow import Shadow
+from service.stores.records import StoredChunk
 from service.stores.sealing import Sealing
 
 T = TypeVar("T")
@@ -110,7 +112,8 @@ class Answer:
 
     scores: one cosine for each passage of a search, empty for a reading.
     caller: as it was decided on, which is later than the call's when it was resolved again.
-    epochs: the version of each returned source's rules. withheld: how many candidates were left out, by reason.
+    epochs: the version of the rules of each source that a search could draw on, of each that a reading returned from.
+    withheld: how many candidates were left out, by reason.
     trace: of a search.
     """
 
@@ -162,6 +165,8 @@ class Retrieval:
 
         Raises SearchUnavailableError, DirectoryUnavailableError, UnauthenticatedError.
         """
+        if caller.subject.acting is not None:
+            query = replace(query, sources=caller.subject.acting.within(query.sources))
         vector = self._embedder.embed([query.text])[0]
 
         def work(current: Current, again: bool) -> Answer:
@@ -170,6 +175,8 @@ class Retrieval:
                 rounds += 1
                 with self._access.snapshot() as snapshot:
                     rows = snapshot.permitted(current.resolved.caller, query.sources).chunks
+                    if current.actor is not None:
+                        rows = rows & snapshot.permitted(current.actor, query.sources).chunks
                 found = self._found(vector, query, rows, asked)
                 answer = self._decided(current, again, found.ranking, found.scores, query)
                 if len(answer.passages) >= query.limit or found.all or rounds == _ROUNDS:
@@ -221,6 +228,7 @@ class Retrieval:
             # catalog has the last word on that, too.
             within = [d for d in documents.values() if not query.sources or d.source in query.sources]
             permits = permit(snapshot, within, current, again=again)
+            refused = refusals(snapshot, [d for d in within if d.ordinal not in permits], current)
             facts = self._facts(snapshot, current, query.sources)
             snapshot.release()
             ordered = [chunks[row] for row in rows if row in chunks and chunks[row].ordinal in permits]
@@ -231,9 +239,10 @@ class Retrieval:
             freshness=facts.freshness,
             caller=current,
             decided_at=snapshot.at,
-            epochs={name: facts.epochs[name] for name in sorted({p.document.source for p in passages})},
+            epochs=facts.epochs,
             candidates=len(rows),
-            withheld=_withheld(len(rows), len(ordered)),
+            withheld=_withheld(rows, chunks, permits, refused)
+            | _unreadable([chunk.row for chunk in ordered], [passage.row for passage in passages], query.limit),
         )
 
     def document(self, caller: Current, document_id: str) -> Answer:
@@ -298,7 +307,12 @@ class Retrieval:
         )
 
     def _facts(self, snapshot: Snapshot, current: Current, sources: frozenset[str]) -> _Facts:
+        if current.subject.acting is not None:
+            sources = current.subject.acting.within(sources)
         ages = snapshot.ages(current.resolved.caller, sources)
+        if current.actor is not None:
+            known = {age.source for age in snapshot.ages(current.actor, sources)}
+            ages = tuple(age for age in ages if age.source in known)
         return _Facts(
             Freshness(current.resolved.caller.resolved_at, ages),
             snapshot.epochs(frozenset(age.source for age in ages)),
@@ -337,5 +351,21 @@ def _trace(proposal: Proposal, permitted: int, answer: Answer, rounds: int) -> T
     return Trace(proposal.path.value, proposal.why, permitted, proposal.scored, survivors, rounds)
 
 
-def _withheld(candidates: int, permitted: int) -> dict[str, int]:
-    return {"decided": candidates - permitted} if candidates > permitted else {}
+def _withheld(
+    rows: Iterable[int], chunks: Mapping[int, StoredChunk], permits: Container[int], refused: Mapping[int, str]
+) -> dict[str, int]:
+    """How many candidates were left out, by reason: `gone` from the catalog, of no source asked for, or refused."""
+    found: Counter[str] = Counter()
+    for row in rows:
+        chunk = chunks.get(row)
+        if chunk is None:
+            found["gone"] += 1
+        elif chunk.ordinal not in permits:
+            found[refused.get(chunk.ordinal, "not asked for")] += 1
+    return dict(found)
+
+
+def _unreadable(ordered: Sequence[int], opened: Sequence[int], limit: int) -> dict[str, int]:
+    """How many permitted candidates did not open, among those that were tried."""
+    tried = ordered.index(opened[-1]) + 1 if len(opened) == limit else len(ordered)
+    return {"unreadable": tried - len(opened)} if tried > len(opened) else {}

@@ -6,9 +6,9 @@ connector and are handed on as they stand.
 
 from __future__ import annotations
 
-import ipaddress
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -18,11 +18,16 @@ from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
+from service import issuers, listeners, roles, service_accounts
 from service.errors import StartError
 from service.index.planner import MAX_BITS, Tuning
+from service.issuers import IssuerSettings
+from service.listeners import Address, Listen, Tls
+from service.service_accounts import ServiceAccount
 
 __all__ = [
     "Address",
+    "AuditSettings",
     "DirectorySettings",
     "EmbeddingSettings",
     "IssuerSettings",
@@ -36,19 +41,16 @@ __all__ = [
     "load",
 ]
 
-ROLES: Final = ("operator", "auditor")
-
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _NAME_IS: Final = "a name of lower-case letters, digits, `-`, `_` and `.`"
-_ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
 
 _ATTRIBUTES: Final = ("id", "uid")
 
-# What a person or an administrator may change, or hand to somebody else: never an identity.
-# SOURCE: OpenID Connect Core 5.7: only `sub` with `iss` is stable, and the others must not identify.
-_MUTABLE: Final = frozenset(
-    {"email", "mail", "name", "nickname", "phone_number", "preferred_username", "samaccountname", "unique_name", "upn"}
-    | {"username", "userprincipalname", "display_name", "groups", "roles", "iss", "aud", "exp", "iat", "nbf", "jti"}
+_APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
+
+_KEYS: Final = (
+    *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "roles", "embedding"),
+    *("index", "limits", "sources", "audit"),
 )
 
 
@@ -57,64 +59,23 @@ class SettingsError(StartError):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. port: 0 lets the system choose one."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """True for a loopback address; a host name is none, whatever it resolves to."""
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """PEM files of a certificate chain and its private key."""
-
-    certificate: Path
-    key: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Listen:
-    """The two listeners. tls: None only where both are on loopback and plaintext was asked for."""
-
-    callers: Address
-    administrators: Address
-    tls: Tls | None
-
-
-@dataclass(frozen=True, slots=True)
 class KeySettings:
-    """Where the key-encryption key and the key of the audit log are."""
+    """Where the key-encryption key and the key of the audit log are.
+
+    store: the folder of the wrapped keys, which stands apart from the data that they open.
+    """
 
     provider: Literal["file"]
     path: Path
     audit: Path
+    store: Path
 
 
 @dataclass(frozen=True, slots=True)
-class IssuerSettings:
-    """Whose tokens are accepted, and how one names an account.
+class AuditSettings:
+    """The audit log. keep_queries: records hold the texts of queries, sealed."""
 
-    claim: the immutable claim that equals `attribute` of an account in `directory`.
-    """
-
-    issuer: str
-    audience: str
-    jwks: Path
-    claim: str
-    directory: str
-    attribute: str
-    max_token_lifetime: timedelta
+    keep_queries: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +133,14 @@ class Settings:
     listen: Listen
     keys: KeySettings
     issuers: tuple[IssuerSettings, ...]
+    service_accounts: tuple[ServiceAccount, ...]
     directories: tuple[DirectorySettings, ...]
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
     index: Tuning
     limits: Limits
     sources: tuple[SourceSettings, ...]
+    audit: AuditSettings
 
 
 def load(path: Path) -> Settings:
@@ -195,117 +158,62 @@ def load(path: Path) -> Settings:
 
 
 def _read(root: Field, path: Path) -> Settings:
-    known = [
-        "version",
-        "data",
-        "listen",
-        "keys",
-        "issuers",
-        "directories",
-        "roles",
-        "embedding",
-        "limits",
-        "sources",
-        "index",
-    ]
-    top = root.mapping(known)
+    top = root.mapping(_KEYS)
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
+    data = root.need(top, "data", "a path").path(base)
     directories = _directories(root.need(top, "directories", "a list of directories"), base)
+    sources = _sources(top["sources"]) if "sources" in top else ()
+    names = [one.name for one in sources]
+    attributes = {one.name: _ATTRIBUTES for one in directories}
+    listen = listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base)
+    if "service_accounts" in top and listen.services is None:
+        top["service_accounts"].fail("have no listener to call, expected `listen.services`")
     return Settings(
         file=path.absolute(),
         base=base,
-        data=root.need(top, "data", "a path").path(base),
-        listen=_listen(root.need(top, "listen", "`callers` and `administrators`"), base),
-        keys=_keys(root.need(top, "keys", "`provider` and `path`"), base),
-        issuers=_issuers(root.need(top, "issuers", "a list of issuers"), base, directories),
+        data=data,
+        listen=listen,
+        keys=_keys(root.need(top, "keys", "`provider` and `path`"), base, data),
+        issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes, names),
+        service_accounts=service_accounts.read(
+            top["service_accounts"], attributes, lambda one: _bound(one, directories)
+        )
+        if "service_accounts" in top
+        else (),
         directories=directories,
-        roles=_roles(top["roles"], directories) if "roles" in top else {},
+        roles=_roles(top["roles"], directories, names) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),
         index=_index(top.get("index")),
         limits=_limits(top.get("limits")),
-        sources=_sources(top["sources"]) if "sources" in top else (),
+        sources=sources,
+        audit=_audit(top["audit"]) if "audit" in top else AuditSettings(),
     )
 
 
-def _listen(item: Field, base: Path) -> Listen:
-    entries = item.mapping(["callers", "administrators", "insecure_loopback", "tls"])
-    places = {name: item.need(entries, name, "host:port") for name in ("callers", "administrators")}
-    callers, administrators = (_address(place) for place in places.values())
-    if callers == administrators and callers.port != 0:
-        places["administrators"].fail(f"expected another address than that of the callers, found `{administrators}`")
-    insecure = "insecure_loopback" in entries and entries["insecure_loopback"].flag()
-    if "tls" in entries:
-        if insecure:
-            entries["insecure_loopback"].fail("stands beside `tls`, expected only one of them")
-        pair = entries["tls"].mapping(["certificate", "key"])
-        certificate, key = (entries["tls"].need(pair, name, "a path").path(base) for name in ("certificate", "key"))
-        return Listen(callers, administrators, Tls(certificate, key))
-    if not insecure:
-        item.fail(
-            "`tls` is missing, expected `tls: {certificate: …, key: …}`, or `insecure_loopback: true` on loopback"
-        )
-    for place, address in zip(places.values(), (callers, administrators), strict=True):
-        if not address.is_loopback:
-            place.fail(f"expected a loopback address such as `127.0.0.1:7420` without TLS, found `{address}`")
-    return Listen(callers, administrators, None)
-
-
-def _address(item: Field) -> Address:
-    found = _ADDRESS.fullmatch(item.text("host:port"))
-    if found is None or int(found["port"]) > 65535:
-        item.expected("host:port")
-    if found["six"] is not None:
-        try:
-            ipaddress.IPv6Address(found["six"])
-        except ValueError:
-            item.expected("host:port")
-    return Address(found["six"] or found["host"], int(found["port"]))
-
-
-def _keys(item: Field, base: Path) -> KeySettings:
-    entries = item.mapping(["provider", "path", "audit"])
+def _keys(item: Field, base: Path, data: Path) -> KeySettings:
+    entries = item.mapping(["provider", "path", "audit", "store"])
     item.need(entries, "provider", "`file`").choice(["file"])
     path = item.need(entries, "path", "the path of the key-encryption key").path(base)
     audit = entries["audit"].path(base) if "audit" in entries else path.parent / "audit.key"
     if audit == path:
         entries["audit"].fail("expected another file than `path`: the audit log has a key of its own")
-    return KeySettings("file", path, audit)
-
-
-def _issuers(item: Field, base: Path, directories: Iterable[DirectorySettings]) -> tuple[IssuerSettings, ...]:
-    names = [d.name for d in directories]
-    found: dict[str, IssuerSettings] = {}
-    required = ["issuer", "audience", "jwks", "claim", "directory", "attribute"]
-    for one in item.items():
-        entries = one.mapping([*required, "max_token_lifetime"])
-        values = {name: one.need(entries, name, f"the {name} of the tokens' issuer") for name in required}
-        issuer = values["issuer"].text("an https URL", re.compile(r"https://[^\s]+"))
-        if issuer in found:
-            values["issuer"].fail(f"`{issuer}` is listed twice")
-        if values["claim"].text("a claim's name").lower() in _MUTABLE:
-            values["claim"].expected("an immutable claim such as `sub` or `oid`, because a mutable one is no identity")
-        if values["attribute"].text() not in _ATTRIBUTES:
-            values["attribute"].expected(
-                f"one of {', '.join(f'`{a}`' for a in _ATTRIBUTES)}, which a static directory has"
-            )
-        if values["directory"].text("a directory's name") not in names:
-            values["directory"].expected(
-                f"one of the directories {', '.join(f'`{n}`' for n in names) or '(none listed)'}"
-            )
-        lifetime = entries["max_token_lifetime"].duration() if "max_token_lifetime" in entries else timedelta(hours=24)
-        found[issuer] = IssuerSettings(
-            issuer=issuer,
-            audience=values["audience"].text("the audience that names this service"),
-            jwks=values["jwks"].path(base),
-            claim=values["claim"].text(),
-            directory=values["directory"].text(),
-            attribute=values["attribute"].text(),
-            max_token_lifetime=lifetime,
+    store = entries["store"].path(base) if "store" in entries else base / "keystore"
+    if _within(store, data) or _within(data, store):
+        (entries.get("store") or item).fail(
+            f"`{store}` and the data folder lie in each other, expected folders that are backed up apart"
         )
-    if not found:
-        item.fail("expected at least one issuer, found none")
-    return tuple(found.values())
+    return KeySettings("file", path, audit, store)
+
+
+def _within(path: Path, folder: Path) -> bool:
+    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
+
+
+def _audit(item: Field) -> AuditSettings:
+    entries = item.mapping(["query_text"])
+    kept = "query_text" not in entries or entries["query_text"].choice(["sealed", "none"]) == "sealed"
+    return AuditSettings(keep_queries=kept)
 
 
 def _directories(item: Field, base: Path) -> tuple[DirectorySettings, ...]:
@@ -322,11 +230,32 @@ def _directories(item: Field, base: Path) -> tuple[DirectorySettings, ...]:
     return tuple(found.values())
 
 
-def _roles(item: Field, directories: tuple[DirectorySettings, ...]) -> dict[str, frozenset[Principal]]:
-    return {
-        role: frozenset(_bound(one, directories) for one in entry.items())
-        for role, entry in item.mapping(ROLES).items()
-    }
+def _roles(
+    item: Field, directories: tuple[DirectorySettings, ...], sources: Collection[str]
+) -> dict[str, frozenset[Principal]]:
+    places: dict[Principal, str] = {}
+    found: dict[str, frozenset[Principal]] = {}
+    for role, bindings in _bindings(item, sources):
+        held = {_bound(one, directories): one for one in bindings.items()}
+        for principal, place in held.items():
+            other = places.setdefault(principal, role)
+            if roles.separated(role, other):
+                place.fail(
+                    f"`{principal.token}` has the role `{other}` too, expected another group: who audits {_APART}"
+                )
+        found[role] = frozenset(held)
+    return found
+
+
+def _bindings(item: Field, sources: Collection[str]) -> Iterator[tuple[str, Field]]:
+    for role, entry in item.mapping(roles.NAMES).items():
+        if role != roles.SOURCE_OWNER:
+            yield role, entry
+            continue
+        for source, owners in entry.mapping().items():
+            if source not in sources:
+                owners.fail(f"there is no source `{source}`, expected one of the sources below")
+            yield roles.owner_of(source), owners
 
 
 def _bound(item: Field, directories: tuple[DirectorySettings, ...]) -> Principal:

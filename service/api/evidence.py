@@ -1,25 +1,31 @@
 """From a call to its record in the audit log: what is written down of each kind of answer, and of every refusal.
 
-Query texts become digests here. How records are made durable is left to `service.audit`.
+Query texts become digests and are sealed here. How records are made durable is left to `service.audit`.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
+import structlog
 from google.protobuf.message import Message
-from remit.v1 import retrieval_pb2, source_pb2
+from remit.v1 import audit_pb2, retrieval_pb2, source_pb2
 
+from service.api.floods import Floods
 from service.api.status import Failure
-from service.api.wrapper import Entry
+from service.api.wrapper import GIVEN_UP, Entry
 from service.audit.key import AuditKey
 from service.audit.record import Actor, Asked, Authority, Call, Kind, Record, Returned, Sought, passes
 from service.authn import TokenRefusedError
+from service.errors import AuditUnavailableError
 from service.reading import Passage
 from service.search import Answer, Query
+
+log = structlog.get_logger()
 
 _LONGEST_TARGET: Final = 256
 _PASSAGES_A_RECORD: Final = 1000
@@ -29,6 +35,7 @@ _KINDS: Final = {
     "remit.v1.RetrievalService": Kind.QUERY,
     "remit.v1.AccessService": Kind.ACCESS,
     "remit.v1.SourceService": Kind.ADMIN,
+    "remit.v1.AuditService": Kind.AUDIT,
 }
 
 
@@ -57,15 +64,46 @@ class Log(Protocol):
 
 
 class LoggedCalls:
-    """Writes every call to the audit log. clock: for the latency of calls."""
+    """Writes every call to the audit log. clock: for the latency of calls. keep_queries: seal the texts of queries.
 
-    def __init__(self, log: Log, key: AuditKey, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    `summarize` runs beside it, and `flush` ends it.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        key: AuditKey,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        keep_queries: bool = True,
+    ) -> None:
         self._log = log
         self._key = key
         self._clock = clock
+        self._keep_queries = keep_queries
+        self._floods = Floods("UNAUTHENTICATED")
+
+    async def summarize(self, every_s: float = 1.0) -> None:
+        """Record floods again and again. Runs until it is cancelled."""
+        while True:
+            await asyncio.sleep(every_s)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Record what was counted of floods so far."""
+        for one in self._floods.take():
+            try:
+                await self._log.append(one)
+            except AuditUnavailableError:
+                # Nothing is answered any more, and the calls that were counted were told nothing.
+                log.error("audit_flood_unrecorded")
 
     async def record(self, entry: Entry) -> None:
         """See `service.api.wrapper.Auditor`."""
+        if entry.subject is None and entry.reason == self._floods.reason:
+            what = " ".join(part for part in (entry.rpc, _detail(entry.error)) if part)
+            if self._floods.counted(entry.peer, what, entry.received_at):
+                return
         made = self._call(entry)
         # Every part is durable before the answer leaves; they share the response's id, and the ranks go on.
         for start in range(0, max(len(made.returned), 1), _PASSAGES_A_RECORD):
@@ -82,25 +120,28 @@ class LoggedCalls:
             kind=kind,
             rpc=entry.rpc,
             response_id=entry.request_id,
-            code=Failure(entry.reason).code.name if entry.reason else "OK",
+            code=_code(entry.reason),
             latency=max(self._clock() - entry.received_at, timedelta(0)),
             peer=entry.peer,
             reason=entry.reason,
             detail=_detail(entry.error),
             target=_target(entry.request),
+            conditions=_conditions(entry.request),
             actor=_actor(entry),
             authority=None
             if caller is None
             else Authority.of(caller.resolved.caller, decided_at, caller.resolved.roles),
-            asked=self._asked(entry.evidence),
+            asked=self._asked(entry),
             returned=() if answer is None else _returned(answer),
             epochs={} if answer is None else answer.epochs,
             withheld={} if answer is None else answer.withheld,
+            stale=() if answer is None else tuple(s.source for s in answer.freshness.sources if s.withheld),
             candidates=None if answer is None else answer.candidates,
             sought=None if answer is None or answer.trace is None else Sought(**asdict(answer.trace)),
         )
 
-    def _asked(self, evidence: object) -> Asked | None:
+    def _asked(self, entry: Entry) -> Asked | None:
+        evidence = entry.evidence
         if not isinstance(evidence, SearchEvidence):
             return None
         query = evidence.query
@@ -113,7 +154,15 @@ class LoggedCalls:
             explain=evidence.explain,
             exact=query.exact,
             mode=query.mode.value,
+            sealed=self._key.seal_query(query.text, entry.request_id) if self._keep_queries else "",
         )
+
+
+def _code(reason: str) -> str:
+    """The name of the status."""
+    if reason == GIVEN_UP:
+        return GIVEN_UP
+    return Failure(reason).code.name if reason else "OK"
 
 
 def _detail(error: Exception | None) -> str:
@@ -136,9 +185,30 @@ def _target(request: Message | None) -> str:
             target = request.name
         case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest():
             target = request.run_id
+        case audit_pb2.GetAuditRecordRequest() | audit_pb2.GetQueryTextRequest():
+            target = request.response_id
+        case audit_pb2.GetInclusionProofRequest():
+            target = str(request.index)
+        case audit_pb2.GetConsistencyProofRequest():
+            target = str(request.first_size)
         case _:
             target = ""
     return target[:_LONGEST_TARGET]
+
+
+def _conditions(request: Message | None) -> dict[str, str]:
+    """What a reading of the audit log asked for: only what was set."""
+    match request:
+        case audit_pb2.ListAuditRecordsRequest():
+            given = {"document_id": request.document_id, "person": request.person}
+        case audit_pb2.ExportAuditRecordsRequest():
+            given = {"first_index": str(request.first_index), "follow": "true" if request.follow else ""}
+        case _:
+            return {}
+    for name in ("start_time", "end_time"):
+        if request.HasField(name):
+            given[name] = f"{getattr(request, name).seconds}"
+    return {name: value[:_LONGEST_TARGET] for name, value in given.items() if value}
 
 
 def _actor(entry: Entry) -> Actor | None:
@@ -146,7 +216,10 @@ def _actor(entry: Entry) -> Actor | None:
     if subject is None:
         return None
     account = "" if entry.caller is None else entry.caller.resolved.resolution.account_id
-    return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account)
+    acting = subject.acting.actors if subject.acting is not None else ()
+    if subject.on_behalf is not None:
+        acting = (f"service-account:{subject.on_behalf.name}",)
+    return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account, acting)
 
 
 def _returned(answer: Answer) -> tuple[Returned, ...]:

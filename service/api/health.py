@@ -1,4 +1,4 @@
-"""What the standard health service says: serving from start to stop, unless the audit log cannot be written."""
+"""What the standard health service says: serving from start to stop, unless nothing can be answered."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Health:
     async def watch(self, failure: Callable[[], str | None], every_s: float = 0.5) -> None:
         """Ask again and again whether something fails, and say so. Runs until it is cancelled.
 
-        failure: why nothing can be answered, None while all is well: `AuditLog.failure`.
+        failure: why nothing can be answered, None while all is well: `AuditLog.failure`, `Authenticator.failure`.
         """
         while True:
             why = failure()
             if (why is not None) != self._failing:
                 self._failing = why is not None
-                log.error("audit_failed", detail=why) if why is not None else log.info("audit_recovered")
+                log.error("not_serving", detail=why) if why is not None else log.info("serving_again")
                 await self._say()
             await asyncio.sleep(every_s)
 

@@ -5,8 +5,11 @@ A method of a `.proto` file without a row here is an error at start.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
+
+from service.roles import ACCESS_ADMIN, AUDITOR, CONTENT_AUDITOR, OPERATOR, SOURCE_OWNER, kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,17 +17,25 @@ class Rule:
     """What holds for one method.
 
     role: the role that the caller must hold; None for every caller with a valid credential.
+    also: other roles that will do. Of a source-owner's, that of any source: which one it is, the handler looks at.
     default_s: the deadline of a call that brings none. longest_s: the latest deadline that is honoured.
     """
 
     role: str | None
     default_s: float = 30.0
     longest_s: float = 60.0
+    also: frozenset[str] = frozenset()
+
+    def opens(self, roles: Iterable[str]) -> bool:
+        """Whether somebody with these roles may call the method."""
+        return self.role is None or not ({self.role} | self.also).isdisjoint(kind(one) for one in roles)
 
 
-OPERATOR: Final = "operator"
+_LOOKS: Final = frozenset({ACCESS_ADMIN, SOURCE_OWNER})
 _CALLER: Final = Rule(None)
 _OPERATOR: Final = Rule(OPERATOR)
+_LOOK: Final = Rule(OPERATOR, also=_LOOKS)
+_AUDITOR: Final = Rule(AUDITOR)
 _DAY_S: Final = 24 * 3600.0
 
 METHODS: Final = {
@@ -32,11 +43,21 @@ METHODS: Final = {
     "remit.v1.RetrievalService/GetDocument": _CALLER,
     "remit.v1.RetrievalService/BatchGetChunks": _CALLER,
     "remit.v1.AccessService/GetCaller": _CALLER,
-    "remit.v1.SourceService/ListSources": _OPERATOR,
-    "remit.v1.SourceService/GetSource": _OPERATOR,
-    "remit.v1.SourceService/CheckSource": Rule(OPERATOR, default_s=60.0, longest_s=600.0),
+    "remit.v1.SourceService/ListSources": _LOOK,
+    "remit.v1.SourceService/GetSource": _LOOK,
+    "remit.v1.SourceService/CheckSource": Rule(
+        OPERATOR, default_s=60.0, longest_s=600.0, also=frozenset({SOURCE_OWNER})
+    ),
     "remit.v1.SourceService/StartSync": _OPERATOR,
-    "remit.v1.SourceService/GetSyncRun": _OPERATOR,
+    "remit.v1.SourceService/GetSyncRun": _LOOK,
     # A watch follows a run to its end; it ends with the credential at the latest.
-    "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S),
+    "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S, also=_LOOKS),
+    "remit.v1.AuditService/GetAuditRecord": _AUDITOR,
+    "remit.v1.AuditService/ListAuditRecords": _AUDITOR,
+    # A large log takes its time, and `follow` stays; both end with the credential at the latest.
+    "remit.v1.AuditService/ExportAuditRecords": Rule(AUDITOR, default_s=_DAY_S, longest_s=_DAY_S),
+    "remit.v1.AuditService/GetQueryText": Rule(CONTENT_AUDITOR),
+    "remit.v1.AuditService/GetCheckpoint": _AUDITOR,
+    "remit.v1.AuditService/GetInclusionProof": _AUDITOR,
+    "remit.v1.AuditService/GetConsistencyProof": _AUDITOR,
 }

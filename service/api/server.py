@@ -1,6 +1,7 @@
-"""Two listeners: one for callers, one for administrators. Starting, stopping, limits and TLS; no method is known here.
+"""The listeners: one for callers, one for administrators, and one for services, which bring a client certificate.
 
-Callers get retrieval, access and health; administrators get the sources, health and reflection.
+Starting, stopping and limits; no method is known here. Callers get retrieval, access and health; administrators get
+the sources, the audit log, health and reflection; services get the methods of both, each as far as their roles go.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from remit.v1 import access_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, retrieval_pb2, source_pb2
 
 from service.api.health import Health
+from service.api.tls import Certificates
 from service.api.wrapper import Wrapper
 from service.errors import StartError
 from service.settings import Address
@@ -26,7 +28,10 @@ CALLER_SERVICES: tuple[ServiceDescriptor, ...] = (
     retrieval_pb2.DESCRIPTOR.services_by_name["RetrievalService"],
     access_pb2.DESCRIPTOR.services_by_name["AccessService"],
 )
-ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (source_pb2.DESCRIPTOR.services_by_name["SourceService"],)
+ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (
+    source_pb2.DESCRIPTOR.services_by_name["SourceService"],
+    audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
+)
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
@@ -48,14 +53,6 @@ _ADMINISTRATOR_OPTIONS = tuple(o for o in _OPTIONS if not o[0].startswith("grpc.
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
-    """A PEM certificate chain with its private key."""
-
-    chain: bytes
-    key: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Served:
     """A service's descriptor with what handles its methods."""
 
@@ -64,7 +61,7 @@ class Served:
 
 
 class Server:
-    """Both listeners. Use `start`, then `stop`."""
+    """All listeners. Use `start`, then `stop`."""
 
     def __init__(
         self,
@@ -77,38 +74,51 @@ class Server:
         self._health = health
         self._callers = _listener(wrapper, health, callers, _OPTIONS)
         self._administrators = _listener(wrapper, health, administrators, _ADMINISTRATOR_OPTIONS)
+        self._services = _listener(wrapper, health, [*callers, *administrators], _OPTIONS)
         names = [served.descriptor.full_name for served in administrators]
         reflection.enable_server_reflection([*names, _HEALTH, reflection.SERVICE_NAME], self._administrators)
 
     async def start(
-        self, callers: Address, administrators: Address, certificate: Certificate | None
-    ) -> tuple[Address, Address]:
-        """Listen, and return the addresses with the ports that were given. Without a certificate: loopback only.
+        self,
+        callers: Address,
+        administrators: Address,
+        certificates: Certificates | None,
+        services: Address | None = None,
+    ) -> tuple[Address, Address, Address | None]:
+        """Listen, and return the addresses with the ports that were given. Without certificates: loopback only.
 
         Raises StartError with one sentence when a port is in use or an address is not this machine's.
         """
-        for address in (callers, administrators):
-            _check(address, certificate)
-        bound = (
-            _bind(self._callers, callers, certificate),
-            _bind(self._administrators, administrators, certificate),
-        )
-        await self._callers.start()
-        await self._administrators.start()
+        for address in (callers, administrators, *([services] if services is not None else [])):
+            _check(address, certificates)
+        first = _bind(self._callers, callers, certificates)
+        second = _bind(self._administrators, administrators, certificates)
+        third = None
+        if services is not None:
+            if certificates is None:
+                raise StartError(f"cannot listen on {services}: services prove themselves by TLS")
+            third = _bind(self._services, services, certificates, client=True)
+        for server in self._all:
+            await server.start()
         await self._health.open()
-        return bound
+        return first, second, third
 
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, take no more calls, and give those under way `grace_s`."""
         await self._health.close()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._callers.stop(grace_s))
-            group.create_task(self._administrators.stop(grace_s))
+            for server in self._all:
+                group.create_task(server.stop(grace_s))
 
     async def wait(self) -> None:
-        """Return when both listeners have ended."""
-        await self._callers.wait_for_termination()
-        await self._administrators.wait_for_termination()
+        """Return when all listeners have ended."""
+        for server in self._all:
+            await server.wait_for_termination()
+
+    @property
+    def _all(self) -> tuple[grpc.aio.Server, ...]:
+        # That for services is there also when it has no address: then it listens nowhere.
+        return self._callers, self._administrators, self._services
 
 
 def _listener(
@@ -120,9 +130,9 @@ def _listener(
     return server
 
 
-def _check(address: Address, certificate: Certificate | None) -> None:
+def _check(address: Address, certificates: Certificates | None) -> None:
     """Find out what gRPC would only write to standard error."""
-    if certificate is None and not address.is_loopback:
+    if certificates is None and not address.is_loopback:
         raise StartError(f"cannot listen on {address} without TLS: plaintext is for loopback addresses only")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
@@ -140,14 +150,14 @@ def _check(address: Address, certificate: Certificate | None) -> None:
         raise StartError(f"cannot listen on {address}: {(err.strerror or str(err)).lower()}") from err
 
 
-def _bind(server: grpc.aio.Server, address: Address, certificate: Certificate | None) -> Address:
+def _bind(
+    server: grpc.aio.Server, address: Address, certificates: Certificates | None, *, client: bool = False
+) -> Address:
     try:
-        if certificate is None:
+        if certificates is None:
             port = server.add_insecure_port(str(address))
         else:
-            credentials = grpc.ssl_server_credentials([(certificate.key, certificate.chain)])
-            port = server.add_secure_port(str(address), credentials)
+            port = server.add_secure_port(str(address), certificates.credentials(client=client))
     except RuntimeError as err:
-        why = "" if certificate is None else ": the TLS certificate and its key do not fit, or are not PEM"
-        raise StartError(f"cannot listen on {address}{why}") from err
+        raise StartError(f"cannot listen on {address}") from err
     return Address(address.host, port)

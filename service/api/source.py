@@ -1,4 +1,4 @@
-"""SourceService: configured sources and their runs, for operators."""
+"""SourceService: configured sources and their runs, for operators; the owners of a source are told of theirs alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from remit.v1 import source_pb2
 from service.api import wire
 from service.api.sources import Sources
 from service.api.wrapper import Call, Reply, Stream
+from service.errors import NotFoundError
 from service.executor import Executor
+from service.roles import sees
 from service.stores.records import RunState, StoredRun
 
 _POLL_S: Final = 0.2
@@ -29,23 +31,24 @@ class SourceServicer:
     async def ListSources(self, request: source_pb2.ListSourcesRequest, call: Call) -> Reply:
         """See the `.proto` file, as for all methods."""
         found = await self._executor.run(self._sources.states)
-        return Reply(source_pb2.ListSourcesResponse(sources=[wire.source(one) for one in found]))
+        seen = [wire.source(one) for one in found if sees(call.caller.resolved.roles, one.stored.name)]
+        return Reply(source_pb2.ListSourcesResponse(sources=seen))
 
     async def GetSource(self, request: source_pb2.GetSourceRequest, call: Call) -> Reply:
         """Return one source."""
-        name = wire.name("name", request.name)
+        name = _seen(wire.name("name", request.name), call)
         found = await self._executor.run(self._sources.state, name)
         return Reply(source_pb2.GetSourceResponse(source=wire.source(found)))
 
     async def CheckSource(self, request: source_pb2.CheckSourceRequest, call: Call) -> Reply:
         """Check what a source's credential can read."""
-        name = wire.name("name", request.name)
+        name = _seen(wire.name("name", request.name), call)
         findings = await self._executor.run(self._sources.check, name)
         return Reply(wire.check_response(findings))
 
     async def StartSync(self, request: source_pb2.StartSyncRequest, call: Call) -> Reply:
         """Open a run."""
-        name = wire.name("name", request.name)
+        name = _seen(wire.name("name", request.name), call)
         run = await self._executor.run(self._sources.start, name)
         return Reply(source_pb2.StartSyncResponse(run=wire.run(run)))
 
@@ -53,12 +56,14 @@ class SourceServicer:
         """Return one run."""
         run_id = wire.name("run_id", request.run_id)
         run = await self._executor.run(self._sources.run, run_id)
+        _seen(run.source, call)
         return Reply(source_pb2.GetSyncRunResponse(run=wire.run(run)))
 
     async def WatchSyncRun(self, request: source_pb2.WatchSyncRunRequest, call: Call) -> Stream:
         """Follow one run to its end."""
         run_id = wire.name("run_id", request.run_id)
         run = await self._executor.run(self._sources.run, run_id)
+        _seen(run.source, call)
         return Stream(self._watch(run))
 
     async def _watch(self, run: StoredRun) -> AsyncGenerator[Message]:
@@ -69,3 +74,10 @@ class SourceServicer:
             if now != run:
                 yield source_pb2.WatchSyncRunResponse(run=wire.run(now))
             run = now
+
+
+def _seen(source: str, call: Call) -> str:
+    """The name, unless the caller may not be told of the source: then it does not exist."""
+    if not sees(call.caller.resolved.roles, source):
+        raise NotFoundError("the source does not exist or is another's")
+    return source

@@ -17,9 +17,10 @@ the handler go on and answers OK with the data.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,12 +34,15 @@ from google.protobuf.message_factory import GetMessageClass
 
 from service.api.methods import METHODS, Rule
 from service.api.status import DETAILS_KEY, Failure, failure_of
-from service.authn import Subject
+from service.authn import Credentials, Subject
 from service.callers import Current
 from service.errors import AuditUnavailableError, InvalidRequestError, RoleRequiredError, StartError
 from service.executor import Executor
 
 log = structlog.get_logger()
+
+GIVEN_UP = "CANCELLED"
+"""The reason of a call whose caller did not wait for its end. Nobody is told, so it is none of the API."""
 
 _Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -96,10 +100,10 @@ class Auditor(Protocol):
 
 
 class Authenticate(Protocol):
-    """What verifies a credential: `service.authn.Authenticator`."""
+    """What verifies credentials: `service.authn.Authenticator`."""
 
-    def authenticate(self, value: str | None) -> Subject:
-        """Return whom the value of the `authorization` metadata proves. Raises UnauthenticatedError."""
+    async def identify(self, presented: Credentials) -> Subject:
+        """Return whom they prove. Raises UnauthenticatedError."""
 
 
 class Resolve(Protocol):
@@ -112,7 +116,7 @@ class Resolve(Protocol):
 class _Trial:
     """What is known of one call while it runs, for its record."""
 
-    __slots__ = ("caller", "evidence", "peer", "received_at", "request", "request_id", "rpc", "subject")
+    __slots__ = ("caller", "evidence", "peer", "received_at", "recorded", "request", "request_id", "rpc", "subject")
 
     def __init__(self, rpc: str, request_id: str, received_at: datetime, peer: str) -> None:
         self.rpc = rpc
@@ -123,6 +127,7 @@ class _Trial:
         self.caller: Current | None = None
         self.request: Message | None = None
         self.evidence: object = None
+        self.recorded = False
 
     def entry(self, reason: str, error: Exception | None) -> Entry:
         return Entry(
@@ -216,8 +221,12 @@ class Wrapper:
                 reply: Reply = await method.handle(*await self._admit(method, trial, raw, context))
                 data = reply.message.SerializeToString(deterministic=True)
                 trial.evidence = reply.evidence
+                trial.recorded = True
                 await self._auditor.record(trial.entry("", None))
                 return data
+        except asyncio.CancelledError:
+            await self._given_up(trial)
+            raise
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
             return await self._failed(trial, err, limit.expired())
 
@@ -234,10 +243,14 @@ class Wrapper:
                 limit.reschedule(min(deadline, asyncio.get_running_loop().time() + left))
                 stream: Stream = await method.handle(message, call)
                 async with aclosing(stream.messages) as messages:
+                    trial.recorded = True
                     await self._auditor.record(trial.entry("", None))
                     async for one in messages:
                         await context.write(one.SerializeToString(deterministic=True))
             return None
+        except asyncio.CancelledError:
+            await self._given_up(trial)
+            raise
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
             return await self._failed(trial, err, limit.expired())
 
@@ -248,9 +261,9 @@ class Wrapper:
 
     async def _admit(self, method: _Method, trial: _Trial, raw: bytes, context: _Context) -> tuple[Message, Call]:
         """Steps 2 and 3."""
-        trial.subject = self._authenticator.authenticate(_credential(context))
+        trial.subject = await self._authenticator.identify(_credentials(context))
         trial.caller = await self._executor.run(self._callers.resolve, trial.subject)
-        if method.rule.role is not None and method.rule.role not in trial.caller.resolved.roles:
+        if method.rule.role is not None and not method.rule.opens(trial.caller.resolved.roles):
             raise RoleRequiredError(method.rule.role)
         message = method.request()
         try:
@@ -259,6 +272,12 @@ class Wrapper:
             raise InvalidRequestError("request", "the request is not a message of this method") from err
         trial.request = message
         return message, Call(trial.rpc, trial.request_id, trial.received_at, trial.caller)
+
+    async def _given_up(self, trial: _Trial) -> None:
+        """The caller hung up before there was an answer: nothing leaves, and the record says that it was asked."""
+        if not trial.recorded:
+            with contextlib.suppress(AuditUnavailableError):
+                await self._auditor.record(trial.entry(GIVEN_UP, None))
 
     async def _failed(self, trial: _Trial, error: Exception, late: bool) -> Failure:
         failure = Failure("DEADLINE_EXCEEDED") if late else failure_of(error, trial.request_id)
@@ -274,10 +293,20 @@ class Wrapper:
         return failure
 
 
-def _credential(context: _Context) -> str | None:
-    """The call's one credential; None when there are several, because then nobody knows which was meant."""
-    found = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-    return found[0] if len(found) == 1 and isinstance(found[0], str) else None
+def _credentials(context: _Context) -> Credentials:
+    """What the call brings: two entries of its metadata, and what TLS says of the connection. Nothing else counts."""
+    sent = context.invocation_metadata() or ()
+
+    def values(name: str) -> tuple[str, ...]:
+        return tuple(value if isinstance(value, str) else "" for key, value in sent if key == name)
+
+    tls: Mapping[str, Iterable[bytes]] = context.auth_context()
+    return Credentials(
+        authorization=values("authorization"),
+        certificate=next(iter(tls.get("x509_pem_cert", ())), None),
+        tls_version=b"".join(tls.get("ssl_tls_version", ())).decode("ascii", "replace"),
+        on_behalf_of=values("remit-on-behalf-of"),
+    )
 
 
 def _seconds(rule: Rule, context: _Context) -> float:

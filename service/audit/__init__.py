@@ -4,14 +4,16 @@ from service.audit.checkpoint import Checkpoint, Signer, Verifier
 from service.audit.errors import AuditTamperedError, RecordError
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog, Receipt
+from service.audit.reading import AuditReader
 from service.audit.record import Actor, Asked, Authority, Call, Kind, Pass, Record, Returned, passes, record, run_record
-from service.audit.verify import Found, Problem, VerifyReport, find, verify
+from service.audit.verify import Found, Problem, VerifyReport, find, verify, verify_stretch
 
 __all__ = [
     "Actor",
     "Asked",
     "AuditKey",
     "AuditLog",
+    "AuditReader",
     "AuditTamperedError",
     "Authority",
     "Call",
@@ -32,4 +34,5 @@ __all__ = [
     "record",
     "run_record",
     "verify",
+    "verify_stretch",
 ]

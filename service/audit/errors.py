@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.errors import StartError
+from service.errors import StartError, UnavailableError
 
 
 class AuditTamperedError(StartError):
@@ -18,3 +18,7 @@ class AuditTamperedError(StartError):
 
 class RecordError(ValueError):
     """A record holds what has no canonical form here: a float, a null, a number beyond 2^53, or broken text."""
+
+
+class IndexBehindError(UnavailableError):
+    """The index over the log cannot be asked now: it is being built, or its file cannot be used."""

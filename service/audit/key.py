@@ -5,6 +5,7 @@ It reads and writes that file; what is signed is `service.audit.checkpoint`.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -12,12 +13,14 @@ import unicodedata
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from service import durable_file, key_file
 from service.audit.checkpoint import NoteError, Signer, Verifier
 from service.errors import StartError
+from service.keys.envelope import UnsealError, associated, seal, unseal
 
 
 class AuditKey:
@@ -25,9 +28,15 @@ class AuditKey:
 
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
-        # A key of its own, derived so that neither says anything about the other.
-        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=b"remit audit: digest of query texts, 1")
-        self._query_key = derive.derive(signer.key.private_bytes_raw())
+        self._query_key = self._derived(b"remit audit: digest of query texts, 1")
+        self.index_key = self._derived(b"remit audit: names in the index, 1")
+        self.page_key = self._derived(b"remit audit: page tokens, 1")
+        self._texts = AESGCM(self._derived(b"remit audit: query texts, 1"))
+
+    def _derived(self, purpose: bytes) -> bytes:
+        """A key of its own for each purpose, so that none says anything about another."""
+        derive = HKDF(algorithm=SHA256(), length=32, salt=None, info=purpose)
+        return derive.derive(self.signer.key.private_bytes_raw())
 
     def __repr__(self) -> str:
         return f"AuditKey({self.signer.name!r})"
@@ -41,6 +50,19 @@ class AuditKey:
         """HMAC-SHA256 of a query in NFKC, as hex: equal queries are equal, and nobody without the key can guess."""
         normal = unicodedata.normalize("NFKC", query).encode("utf-8", "surrogatepass")
         return hmac.new(self._query_key, normal, hashlib.sha256).hexdigest()
+
+    def seal_query(self, query: str, response_id: str) -> str:
+        """A query's text for its record, as base64: it opens with this key and for this answer only."""
+        sealed = seal(self._texts, query.encode("utf-8", "surrogatepass"), associated("query", response_id))
+        return base64.b64encode(sealed).decode("ascii")
+
+    def open_query(self, sealed: str, response_id: str) -> str:
+        """The text that `seal_query` sealed. Raises UnsealError."""
+        try:
+            data = base64.b64decode(sealed, validate=True)
+        except ValueError as err:
+            raise UnsealError("a sealed query has an unknown format") from err
+        return unseal(self._texts, data, associated("query", response_id)).decode("utf-8", "surrogatepass")
 
     @classmethod
     def create(cls, path: Path) -> AuditKey:

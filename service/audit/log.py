@@ -45,6 +45,14 @@ class Receipt:
     leaf_hash: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """A checkpoint with the note that says so."""
+
+    checkpoint: Checkpoint
+    note: str
+
+
 @dataclass(slots=True)
 class _Waiting:
     record: Record
@@ -79,6 +87,7 @@ class AuditLog:
         self._session = secrets.token_hex(8)
         self._began_ns = time.monotonic_ns()
         self._queue: deque[_Waiting] = deque()
+        self._signing: list[Future[SignedCheckpoint]] = []
         self._wake = threading.Condition()
         self._closing = False
         self._failure: str | None = None
@@ -93,9 +102,10 @@ class AuditLog:
         except OSError as err:
             raise StartError(f"the audit log in `{folder}` cannot be opened: {err.strerror or err}") from err
         self._tree, self._last = found.tree, found.last
-        self._checkpoint = found.checkpoint or Checkpoint(signing_key.name, 0, EMPTY_ROOT)
+        covered = found.checkpoint or Checkpoint(signing_key.name, 0, EMPTY_ROOT)
+        self._signed = SignedCheckpoint(covered, "")
         try:
-            start: dict[str, object] = {"event": "started", "covered": self._checkpoint.size, **(facts or {})}
+            start: dict[str, object] = {"event": "started", "covered": covered.size, **(facts or {})}
             if found.unfinished is not None:
                 start["cut_bytes"] = found.unfinished.size
             self._commit([_Waiting(record(Kind.CONTROL, start), Future())])
@@ -135,7 +145,29 @@ class AuditLog:
     @property
     def checkpoint(self) -> Checkpoint:
         """The last signed checkpoint."""
-        return self._checkpoint
+        return self._signed.checkpoint
+
+    @property
+    def size(self) -> int:
+        """How many records are durable."""
+        return self._tree.size
+
+    def covering(self, size: int) -> SignedCheckpoint:
+        """A signed checkpoint over at least `size` records, at most those there are: the last one, or a new one.
+
+        Blocking. Raises AuditUnavailableError.
+        """
+        with self._wake:
+            self._check_open()
+            if self._signed.checkpoint.size >= size:
+                return self._signed
+            future: Future[SignedCheckpoint] = Future()
+            self._signing.append(future)
+            self._wake.notify()
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError as err:
+            raise AuditUnavailableError(f"no checkpoint became durable within {self._timeout_s} s") from err
 
     async def append(self, entry: Record) -> Receipt:
         """Return when the record is durable. Raises AuditUnavailableError; then nothing may be answered.
@@ -175,14 +207,17 @@ class AuditLog:
 
     def _enqueue(self, waiting: _Waiting) -> None:
         with self._wake:
-            if self._failure is not None:
-                raise AuditUnavailableError(self._failure)
-            if self._closing:
-                raise AuditUnavailableError("the audit log is closed")
+            self._check_open()
             if len(self._queue) >= _MAX_WAITING:
                 raise AuditUnavailableError(f"{_MAX_WAITING} records wait for the audit log")
             self._queue.append(waiting)
             self._wake.notify()
+
+    def _check_open(self) -> None:
+        if self._failure is not None:
+            raise AuditUnavailableError(self._failure)
+        if self._closing:
+            raise AuditUnavailableError("the audit log is closed")
 
     # --- the writer's thread ---
 
@@ -193,21 +228,23 @@ class AuditLog:
         try:
             while not closing:
                 with self._wake:
-                    while not self._queue and not self._closing and time.monotonic() < due:
+                    while not (self._queue or self._signing or self._closing) and time.monotonic() < due:
                         self._wake.wait(due - time.monotonic())
-                    room = min(_BATCH, self._every - (self._tree.size - self._checkpoint.size))
+                    room = min(_BATCH, self._every - self._uncovered)
                     batch = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
+                    signing = self._signing.copy()
                     closing = self._closing and not self._queue
                 is_due = time.monotonic() >= due
-                if is_due and not batch and self._tree.size == self._checkpoint.size:
+                if is_due and not batch and not self._uncovered:
                     batch = [_Waiting(record(Kind.HEARTBEAT, {}), Future())]
                 if batch:
                     self._commit(batch)
                 if closing:
                     self._commit([_Waiting(record(Kind.CONTROL, {"event": "stopped"}), Future())])
-                if is_due or closing or self._tree.size - self._checkpoint.size >= self._every:
+                if is_due or closing or signing or self._uncovered >= self._every:
                     self._sign()
                     due = time.monotonic() + self._interval_s
+                    self._hand_out(signing)
         except Exception as err:  # noqa: BLE001  the top of the thread: whatever it was, everybody who waits must know
             self._fail(batch, err)
 
@@ -228,10 +265,21 @@ class AuditLog:
         self._tree, self._last = tree, last
         _settle(batch, [Receipt(first + n, leaf) for n, leaf in enumerate(leaves)])
 
+    @property
+    def _uncovered(self) -> int:
+        return self._tree.size - self._signed.checkpoint.size
+
     def _sign(self) -> None:
         made = Checkpoint(self._signer.name, self._tree.size, self._tree.root())
-        self._writer.put_checkpoint(made.sign(self._signer))
-        self._checkpoint = made
+        note = made.sign(self._signer)
+        self._writer.put_checkpoint(note)
+        self._signed = SignedCheckpoint(made, note)
+
+    def _hand_out(self, signing: Sequence[Future[SignedCheckpoint]]) -> None:
+        with self._wake:
+            del self._signing[: len(signing)]
+        for future in signing:
+            future.set_result(self._signed)
 
     def _fail(self, batch: list[_Waiting], err: Exception) -> None:
         what = (err.strerror if isinstance(err, OSError) else None) or type(err).__name__
@@ -239,8 +287,11 @@ class AuditLog:
             self._failure = f"the audit log cannot be written: {what}"
             everybody = [*batch, *self._queue]
             self._queue.clear()
+            signing, self._signing = self._signing, []
         _log.error("audit_failed", error=what, waiting=len(everybody))
         _settle(everybody, [AuditUnavailableError(self._failure) for _ in everybody])
+        for future in signing:
+            future.set_exception(AuditUnavailableError(self._failure))
 
 
 def _locked(folder: Path) -> int:

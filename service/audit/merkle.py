@@ -7,7 +7,7 @@ Source: RFC 9162 section 2.1; the numbers in the comments are its sections and s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 HASH_BYTES: Final = 32
@@ -36,13 +36,19 @@ class Tree:
 
     def append(self, leaf: bytes) -> None:
         """Add the hash of one leaf."""
-        # Each trailing 1 bit of the size is a complete subtree that the new leaf completes to a larger one.
-        rest = self.size
+        self.append_subtree(leaf, 0)
+
+    def append_subtree(self, top: bytes, level: int) -> None:
+        """Add the root of a complete subtree of 2^level leaves. Raises ValueError unless it may stand here."""
+        if self.size & ((1 << level) - 1):
+            raise ValueError(f"no subtree of {1 << level} leaves begins at {self.size}")
+        # Each trailing 1 bit of the size is a complete subtree that the new one completes to a larger one.
+        rest = self.size >> level
         while rest & 1:
-            leaf = node_hash(self._peaks.pop(), leaf)
+            top = node_hash(self._peaks.pop(), top)
             rest >>= 1
-        self._peaks.append(leaf)
-        self.size += 1
+        self._peaks.append(top)
+        self.size += 1 << level
 
     def root(self) -> bytes:
         """The root over all leaves so far."""
@@ -70,17 +76,29 @@ def _split(size: int) -> int:
     return 1 << ((size - 1).bit_length() - 1)
 
 
-def inclusion_proof(index: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """The hashes that, with leaf `index`, give the root over `leaves` (2.1.3.1). Raises ValueError outside the tree."""
-    size = len(leaves)
+Subtree = Callable[[int, int], bytes]
+"""Gives the root over the leaves from the first number up to, and without, the second."""
+
+
+def inclusion_path(index: int, size: int, subtree: Subtree) -> list[bytes]:
+    """The hashes that, with leaf `index`, give the root over `size` leaves (2.1.3.1). Raises ValueError outside."""
     if not 0 <= index < size:
         raise ValueError(f"no leaf {index} in a tree of {size}")
-    if size == 1:
-        return []
-    k = _split(size)
-    if index < k:
-        return [*inclusion_proof(index, leaves[:k]), root(leaves[k:])]
-    return [*inclusion_proof(index - k, leaves[k:]), root(leaves[:k])]
+    start, stop, path = 0, size, list[bytes]()
+    while stop - start > 1:
+        middle = start + _split(stop - start)
+        if index < middle:
+            path.append(subtree(middle, stop))
+            stop = middle
+        else:
+            path.append(subtree(start, middle))
+            start = middle
+    return path[::-1]
+
+
+def inclusion_proof(index: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """`inclusion_path` over leaves that are all at hand."""
+    return inclusion_path(index, len(leaves), lambda start, stop: root(leaves[start:stop]))
 
 
 def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes], expected: bytes) -> bool:
@@ -101,24 +119,42 @@ def verify_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes],
     return sn == 0 and found == expected
 
 
-def consistency_proof(first: int, leaves: Sequence[bytes]) -> list[bytes]:
-    """The hashes that show that the tree of the `first` leaves is the beginning of that of all (2.1.4.1).
+def consistency_path(first: int, size: int, subtree: Subtree) -> list[bytes]:
+    """The hashes that show that the tree of the `first` leaves is the beginning of that of `size` (2.1.4.1).
 
-    Raises ValueError unless 0 < first <= number of leaves.
+    Raises ValueError unless 0 < first <= size.
     """
-    if not 0 < first <= len(leaves):
-        raise ValueError(f"no tree of {first} within a tree of {len(leaves)}")
-    return _subproof(first, leaves, whole=True)
+    if not 0 < first <= size:
+        raise ValueError(f"no tree of {first} within a tree of {size}")
+    start, stop, path = 0, size, list[bytes]()
+    while first != stop:
+        middle = start + _split(stop - start)
+        if first <= middle:
+            path.append(subtree(middle, stop))
+            stop = middle
+        else:
+            path.append(subtree(start, middle))
+            start = middle
+    # The first tree is its own proof when it is complete: whoever verifies has its root.
+    return ([subtree(start, stop)] if start else []) + path[::-1]
 
 
-def _subproof(first: int, leaves: Sequence[bytes], *, whole: bool) -> list[bytes]:
-    size = len(leaves)
-    if first == size:
-        return [] if whole else [root(leaves)]
-    k = _split(size)
-    if first <= k:
-        return [*_subproof(first, leaves[:k], whole=whole), root(leaves[k:])]
-    return [*_subproof(first - k, leaves[k:], whole=False), root(leaves[:k])]
+def consistency_proof(first: int, leaves: Sequence[bytes]) -> list[bytes]:
+    """`consistency_path` over leaves that are all at hand."""
+    return consistency_path(first, len(leaves), lambda start, stop: root(leaves[start:stop]))
+
+
+def cover(start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The fewest complete subtrees over a range of leaves, in order: the first leaf of each, and its level.
+
+    With those before a range and those behind it, the leaves of the range give the root of the whole tree.
+    """
+    while start < stop:
+        level = (stop - start).bit_length() - 1
+        if start:
+            level = min(level, (start & -start).bit_length() - 1)
+        yield start, level
+        start += 1 << level
 
 
 def verify_consistency(first: int, second: int, first_root: bytes, second_root: bytes, proof: Sequence[bytes]) -> bool:

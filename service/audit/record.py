@@ -36,6 +36,7 @@ class Kind(Enum):
     INGEST = "ingest"  # runs over sources
     CONTROL = "control"  # the log itself and the service: start, stop
     HEARTBEAT = "heartbeat"  # nothing happened, and the log was there
+    AUDIT = "audit"  # calls that read the audit log
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,17 @@ def micros(duration: timedelta) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Whom the credential proved. account: the immutable id of the account, empty when nobody was found."""
+    """Whom the credential proved. account: the immutable id of the account, empty when nobody was found.
+
+    acting: who acted for the account, the current actor first; empty when it acted itself.
+    """
 
     issuer: str
     subject: str
     token_id: str
     directory: str
     account: str = ""
+    acting: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +181,10 @@ def principals_digest(principals: Iterable[Principal]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was searched for. digest: `AuditKey.query_digest`. model: the digest of the model."""
+    """What was searched for. digest: `AuditKey.query_digest`. sealed: `AuditKey.seal_query`, empty when it is not kept.
+
+    model: the digest of the model.
+    """
 
     digest: str
     length: int
@@ -186,6 +194,7 @@ class Asked:
     explain: bool = False
     exact: bool = False
     mode: str = "hybrid"
+    sealed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +287,10 @@ class Call:
     code: the name of the gRPC status, such as `OK`. reason: that of the ErrorInfo, empty when the call succeeded.
     detail: a constant word that only the log sees, such as `expired` for a refused token.
     target: what an administrative call was about, such as the name of a source or the id of a run.
+    conditions: what a reading of this log asked for, by the names of the request's fields.
     epochs: the version of each source's rules that was decided on.
-    withheld: by reason, how much was not returned.
+    withheld: by reason, how many candidates were not returned.
+    stale: the sources that were left out, because their rules were not verified in time.
     """
 
     kind: Kind
@@ -292,12 +303,14 @@ class Call:
     reason: str = ""
     detail: str = ""
     target: str = ""
+    conditions: Mapping[str, str] = field(default_factory=dict)
     actor: Actor | None = None
     authority: Authority | None = None
     asked: Asked | None = None
     returned: Sequence[Returned] = ()
     epochs: Mapping[str, int] = field(default_factory=dict)
     withheld: Mapping[str, int] = field(default_factory=dict)
+    stale: Sequence[str] = ()
     candidates: int | None = None
     sought: Sought | None = None
 
@@ -311,6 +324,8 @@ class Call:
         }
         texts = {"peer": self.peer, "request_id": self.request_id, "reason": self.reason, "detail": self.detail}
         body |= {key: text for key, text in {**texts, "target": self.target}.items() if text}
+        if self.conditions:
+            body["conditions"] = dict(self.conditions)
         if self.actor is not None:
             a = self.actor
             body["actor"] = {
@@ -319,6 +334,7 @@ class Call:
                 "token_id": a.token_id,
                 "directory": a.directory,
                 "account": a.account,
+                **({"acting": list(a.acting)} if a.acting else {}),
             }
         if self.authority is not None:
             h = self.authority
@@ -340,13 +356,15 @@ class Call:
                 "explain": q.explain,
                 "exact": q.exact,
                 "mode": q.mode,
-            }
+            } | ({"sealed": q.sealed} if q.sealed else {})
         if self.kind is Kind.QUERY:
             body["returned"] = [one.body() for one in self.returned]
         if self.epochs:
             body["epochs"] = dict(self.epochs)
         if self.withheld:
             body["withheld"] = dict(self.withheld)
+        if self.stale:
+            body["stale_sources"] = list(self.stale)
         if self.candidates is not None:
             body["candidates"] = self.candidates
         if self.sought is not None:
@@ -364,3 +382,20 @@ def run_record(
     if failure:
         body["failure"] = failure
     return record(Kind.INGEST, body)
+
+
+def refused_record(peer: str, reason: str, first: datetime, last: datetime, calls: Mapping[str, int]) -> Record:
+    """The record of refused calls from one address that came too fast for a record each.
+
+    calls: how many, by method and detail.
+    """
+    body: dict[str, object] = {
+        "event": "calls_refused",
+        "peer": peer,
+        "reason": reason,
+        "count": sum(calls.values()),
+        "first": timestamp(first),
+        "last": timestamp(last),
+        "calls": dict(calls),
+    }
+    return record(Kind.ACCESS, body)

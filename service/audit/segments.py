@@ -86,6 +86,57 @@ class Reader:
         return None if length == 0 or b"\0" in data else data
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where record `index` begins, or will: `segment` is the number of its segment's first record."""
+
+    index: int = 0
+    segment: int = 0
+    offset: int = 0
+
+
+def read_from(folder: Path, place: Place, stop: int) -> Iterator[tuple[Place, bytes]]:
+    """The records from a place up to, and without, number `stop`, which the caller knows to be durable.
+
+    Raises DamagedError when they are not there.
+    """
+    at = place
+    while at.index < stop:
+        path = folder / "segments" / _segment_name(at.segment)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError as err:
+            raise DamagedError(at.index, f"the segment `{path.name}` is missing") from err
+        with file:
+            file.seek(at.offset)
+            while at.index < stop:
+                prefix = file.read(_LENGTH_BYTES)
+                if not prefix and at.segment != at.index:
+                    at = Place(at.index, at.index, 0)  # the next segment is named by its first record
+                    break
+                length = int.from_bytes(prefix)
+                data = file.read(length) if len(prefix) == _LENGTH_BYTES and 0 < length <= MAX_BYTES * 2 else b""
+                if not data or len(data) != length:
+                    raise DamagedError(at.index, "the record is cut off")
+                yield at, data
+                at = Place(at.index + 1, at.segment, at.offset + _LENGTH_BYTES + length)
+
+
+def place_before(folder: Path, index: int) -> Place:
+    """Where the segment begins that holds record `index`. Raises DamagedError when there is none."""
+    firsts = [int(path.stem) for path in (folder / "segments").glob("*.seg") if path.stem.isdecimal()]
+    try:
+        first = max(one for one in firsts if one <= index)
+    except ValueError as err:
+        raise DamagedError(index, "its segment is missing") from err
+    return Place(first, first, 0)
+
+
+def stored_bytes(data: bytes) -> int:
+    """How many bytes of a segment a record takes."""
+    return _LENGTH_BYTES + len(data)
+
+
 def read_leaves(folder: Path) -> bytes:
     """All leaf hashes, one after another; the last may be cut off. Empty when there is no file."""
     try:

@@ -7,6 +7,7 @@ names the leaf before it. Behind the last checkpoint only the first and the last
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from typing import Final
 from service.audit import segments
 from service.audit.checkpoint import Checkpoint, NoteError, Verifier
 from service.audit.errors import AuditTamperedError, RecordError
-from service.audit.merkle import HASH_BYTES, Tree, leaf_hash
+from service.audit.merkle import EMPTY_ROOT, HASH_BYTES, Tree, leaf_hash, root
 from service.audit.record import parse
 
 _RESPONSE: Final = re.compile(rb'"response_id":"([A-Za-z0-9_.:-]{1,128})"')
@@ -64,6 +65,7 @@ class Found:
 
     index: int
     leaf: bytes
+    data: bytes
     record: dict[str, object]
 
 
@@ -83,9 +85,15 @@ class Scan:
     problem: Problem | None = None
 
 
-def verify(folder: Path, public_key: Verifier) -> VerifyReport:
-    """Check a whole log against its last checkpoint, signed by `public_key`. Raises OSError when it cannot be read."""
+def verify(folder: Path, public_key: Verifier, kept: Checkpoint | None = None) -> VerifyReport:
+    """Check a whole log against its last checkpoint, signed by `public_key`. Raises OSError when it cannot be read.
+
+    kept: an earlier checkpoint that was kept elsewhere, whose records must be the beginning of the log.
+    """
     found = scan(folder, public_key)
+    if found.problem is None and kept is not None:
+        leaves = segments.read_leaves(folder)
+        found.problem = _kept(kept, found.tree.size, lambda size: _root_of(leaves, size))
     return VerifyReport(
         origin=public_key.name,
         records=found.tree.size,
@@ -94,6 +102,49 @@ def verify(folder: Path, public_key: Verifier) -> VerifyReport:
         unfinished_bytes=found.unfinished.size if found.unfinished is not None else 0,
         problem=found.problem,
     )
+
+
+def verify_stretch(
+    note: bytes, records: Iterable[tuple[bytes, bytes]], public_key: Verifier, kept: Checkpoint | None = None
+) -> VerifyReport:
+    """Check all records of a log, each with its leaf hash, from the first on, against a checkpoint. See `verify`."""
+    tree, last, kept_root, problem = Tree(), _NONE, EMPTY_ROOT, None
+    checkpoint = Checkpoint(public_key.name, 0, b"")
+    try:
+        checkpoint = Checkpoint.open(note, public_key)
+        for data, stored in records:
+            leaf = leaf_hash(data)
+            wrong = _chained(data, tree.size, last) if stored == leaf else "the record and its leaf hash differ"
+            if wrong:
+                problem = Problem(tree.size, _response(data), wrong)
+                break
+            tree.append(leaf)
+            last = leaf
+            if kept is not None and tree.size == kept.size:
+                kept_root = tree.root()
+    except NoteError as err:
+        problem = Problem(None, "", f"the checkpoint is not one of `{public_key.name}`: {err}")
+    if problem is None and (tree.size, tree.root()) != (checkpoint.size, checkpoint.root):
+        problem = Problem(None, "", f"the {tree.size} records do not give the root that was signed: rewritten")
+    if problem is None and kept is not None:
+        problem = _kept(kept, tree.size, lambda size: kept_root)
+    return VerifyReport(public_key.name, tree.size, checkpoint.size, checkpoint.root, 0, problem)
+
+
+def _kept(kept: Checkpoint, size: int, root_of: Callable[[int], bytes]) -> Problem | None:
+    if kept.size > size:
+        what = (
+            f"a kept checkpoint signs {kept.size} records, and the log has {size}: an older copy was put in its place"
+        )
+        return Problem(None, "", what)
+    if root_of(kept.size) != kept.root:
+        what = f"the first {kept.size} records are not those that a kept checkpoint signs: another history"
+        return Problem(None, "", what)
+    return None
+
+
+def _root_of(leaves: bytes, size: int) -> bytes:
+    return root([leaves[at : at + HASH_BYTES] for at in range(0, size * HASH_BYTES, HASH_BYTES)])
 
 
 def scan(folder: Path, public_key: Verifier) -> Scan:
@@ -218,7 +269,7 @@ def find(folder: Path, response_id: str) -> Found | None:
             if isinstance(body, dict) and body.get("response_id") == response_id:
                 if stored not in (leaf, b"", _NONE):
                     raise AuditTamperedError(f"record {index} and its leaf hash do not belong together", index)
-                return Found(index, leaf, record)
+                return Found(index, leaf, data, record)
     except segments.DamagedError as err:
         raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
     except RecordError as err:

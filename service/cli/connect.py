@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.errors import StartError
-from service.settings import Settings, load
+from service.settings import Address, Settings, load
 
 if TYPE_CHECKING:
-    from remit.client import AdminClient, Client
+    from remit.client import AdminClient, AuditorClient, Client
 
 Token = Annotated[str, typer.Option("--token", envvar="REMIT_TOKEN", help="An access token.", show_default=False)]
 As = Annotated[
@@ -29,11 +29,14 @@ class Context:
     """What the options before the command say.
 
     address: host:port, or empty for that of the settings. ca: a PEM file to verify the server by, or None.
+    certificate, key: PEM files of a service account's client certificate, or None.
     """
 
     config: Path
     address: str
     ca: Path | None
+    certificate: Path | None = None
+    key: Path | None = None
 
     @cached_property
     def settings(self) -> Settings:
@@ -44,21 +47,33 @@ class Context:
         """A client of the callers' listener. Raises StartError."""
         from remit.client import Client
 
-        where = self.address or str(self.settings.listen.callers)
+        where = self.address or str(self._services() or self.settings.listen.callers)
         return Client(where, token=self._token(token, person), **self._security())
 
     def admin(self, token: str, person: str) -> AdminClient:
         """A client of the administrators' listener. Raises StartError."""
         from remit.client import AdminClient
 
-        where = self.address or str(self.settings.listen.administrators)
+        where = self.address or str(self._services() or self.settings.listen.administrators)
         return AdminClient(where, token=self._token(token, person), **self._security())
 
-    def _token(self, token: str, person: str) -> str | Callable[[], str]:
+    def auditor(self, token: str, person: str) -> AuditorClient:
+        """A client of the audit log on the administrators' listener. Raises StartError."""
+        from remit.client import AuditorClient
+
+        where = self.address or str(self._services() or self.settings.listen.administrators)
+        return AuditorClient(where, token=self._token(token, person), **self._security())
+
+    def _services(self) -> Address | None:
+        return self.settings.listen.services if self.certificate is not None else None
+
+    def _token(self, token: str, person: str) -> str | Callable[[], str] | None:
         if token and person:
             raise StartError("give either a token or `--as`, not both")
         if token:
             return token
+        if not person and self.certificate is not None:
+            return None
         if not person:
             raise StartError(
                 "who is asking? Give a token with `--token` or in REMIT_TOKEN; "
@@ -72,12 +87,22 @@ class Context:
 
     def _security(self) -> _Security:
         # Without settings nothing is known of the listeners: then TLS.
-        if self.ca is None and (not self.address or self.config.exists()) and self.settings.listen.tls is None:
+        known = not self.address or self.config.exists()
+        if self.ca is None and self.certificate is None and known and self.settings.listen.tls is None:
             return {"insecure_loopback": True}
-        try:
-            return {"root_certificates": self.ca.read_bytes() if self.ca is not None else None}
-        except OSError as err:
-            raise StartError(f"{self.ca} cannot be read: {err.strerror}") from err
+        found: _Security = {"root_certificates": None if self.ca is None else _read(self.ca)}
+        if self.certificate is not None and self.key is not None:
+            found["certificate"] = (_read(self.certificate), _read(self.key))
+        elif self.certificate is not None or self.key is not None:
+            raise StartError("`--certificate` and `--key` belong together")
+        return found
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as err:
+        raise StartError(f"{path} cannot be read: {err.strerror}") from err
 
 
 if TYPE_CHECKING:
@@ -86,6 +111,7 @@ if TYPE_CHECKING:
     class _Security(TypedDict, total=False):
         insecure_loopback: bool
         root_certificates: bytes | None
+        certificate: tuple[bytes, bytes]
 
 
 def context(ctx: typer.Context) -> Context:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,10 +19,12 @@ from rich.markup import escape
 from service import lock_file
 from service.cli.connect import Context, Json, context
 from service.cli.screen import out, print_json
+from service.devissuer import private_key_path
 from service.errors import RemitError, StartError
-from service.settings import Settings
+from service.settings import Address, Settings
 
 _FREE_BYTES: Final = 2 * 2**30
+_ENDS_SOON: Final = timedelta(days=14)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,8 @@ def _results(found: Context) -> Iterator[Result]:
     yield from _keys(settings)
     yield from _data(settings)
     yield from _model(settings)
+    yield from _tls(settings)
+    yield from _issuers(settings)
     yield from _directories(settings)
     yield from _sources(settings)
     yield from _listeners(settings)
@@ -116,6 +123,24 @@ def _model(settings: Settings) -> Iterator[Result]:
         yield Result("error", "model", str(err))
 
 
+def _issuers(settings: Settings) -> Iterator[Result]:
+    import asyncio
+
+    from service.authn import Authenticator
+    from service.issuers import KeyFile
+
+    for one in settings.issuers:
+        what = f"issuer `{one.issuer}`"
+        try:
+            asyncio.run(Authenticator([one]).open())
+        except StartError as err:
+            yield Result("error", what, str(err))
+            continue
+        yield Result("ok", f"{what}, {'keys from a file' if isinstance(one.keys, KeyFile) else 'keys are published'}")
+        if isinstance(one.keys, KeyFile) and private_key_path(one.keys.path).exists():
+            yield Result("warning", what, "whoever has its private key can be anybody: it is for trying Remit")
+
+
 def _directories(settings: Settings) -> Iterator[Result]:
     from connectors.directories.base import DirectoryUnavailableError, UnknownSubjectError
     from connectors.directories.static import StaticDirectory
@@ -158,12 +183,19 @@ def _listeners(settings: Settings) -> Iterator[Result]:
     if not lock_file.is_held(settings.data / "lock"):
         yield Result("warning", "service", "it is not running: `remit serve`")
         return
+    if settings.listen.tls is not None:
+        from service.api import tls
+
+        try:
+            chain = tls.load(settings.listen.tls, datetime.now(UTC)).chain
+        except StartError:
+            return  # said above
+        for address in (settings.listen.callers, settings.listen.administrators):
+            yield _handshake(address, chain)
+        return
     from grpc import RpcError, insecure_channel
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    if settings.listen.tls is not None:
-        yield Result("ok", "service: running, with TLS")
-        return
     for address in (settings.listen.callers, settings.listen.administrators):
         with insecure_channel(str(address), [("grpc.enable_http_proxy", 0)]) as channel:
             try:
@@ -175,3 +207,46 @@ def _listeners(settings: Settings) -> Iterator[Result]:
             yield Result("ok", f"listener {address}")
         else:
             yield Result("error", f"listener {address}", "NOT_SERVING: the service's log says why")
+
+
+def _handshake(address: Address, chain: bytes) -> Result:
+    """Connect as a client would, without judging the certificate: is it the one of the file, and is TLS 1.3 spoken?"""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    what = f"listener {address}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    try:
+        with (
+            socket.create_connection((host, address.port), 5) as plain,
+            context.wrap_socket(plain, server_hostname=host) as connection,
+        ):
+            version, served = connection.version(), connection.getpeercert(binary_form=True)
+    except OSError as err:
+        return Result("error", what, f"no TLS connection: {(err.strerror or str(err)).lower()}")
+    if version != "TLSv1.3":
+        return Result("error", what, f"speaks {version}, expected TLSv1.3: another program listens there")
+    if served != x509.load_pem_x509_certificates(chain)[0].public_bytes(Encoding.DER):
+        return Result("error", what, "serves another certificate than that of the settings: the service's log says why")
+    return Result("ok", f"{what}, TLS 1.3")
+
+
+def _tls(settings: Settings) -> Iterator[Result]:
+    from service.api import tls
+
+    if settings.listen.tls is None:
+        yield Result("ok", "listeners: plaintext, on this machine alone (`insecure_loopback`)")
+        return
+    now = datetime.now(UTC)
+    try:
+        left = tls.load(settings.listen.tls, now).not_after - now
+    except StartError as err:
+        yield Result("error", "certificate", str(err))
+        return
+    ends = f"certificate, valid for {left.days} more days"
+    if left < _ENDS_SOON:
+        yield Result("warning", ends, "replace its files, the service takes the new ones without a restart")
+    else:
+        yield Result("ok", ends)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import audit, doctor, index, people, retrieval, serving, sources
+from service.cli import audit, doctor, evidence, index, people, retrieval, serving, sources
 from service.cli.connect import Context
 from service.cli.screen import complain
 from service.errors import RemitError, StartError
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(sources.app, name="source")
 app.add_typer(audit.app, name="audit")
+app.add_typer(evidence.app, name="evidence")
 app.add_typer(index.app, name="index")
 app.command("init")(serving.init)
 app.command("serve")(serving.serve)
@@ -48,9 +49,16 @@ def root(
     ca: Annotated[
         Path | None, typer.Option(envvar="REMIT_CA", help="PEM file to verify the service by.", show_default=False)
     ] = None,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(envvar="REMIT_CERTIFICATE", help="PEM file of a service account's chain.", show_default=False),
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(envvar="REMIT_KEY", help="PEM file of its private key.", show_default=False)
+    ] = None,
 ) -> None:
     """Read the options before the command."""
-    ctx.obj = Context(config, address, ca)
+    ctx.obj = Context(config, address, ca, certificate, key)
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ class _Lane:
         used = self._codes.used
         if used and rows[0] < self._rows[used - 1]:
             # A row from before the last one: it does not happen in a feed, and would undo the order.
-            live = self._live(places)
+            live = self._live()
             codes = np.concatenate([self._codes.view[places[live]], codes])
             rows = np.concatenate([live, rows])
             order, used = np.argsort(rows), 0
@@ -130,7 +130,7 @@ class _Lane:
     def remove(self, gone: BitMap, places: NDArray[np.int32]) -> None:
         self.held.difference_update(gone)
         if self._codes.used > 2 * len(self.held) + _SLACK:
-            live = self._live(places)
+            live = self._live()
             self._write(0, live, self._codes.view[places[live]], places)
 
     def masked(self, query: Vectors, places: NDArray[np.int32], keep: int) -> Scored:
@@ -155,7 +155,7 @@ class _Lane:
     def _named(self, found: tuple[NDArray[np.float32], NDArray[Any]]) -> Scored:
         return found[0], self._rows[found[1]]
 
-    def _live(self, places: NDArray[np.int32]) -> Rows:
+    def _live(self) -> Rows:
         return np.array(self.held.to_array(), np.uint32)
 
     def _write(self, start: int, rows: Rows, codes: NDArray[np.uint8], places: NDArray[np.int32]) -> None:

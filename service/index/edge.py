@@ -27,6 +27,9 @@ _START_S: Final = 900.0
 _PIECE: Final = 100
 """How many chunks go to the process at once: a search waits for no more than these."""
 
+_WASTE: Final = 20_000
+"""Fewer removed chunks are no reason to make the index anew."""
+
 _SLICE: Final = 10_000
 """How many chunks are compared exactly in one call, for the same reason."""
 
@@ -67,7 +70,7 @@ class EdgeIndex:
         )
         try:
             self._child.start()
-            self._applied_seq, self._count = 0, 0
+            self._applied_seq = self._count = self._removed = self._process = 0
             self._learn(self._child.call("state", {})[0])
         except ChildError as err:
             self._child.close()
@@ -87,6 +90,11 @@ class EdgeIndex:
     def count(self) -> int:
         """See `Index`."""
         return self._count
+
+    @property
+    def wasteful(self) -> bool:
+        """Whether so much was removed that making the index anew pays."""
+        return self._removed > max(_WASTE, self._count // 2)
 
     @property
     def quiet_s(self) -> float:
@@ -113,13 +121,15 @@ class EdgeIndex:
             for start in range(0, max(len(added), 1), _PIECE):
                 piece = added[start : start + _PIECE]
                 done = start + _PIECE >= len(added)
-                # The place in the feed moves with the last piece, so that a piece that is missing comes again.
-                self._apply(piece, removed if done else set(), items[-1].seq if done else self._applied_seq)
+                # INVARIANT: the place in the feed moves with the last piece, and only in the process that has the
+                # others: what was not applied comes again.
+                last = items[-1].seq if done else self._applied_seq
+                self._apply(piece, removed if done else set(), last, self._process if start else 0)
 
-    def _apply(self, added: Sequence[Add], removed: set[int], last: int) -> None:
+    def _apply(self, added: Sequence[Add], removed: set[int], last: int, process: int) -> None:
         vectors = np.stack([item.vector for item in added]) if added else np.empty((0, self._dimension), np.float32)
         rows = np.array([item.row for item in added], np.uint32)
-        params = {"remove": sorted(removed), "after": self._applied_seq, "last": last}
+        params = {"remove": sorted(removed), "after": self._applied_seq, "last": last, "process": process}
         with self._turns.take(ahead=False):
             answer, _ = self._call("apply", params, [rows.tobytes(), vectors.astype(np.float32).tobytes()])
         self._learn(answer)
@@ -199,10 +209,11 @@ class EdgeIndex:
         raise AssertionError("unreachable")
 
     def _learn(self, answer: Mapping[str, object]) -> None:
-        applied, count = answer.get("applied_seq"), answer.get("count")
-        if not isinstance(applied, int) or not isinstance(count, int):
+        numbers = [answer.get(name) for name in ("applied_seq", "count", "removed", "process")]
+        applied, count, removed, process = (one if isinstance(one, int) else -1 for one in numbers)
+        if min(applied, count, removed, process) < 0:
             raise SearchUnavailableError("the index process sent an answer without its state")
-        self._applied_seq, self._count = applied, count
+        self._applied_seq, self._count, self._removed, self._process = applied, count, removed, process
 
 
 def check(vector: NDArray[np.float32], dimension: int) -> None:

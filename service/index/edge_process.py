@@ -51,7 +51,10 @@ class Hits(NamedTuple):
 
 
 class Shard:
-    """One open shard with its state and its codes. bits, threads: see `Codes`."""
+    """One open shard with its state and its codes. bits, threads: see `Codes`.
+
+    removed: how many chunks were taken out since the shard was made; the engine keeps their room.
+    """
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Shard:
         self._identity = {"format": FORMAT, "incarnation": incarnation, "dimension": dimension}
         self._lock = _locked(folder / "lock", lock_wait_s)
         self.applied_seq = 0
+        self.removed = 0
         self._shard = self._open()
         self._made = (dimension, bits, threads)
         self._codes = self._coded()
@@ -94,13 +98,13 @@ class Shard:
             except Exception as err:  # noqa: BLE001  the library raises nothing narrower, and the catalog can refill
                 sys.stderr.write(f"the index could not be loaded and is built anew: {err}\n")
             else:
-                self.applied_seq = state
+                self.applied_seq, self.removed = state
                 return shard
         return self._make()
 
     def _make(self) -> Any:
         """Make an empty shard in place of whatever is there."""
-        self.applied_seq = 0
+        self.applied_seq = self.removed = 0
         # The state goes first: a folder that is half emptied must not look like one that is whole.
         (self._folder / "state.json").unlink(missing_ok=True)
         shutil.rmtree(self._folder / "shard", ignore_errors=True)
@@ -109,19 +113,21 @@ class Shard:
         self._write_state()
         return shard
 
-    def _read_state(self) -> int | None:
-        """The durable `applied_seq`, or None when the folder is not of this catalog, dimension and format."""
+    def _read_state(self) -> tuple[int, int] | None:
+        """The durable `applied_seq` and `removed`; None for a folder of another catalog, dimension or format."""
         try:
             state = json.loads((self._folder / "state.json").read_bytes())
         except (FileNotFoundError, ValueError):
             return None
         if not isinstance(state, dict):
             return None
-        applied = state.pop("applied_seq", None)
-        return applied if state == self._identity and type(applied) is int and applied >= 0 else None
+        applied, removed = state.pop("applied_seq", None), state.pop("removed", None)
+        if state != self._identity or not all(type(one) is int and one >= 0 for one in (applied, removed)):
+            return None
+        return applied, removed
 
     def _write_state(self) -> None:
-        state = json.dumps({**self._identity, "applied_seq": self.applied_seq})
+        state = json.dumps({**self._identity, "applied_seq": self.applied_seq, "removed": self.removed})
         durable_file.replace(self._folder / "state.json", state.encode())
 
     @property
@@ -144,7 +150,9 @@ class Shard:
             self._codes.put(rows, vectors)
         if remove:
             self._shard.update(qe.UpdateOperation.delete_points(list(remove)))
+            held = len(self._codes)
             self._codes.remove(remove)
+            self.removed += held - len(self._codes)
         self.applied_seq = max(self.applied_seq, last)
         return True
 
@@ -239,14 +247,18 @@ def main(folder: str, incarnation: str, dimension: str, bits: str, threads: str)
         opened.append(Shard(Path(folder), incarnation, int(dimension), bits=int(bits), threads=int(threads)))
 
     def state(params: dict[str, object], blobs: list[bytes]) -> Answer:
-        return {"applied_seq": opened[0].applied_seq, "count": opened[0].count}, []
+        shard = opened[0]
+        known = {"applied_seq": shard.applied_seq, "count": shard.count, "removed": shard.removed}
+        return {**known, "process": os.getpid()}, []
 
     def apply(params: dict[str, object], blobs: list[bytes]) -> Answer:
         rows = np.frombuffer(blobs[0], np.uint32)
         vectors = np.frombuffer(blobs[1], np.float32).reshape(len(rows), int(dimension))
         after, last = _number(params, "after"), _number(params, "last")
+        if _number(params, "process") not in (0, os.getpid()):
+            return {"done": False, **state(params, blobs)[0]}, []
         done = opened[0].apply(rows, vectors, _integers(params, "remove"), after, last)
-        return {"done": done, "applied_seq": opened[0].applied_seq, "count": opened[0].count}, []
+        return {"done": done, **state(params, blobs)[0]}, []
 
     def flush(params: dict[str, object], blobs: list[bytes]) -> Answer:
         opened[0].flush()

@@ -9,7 +9,9 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
-from service.errors import UnavailableError
+from service.errors import StartError, UnavailableError
+from service.index.base import FeedItem
+from service.index.generations import Generations
 
 log = structlog.get_logger()
 
@@ -69,9 +71,11 @@ def follow(
     tell: Callable[[int, int], None] = lambda done, last: None,
     *,
     durably: bool = True,
+    stop: Callable[[], bool] = lambda: False,
 ) -> int:
     """Apply everything that the index has not seen, and return how many items that were.
 
+    stop: asked between two batches.
     durably: make it durable on the way, a batch at a time, because what that costs grows with what there is to write.
     tell: called with the place in the feed that was reached, and the feed's last.
 
@@ -80,7 +84,7 @@ def follow(
     Raises SearchUnavailableError; calling again goes on where the index is then.
     """
     count = 0
-    while True:
+    while not stop():
         # A snapshot for each batch: a long one would keep the catalog's log from shrinking.
         with catalog.reader() as reader:
             if index.applied_seq > reader.feed_seq:
@@ -147,14 +151,69 @@ class Follower(Generic[T]):
             try:
                 self.settle()
                 self._write()
+                self._followed()
                 failing = False
             except UnavailableError as err:
                 if not failing:
                     log.error("index_fell_behind", detail=str(err))
                 failing = True
 
+    def _followed(self) -> None:
+        """What else to do once the index is up to date."""
+
     def _write(self) -> None:
         with self._turn:
             if self._unwritten and (self._index.quiet_s >= _QUIET_S or self._unwritten >= _MOST_UNWRITTEN):
                 self._index.flush()
                 self._unwritten = 0
+
+
+class RenewingFollower(Follower[FeedItem]):
+    """A follower that makes its index anew when that pays."""
+
+    def __init__(self, catalog: Catalog[FeedItem], index: Generations) -> None:
+        super().__init__(catalog, index)
+        self._generations = index
+        self._renewal: threading.Thread | None = None
+
+    def close(self) -> None:
+        """See `Follower`; a renewal under way is broken off."""
+        super().close()
+        if self._renewal is not None:
+            self._renewal.join()
+
+    def renew(self, index: Generations) -> None:
+        """Make the index anew from the feed and serve that instead; searches and the feed go on meanwhile.
+
+        Raises StartError and SearchUnavailableError: then everything is as it was.
+        """
+        built = index.begin()
+        try:
+            follow(self._catalog, built, stop=lambda: self._closed)
+            if self._closed:
+                return
+            # INVARIANT: the served generation stands still from here on, so the other one cannot be behind it.
+            with self._turn:
+                follow(self._catalog, index, durably=False)
+                follow(self._catalog, built)
+                index.replace(built)
+                self._unwritten = 0
+            log.info("index_renewed", passages=index.count)
+        finally:
+            if built.pid != index.pid:
+                built.close()
+
+    def _followed(self) -> None:
+        index = self._generations
+        running = self._renewal is not None and self._renewal.is_alive()
+        if running or not index.wasteful:
+            return
+
+        def renew() -> None:
+            try:
+                self.renew(index)
+            except (StartError, UnavailableError) as err:
+                log.error("index_not_renewed", detail=str(err))
+
+        self._renewal = threading.Thread(target=renew, name="index-renewal", daemon=True)
+        self._renewal.start()

@@ -20,6 +20,7 @@ from pyroaring import AbstractBitMap
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import AddText, Remove
 from service.index.postings import Impacts, Terms, impacts
+from service.keys import KeyStore
 from service.process import Child, ChildCrashedError, ChildError, ChildRefusedError
 from service.terms import TermHash, passage_terms, query_terms
 from service.turns import Turns
@@ -28,6 +29,8 @@ MAX_QUERY_TERMS: Final = 64
 """Of a question; the others, of a text that somebody pasted, are left out. The alphabet decides which."""
 
 _PIECE: Final = 250
+_OWNER: Final = "(words)"
+"""Under whose secret words are hashed, as if it were a source; none can have this name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +41,15 @@ class AddTerms:
     row: int
     terms: Terms
     impacts: Impacts
+
+
+def term_hash(keys: KeyStore) -> TermHash:
+    """Return what hashes words for the index of a catalog with these keys. Made at the first call, durable on return.
+
+    Without the key store, which backups of the rest do not hold, nobody can test a guess of a word.
+    """
+    keys.add_source(_OWNER)
+    return TermHash(keys.name(_OWNER, "terms"))
 
 
 class TextReader(Protocol):

@@ -1,7 +1,22 @@
 """Keys and envelope encryption: a provider's key opens source keys, these open document keys, these open content."""
 
+from service.keys.custody import Backup, Custody, SourceStatus, Status
 from service.keys.envelope import UnsealError, associated
-from service.keys.provider import FileKey, KeyProvider, create_key_file
-from service.keys.store import DocumentKeyId, KeyStore
+from service.keys.provider import FileKey, KeyProvider, ProviderError, create_key_file
+from service.keys.store import DocumentKeyId, KeyExhaustedError, KeyStore
 
-__all__ = ["DocumentKeyId", "FileKey", "KeyProvider", "KeyStore", "UnsealError", "associated", "create_key_file"]
+__all__ = [
+    "Backup",
+    "Custody",
+    "DocumentKeyId",
+    "FileKey",
+    "KeyExhaustedError",
+    "KeyProvider",
+    "KeyStore",
+    "ProviderError",
+    "SourceStatus",
+    "Status",
+    "UnsealError",
+    "associated",
+    "create_key_file",
+]

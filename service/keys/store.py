@@ -1,7 +1,8 @@
-"""The key store: one wrapped key a source and a document, in a database of its own, apart from what they seal.
+"""The key store: wrapped keys of sources and documents, in a database of its own, apart from what they seal.
 
 Source keys are opened once and stay in memory; document keys are opened when they are needed.
 A document is beyond reading once its key is gone from here and from every backup of this file.
+What is done to many keys at once is left to `service.keys.custody`.
 """
 
 from __future__ import annotations
@@ -11,40 +12,37 @@ import hmac
 import os
 import secrets
 import threading
-from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Column, Connection, ForeignKey, LargeBinary, MetaData, String, Table, delete, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
-from service.errors import StartError
+from service import lock_file
+from service.errors import RemitError, StartError
 from service.keys.envelope import KEY_BYTES, UnsealError, associated, seal, unseal
-from service.keys.provider import KeyProvider
+from service.keys.provider import KeyProvider, ProviderError
+from service.keys.tables import OWN, about, documents, metadata, source_keys
 from service.stores.errors import storage_errors
 from service.stores.sqlite import open_readers, open_writer
 
-_metadata = MetaData()
-_about = Table("about", _metadata, Column("name", String, primary_key=True), Column("value", String, nullable=False))
-_sources = Table(
-    "sources", _metadata, Column("name", String, primary_key=True), Column("wrapped", LargeBinary, nullable=False)
-)
-_documents = Table(
-    "documents",
-    _metadata,
-    Column("source", String, ForeignKey("sources.name"), primary_key=True),
-    Column("document", String, primary_key=True),
-    Column("wrapped", LargeBinary, nullable=False),
-    sqlite_with_rowid=False,
-)
+FORMAT: Final = "2"
+"""The version of the store's tables that this code reads and writes."""
 
 _OPENED_KEYS: Final = 8192
 """How many document keys stay opened in memory."""
 
 _BATCH: Final = 500
+
+
+class KeyExhaustedError(RemitError):
+    """A key was used as often as it may be. Nothing was sealed with it beyond that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,42 +55,62 @@ class DocumentKeyId:
 
 @dataclass(frozen=True, slots=True)
 class _SourceKey:
-    """What is derived from a source's key: one key a purpose."""
+    """The opened keys of a source. Never changed, only replaced.
 
-    wrapping: AESGCM
+    sealing, naming: derived from its own secret. wrapping: by generation; the highest wraps new keys.
+    """
+
     sealing: AESGCM
     naming: bytes
+    wrapping: Mapping[int, AESGCM]
+
+    @property
+    def current(self) -> int:
+        """The generation that wraps new keys."""
+        return max(self.wrapping)
 
 
 class KeyStore:
     """The opened key store. Safe to use from several threads."""
 
-    def __init__(self, path: Path, provider: KeyProvider, *, create: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        provider: KeyProvider,
+        *,
+        create: bool = True,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         """Open the store at `path` and every source key in it; write nothing unless it is new.
 
-        create: False where sealed data exists already, so that its keys must exist too.
-        Raises StartError when the store is missing or was made with another key-encryption key.
+        create: False where sealed data exists already, so that its keys must exist too; True where there is none, so
+        that no keys may exist yet either.
+        Raises StartError when the store is missing, is another's, or was made with another key-encryption key.
         """
         if not create and not path.exists():
             raise StartError(f"the key store `{path}` is missing, and nothing can be read without it: restore it")
-        self._path = path
+        self.path = path
         self._provider = provider
+        self._now = now
         self._lock = threading.Lock()
         self._opened: OrderedDict[DocumentKeyId, AESGCM] = OrderedDict()
+        self._uses: Counter[tuple[str, str]] = Counter()
         self._shreds = 0
+        self._source_keys: dict[str, _SourceKey] = {}
+        self._fd: int | None = _locked(path)
         self._writer = open_writer(path)
         self._readers = open_readers(path)
         try:
-            self._id = self._check()
-            self._source_keys = self._open_sources()
+            self.id = self._check(create)
+            self.reload()
         except BaseException:
             self.close()
             raise
 
     @property
-    def id(self) -> str:
-        """Made with the store; the catalog remembers it, so that the two cannot be mixed up."""
-        return self._id
+    def provider(self) -> KeyProvider:
+        """Where the key-encryption key is."""
+        return self._provider
 
     def close(self) -> None:
         """Forget every key and close the database."""
@@ -100,59 +118,57 @@ class KeyStore:
             self._opened.clear()
         self._readers.dispose()
         self._writer.dispose()
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
     def add_source(self, source: str) -> None:
-        """Make the key of `source` unless it has one. Durable on return."""
+        """Make the keys of `source` unless it has some. Durable on return."""
         if source in self._source_keys:
             return
-        key = os.urandom(KEY_BYTES)
-        with self._write() as connection:
-            wrapped = self._provider.wrap(key, associated("source key", source))
-            connection.execute(insert(_sources).values(name=source, wrapped=wrapped))
-        self._source_keys[source] = _derive(key)
+        with self.write() as connection:
+            for generation in (OWN, OWN + 1):
+                self.put_source_key(connection, source, generation, os.urandom(KEY_BYTES))
+        self.reload(source)
 
     def name(self, source: str, *parts: str | int) -> bytes:
         """Return 16 bytes that stand for `parts` within `source`; nobody without the key can test a guess."""
         return hmac.digest(self._source_keys[source].naming, associated(*parts), hashlib.sha256)[:16]
 
-    def terms_key(self) -> bytes:
-        """Return the key that words in the index are hashed with. Made at the first call, durable on return.
-
-        Without the key store, which backups of the rest do not hold, nobody can test a guess of a word.
-        """
-        with self._write() as connection:
-            found = connection.scalar(select(_about.c.value).where(_about.c.name == "terms"))
-            if found is None:
-                key = os.urandom(KEY_BYTES)
-                wrapped = self._provider.wrap(key, associated("terms key"))
-                connection.execute(insert(_about).values(name="terms", value=wrapped.hex()))
-                return key
-        try:
-            return self._provider.unwrap(bytes.fromhex(found), associated("terms key"))
-        except (UnsealError, ValueError) as err:
-            raise StartError(f"the key of the terms in `{self._path}` does not open: restore the key store") from err
-
     def source_cipher(self, source: str) -> AESGCM:
-        """Return what seals the values of a source that belong to no document."""
-        return self._source_keys[source].sealing
+        """Return what seals the values of a source that belong to no document. Raises UnsealError."""
+        found = self._source_keys.get(source)
+        if found is None:
+            raise UnsealError(f"source `{source}` has no key any more")
+        return found.sealing
 
-    def create(self, source: str, documents: Collection[str]) -> None:
-        """Make a key for each of `documents`. Durable on return."""
-        wrapping = self._source_keys[source].wrapping
-        rows = []
-        for document in documents:
-            wrapped = seal(wrapping, os.urandom(KEY_BYTES), associated("document key", source, document))
-            rows.append({"source": source, "document": document, "wrapped": wrapped})
-        if rows:
-            with self._write() as connection:
-                connection.execute(insert(_documents), rows)
+    def create(self, source: str, made: Collection[str]) -> None:
+        """Make a key for each of these documents. Durable on return. Raises KeyExhaustedError."""
+        if not made:
+            return
+        with self.write() as connection:
+            # Within the transaction, so that a generation that is being given up gets no new key.
+            keys = self._source_keys[source]
+            wrapping = keys.wrapping[keys.current]
+            rows = [
+                {
+                    "source": source,
+                    "document": document,
+                    "generation": keys.current,
+                    "wrapped": seal(wrapping, os.urandom(KEY_BYTES), _place(source, document)),
+                    "uses": 0,
+                }
+                for document in made
+            ]
+            connection.execute(insert(documents), rows)
+            wrapped_with(connection, source, keys.current, len(rows))
 
-    def ciphers(self, source: str, documents: Collection[str]) -> Mapping[str, AESGCM]:
-        """Open the keys of `documents`. Those that have none any more are left out. Raises UnsealError."""
+    def ciphers(self, source: str, wanted: Collection[str]) -> Mapping[str, AESGCM]:
+        """Open the keys of documents. Those that have none any more are left out. Raises UnsealError."""
         found: dict[str, AESGCM] = {}
         missing: list[str] = []
         with self._lock:
-            for document in documents:
+            for document in wanted:
                 key_id = DocumentKeyId(source, document)
                 cipher = self._opened.get(key_id)
                 if cipher is None:
@@ -173,42 +189,151 @@ class KeyStore:
 
     def documents(self, source: str) -> frozenset[str]:
         """Return every document of `source` that has a key."""
-        with storage_errors(self._path), self._readers.begin() as connection:
-            return frozenset(connection.scalars(select(_documents.c.document).where(_documents.c.source == source)))
+        with self.read() as connection:
+            return frozenset(connection.scalars(select(documents.c.document).where(documents.c.source == source)))
 
-    def shred(self, source: str, documents: Collection[str]) -> None:
-        """Delete the keys of `documents`, from the database's files too. Durable on return."""
-        wanted = list(documents)
+    def count_use(self, source: str, document: str = "") -> None:
+        """Count one sealing with a document's key, or with the source's own; durable with the next `save_uses`."""
+        with self._lock:
+            self._uses[source, document] += 1
+
+    def save_uses(self) -> None:
+        """Make what was counted durable: before the commit of what was sealed. Raises KeyExhaustedError."""
+        with self._lock:
+            counted, self._uses = self._uses, Counter()
+        own = [{"s": source, "n": n} for (source, document), n in counted.items() if not document]
+        of_documents = [{"s": source, "d": document, "n": n} for (source, document), n in counted.items() if document]
+        if not counted:
+            return
+        try:
+            with self.write() as connection:
+                if own:
+                    connection.execute(_COUNT_OWN, own)
+                if of_documents:
+                    connection.execute(_COUNT_DOCUMENT, of_documents)
+        except BaseException:
+            with self._lock:
+                self._uses.update(counted)
+            raise
+
+    def shred(self, source: str, gone: Collection[str]) -> None:
+        """Delete the keys of documents, from the database's files too. Durable on return."""
+        wanted = list(gone)
         if not wanted:
             return
         try:
-            with self._write() as connection:
+            with self.write() as connection:
                 for start in range(0, len(wanted), _BATCH):
                     batch = wanted[start : start + _BATCH]
                     connection.execute(
-                        delete(_documents).where(_documents.c.source == source, _documents.c.document.in_(batch))
+                        delete(documents).where(documents.c.source == source, documents.c.document.in_(batch))
                     )
         finally:
-            with self._lock:
-                self._shreds += 1
-                for document in wanted:
-                    self._opened.pop(DocumentKeyId(source, document), None)
-        # Deleted pages are overwritten (secure_delete); the log that still holds older ones is emptied here.
-        with storage_errors(self._path), self._writer.connect() as plain:
+            self._forget(source, wanted)
+        self.empty_log()
+
+    def shred_source(self, source: str) -> None:
+        """Delete every key of a source, its own with them, from the database's files too. Durable on return."""
+        gone = self.documents(source)
+        try:
+            with self.write() as connection:
+                connection.execute(delete(documents).where(documents.c.source == source))
+                connection.execute(delete(source_keys).where(source_keys.c.source == source))
+            self._source_keys.pop(source, None)
+        finally:
+            self._forget(source, gone)
+        self.empty_log()
+
+    # For `service.keys.custody`.
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Open the one write transaction. Raises KeyExhaustedError and StorageError."""
+        with storage_errors(self.path):
+            try:
+                with self._writer.begin() as connection:
+                    yield connection
+            except IntegrityError as err:
+                if "uses" in str(err.orig):
+                    raise KeyExhaustedError("a key was used as often as it may be: run `remit keys rotate`") from err
+                raise
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a snapshot."""
+        with storage_errors(self.path), self._readers.begin() as connection:
+            yield connection
+
+    def put_source_key(self, connection: Connection, source: str, generation: int, key: bytes) -> None:
+        """Write a source's key, wrapped by the current key-encryption key, in place of the one that may be there."""
+        kek, wrapped = self._provider.wrap(key, _source_place(source, generation))
+        values = {"kek": kek, "wrapped": wrapped}
+        place = (source_keys.c.source == source) & (source_keys.c.generation == generation)
+        if not connection.execute(update(source_keys).where(place).values(values)).rowcount:
+            made = {"source": source, "generation": generation, "made_at": self._now(), "uses": 0}
+            connection.execute(insert(source_keys).values({**made, **values}))
+
+    def unwrap_row(self, row: Row[Any]) -> bytes:
+        """Open a row of `source_keys`. Raises ProviderError and UnsealError."""
+        return self._provider.unwrap(row.kek, row.wrapped, _source_place(row.source, row.generation))
+
+    def wrapping(self, source: str) -> Mapping[int, AESGCM]:
+        """The keys that wrap those of documents, by generation."""
+        return self._source_keys[source].wrapping
+
+    def reload(self, *only: str) -> None:
+        """Open the keys of every source anew, or only of these. Raises StartError."""
+        asked = select(source_keys)
+        if only:
+            asked = asked.where(source_keys.c.source.in_(only))
+        with self.read() as connection:
+            rows = connection.execute(asked).all()
+        opened: dict[str, dict[int, bytes]] = {}
+        for row in rows:
+            try:
+                opened.setdefault(row.source, {})[row.generation] = self.unwrap_row(row)
+            except ProviderError as err:
+                raise StartError(f"`{self.path}` cannot be opened: {err}") from err
+            except UnsealError as err:
+                raise StartError(f"a source's key in `{self.path}` does not open: restore the key store") from err
+        self._source_keys.update({source: _source_key(keys) for source, keys in opened.items()})
+
+    def empty_log(self) -> None:
+        """Leave no older page in the files: deleted ones are overwritten (secure_delete), the log is emptied here."""
+        with storage_errors(self.path), self._writer.connect() as plain:
             driver = plain.connection.driver_connection
             assert driver is not None
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
-    def _load(self, source: str, documents: list[str]) -> dict[str, AESGCM]:
-        wrapping = self._source_keys[source].wrapping
-        found: dict[str, AESGCM] = {}
+    # Within.
+
+    def _forget(self, source: str, gone: Collection[str]) -> None:
+        with self._lock:
+            self._shreds += 1
+            for document in gone:
+                self._opened.pop(DocumentKeyId(source, document), None)
+
+    def _load(self, source: str, wanted: list[str]) -> dict[str, AESGCM]:
         shreds = self._shreds
-        wanted = select(_documents.c.document, _documents.c.wrapped).where(
-            _documents.c.source == source, _documents.c.document.in_(documents)
+        asked = select(documents.c.document, documents.c.generation, documents.c.wrapped).where(
+            documents.c.source == source, documents.c.document.in_(wanted)
         )
-        with storage_errors(self._path), self._readers.begin() as connection:
-            for document, wrapped in connection.execute(wanted):
-                found[document] = AESGCM(unseal(wrapping, wrapped, associated("document key", source, document)))
+        for last in (False, True):
+            with self.read() as connection:
+                rows = connection.execute(asked).all()
+            # Looked at after the rows: a generation is in memory before a row names it. One that was given up may be
+            # gone from memory by now; then every row has moved on to another.
+            keys = self._source_keys.get(source)
+            if keys is None:
+                return {}
+            if last or all(row.generation in keys.wrapping for row in rows):
+                break
+        found: dict[str, AESGCM] = {}
+        for document, generation, wrapped in rows:
+            wrapping = keys.wrapping.get(generation) if keys is not None else None
+            if wrapping is None:
+                raise UnsealError(f"document `{document}` is under a key that is not there")
+            found[document] = AESGCM(unseal(wrapping, wrapped, _place(source, document)))
         with self._lock:
             if shreds != self._shreds:
                 return found  # One of them may be gone by now: keep none.
@@ -218,42 +343,78 @@ class KeyStore:
                 self._opened.popitem(last=False)
         return found
 
-    def _check(self) -> str:
-        """Return the store's id; make the tables when the store is new. Raises StartError for another key."""
-        with self._write() as connection:
-            if not connection.dialect.has_table(connection, _about.name):
+    def _check(self, create: bool) -> str:
+        """Return the store's id; make the tables when the store is new. Raises StartError."""
+        with self.write() as connection:
+            if not connection.dialect.has_table(connection, about.name):
                 made = secrets.token_hex(16)
-                _metadata.create_all(connection)
-                values = {"id": made, "key_id": self._provider.key_id}
-                connection.execute(insert(_about), [{"name": n, "value": v} for n, v in values.items()])
+                metadata.create_all(connection)
+                values = {"id": made, "format": FORMAT}
+                connection.execute(insert(about), [{"name": n, "value": v} for n, v in values.items()])
                 return made
-            rows = connection.execute(select(_about.c.name, _about.c.value))
-            about: dict[str, str] = {row.name: row.value for row in rows}
-        if about.get("key_id") != self._provider.key_id:
-            raise StartError(
-                f"`{self._path}` was made with key `{about.get('key_id')}`, and the configured key is "
-                f"`{self._provider.key_id}`: restore the right key file"
-            )
-        return about["id"]
-
-    def _open_sources(self) -> dict[str, _SourceKey]:
-        with storage_errors(self._path), self._readers.begin() as connection:
-            rows = connection.execute(select(_sources.c.name, _sources.c.wrapped)).all()
-        try:
-            return {
-                name: _derive(self._provider.unwrap(wrapped, associated("source key", name))) for name, wrapped in rows
-            }
-        except UnsealError as err:
-            raise StartError(f"a source's key in `{self._path}` does not open: restore the key store") from err
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with storage_errors(self._path), self._writer.begin() as connection:
-            yield connection
+            rows = connection.execute(select(about.c.name, about.c.value))
+            found: dict[str, str] = {row.name: row.value for row in rows}
+            if found.get("format") != FORMAT:
+                raise StartError(
+                    f"the key store `{self.path}` has format {found.get('format', '1')}, and this version reads "
+                    f"{FORMAT}: name a new data folder and a new key store, and sync again"
+                )
+            if create and connection.scalar(select(func.count()).select_from(documents)):
+                raise StartError(
+                    f"the key store `{self.path}` belongs to another data folder, which a sync into this new one "
+                    "would make unreadable: name that data folder, or a new key store"
+                )
+        return found["id"]
 
 
-def _derive(key: bytes) -> _SourceKey:
+def _source_place(source: str, generation: int) -> bytes:
+    """What a source's wrapped key is bound to."""
+    return associated("source key", source, generation)
+
+
+def wrapped_with(connection: Connection, source: str, generation: int, count: int) -> None:
+    """Count keys that a source's key wraps; do it in the transaction that stores them."""
+    keys = source_keys.c
+    connection.execute(
+        update(source_keys).where(keys.source == source, keys.generation == generation).values(uses=keys.uses + count)
+    )
+
+
+def _place(source: str, document: str) -> bytes:
+    return associated("document key", source, document)
+
+
+def rewrap_one(old: AESGCM, new: AESGCM, source: str, document: str, wrapped: bytes) -> bytes:
+    """Wrap a document's key with another key of its source. Raises UnsealError."""
+    place = _place(source, document)
+    return seal(new, unseal(old, wrapped, place), place)
+
+
+_COUNT_OWN: Final = (
+    update(source_keys)
+    .where(source_keys.c.source == bindparam("s"), source_keys.c.generation == OWN)
+    .values(uses=source_keys.c.uses + bindparam("n"))
+)
+_COUNT_DOCUMENT: Final = (
+    update(documents)
+    .where(documents.c.source == bindparam("s"), documents.c.document == bindparam("d"))
+    .values(uses=documents.c.uses + bindparam("n"))
+)
+
+
+def _source_key(keys: Mapping[int, bytes]) -> _SourceKey:
     def derived(purpose: bytes) -> bytes:
-        return hmac.digest(key, b"remit source key: " + purpose, hashlib.sha256)
+        return hmac.digest(keys[OWN], b"remit source key: " + purpose, hashlib.sha256)
 
-    return _SourceKey(AESGCM(derived(b"wrapping")), AESGCM(derived(b"sealing")), derived(b"naming"))
+    wrapping = {generation: AESGCM(key) for generation, key in keys.items() if generation != OWN}
+    return _SourceKey(AESGCM(derived(b"sealing")), derived(b"naming"), wrapping)
+
+
+def _locked(path: Path) -> int:
+    """Take the store's lock: two services on one store would shred each other's keys. Raises StartError."""
+    with storage_errors(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            return lock_file.acquire(path.with_name("lock"))
+        except lock_file.HeldError as err:
+            raise StartError(f"the key store `{path}` is already open by {err.holder}: stop it first") from None

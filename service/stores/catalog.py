@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
+import structlog
 from sqlalchemy import Connection, func, insert, select, update
 
 from acl.model import ScopeId
@@ -33,6 +35,11 @@ from service.stores.sealing import Sealing
 from service.stores.sqlite import open_readers, open_writer
 from service.stores.writer import Writer
 from service.stores.writes import Known, KnownScope
+
+log = structlog.get_logger()
+
+KEYS: Final = "keys.sqlite"
+"""The key store's file in its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +79,7 @@ class Catalog:
                 about = _about(connection)
                 if about["keys"] != keys.id:
                     raise StartError(
-                        f"`{path}` was sealed with keys of another key store: "
-                        "restore the `keys.sqlite` that belongs to it"
+                        f"`{path}` was sealed with keys of another key store: restore the `{KEYS}` that belongs to it"
                     )
                 self._fail_interrupted(connection, None, at)
         except BaseException:
@@ -161,6 +167,7 @@ class Catalog:
                     report=seal_report(run, self.sealing),
                 )
             )
+        self._bury_unreadable(source, fence)
         self.purge(source, fence)
         with storage_errors(self._path), self._readers.begin() as connection:
             documents = _known_documents(connection, source_id)
@@ -185,10 +192,31 @@ class Catalog:
             with self.writer(source, fence) as writer:
                 writer.remove_buried()
 
+    def _bury_unreadable(self, source: str, fence: int) -> None:
+        """Make tombstones of documents whose key is gone, so that a run reads them anew.
+
+        A document was shredded and its source has it still, or an older key store was restored beside this catalog.
+        """
+        documents = schema.documents.c
+        with storage_errors(self._path), self._readers.begin() as connection:
+            rows = connection.execute(
+                select(documents.ordinal, documents.document_id)
+                .join(schema.sources, schema.sources.c.id == documents.source)
+                .where(schema.sources.c.name == source, documents.deleted.is_(False))
+            ).all()
+        readable = self._keys.documents(source)
+        lost = [row.ordinal for row in rows if row.document_id not in readable]
+        if lost:
+            log.warning("documents_without_keys", source=source, documents=len(lost))
+            with self.writer(source, fence) as writer:
+                writer.bury(lost)
+
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         with self._lock, storage_errors(self._path), self._writer.begin() as connection:
             yield connection
+            # INVARIANT: a key's count is durable before anything that was sealed with it.
+            self._keys.save_uses()
 
     def _fail_interrupted(self, connection: Connection, source: str | None, at: datetime) -> None:
         """Fail runs that are written down as under way though nobody is working on them."""
@@ -211,10 +239,13 @@ class Catalog:
             )
 
 
-def open_stores(folder: DataFolder, provider: KeyProvider, at: datetime) -> tuple[KeyStore, Catalog]:
-    """Open the key store and the catalog of a data folder. Raises StartError and StorageError."""
+def open_stores(folder: DataFolder, keystore: Path, provider: KeyProvider, at: datetime) -> tuple[KeyStore, Catalog]:
+    """Open the catalog of a data folder with its key store. Raises StartError and StorageError.
+
+    keystore: the folder of the key store; made when it does not exist.
+    """
     # The key store is committed before the catalog is made: where there is a catalog, its keys must be there.
-    keys = KeyStore(folder.keys, provider, create=not folder.catalog.exists())
+    keys = KeyStore(keystore / KEYS, provider, create=not folder.catalog.exists())
     try:
         return keys, Catalog(folder.catalog, keys, at)
     except BaseException:

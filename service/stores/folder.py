@@ -1,4 +1,7 @@
-"""The data folder: its format version and its lock. What is in its files is left to those who open them."""
+"""The data folder: its format version and its lock. What is in its files is left to those who open them.
+
+The keys of what lies here are elsewhere: in the key store's own folder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from service import durable_file, lock_file
 from service.errors import StartError
 from service.stores.errors import FormatError, LockedError, StorageError, storage_errors
 
-FORMAT: Final = "1"
+FORMAT: Final = "2"
 """The version of the folder's layout and tables that this code reads and writes."""
 
 _MAY_PRECEDE: Final = frozenset({"FORMAT.new", "lock"})
@@ -28,11 +31,6 @@ class DataFolder:
     def catalog(self) -> Path:
         """The documents, their rules, and the runs."""
         return self.path / "catalog.sqlite"
-
-    @property
-    def keys(self) -> Path:
-        """The wrapped keys; keep it out of backups of the rest."""
-        return self.path / "keys.sqlite"
 
     @property
     def index(self) -> Path:
@@ -95,7 +93,7 @@ def _check_format(path: Path) -> None:
         shown = found[:20] or "unknown"
         raise FormatError(
             f"`{path}` was written in format {shown}, and this version reads format {FORMAT}: "
-            "run `remit migrate` of the version that you want to use"
+            "set `data` and `keys.store` to new folders and sync again, or run the version that wrote it"
         )
 
 

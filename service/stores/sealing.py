@@ -23,15 +23,16 @@ _VECTOR: Final = np.dtype("<f2")
 
 
 class DocumentSeal:
-    """Seals and opens the fields of one document."""
+    """Seals and opens the fields of one document. Each sealing is counted on its key."""
 
-    def __init__(self, cipher: AESGCM, source: str, document_id: str) -> None:
+    def __init__(self, keys: KeyStore, cipher: AESGCM, source: str, document_id: str) -> None:
+        self._keys = keys
         self._cipher = cipher
         self._place = (source, document_id)
 
     def seal_field(self, field: str, version: int, text: str) -> Sealed:
         """Seal `title`, `location` or `quarantine`."""
-        return Sealed(seal(self._cipher, _encode(text), associated(*self._place, field, version)))
+        return self._seal(_encode(text), field, version)
 
     def open_field(self, field: str, version: int, sealed: bytes) -> str:
         """Open what `seal_field` made. Raises UnsealError."""
@@ -42,7 +43,7 @@ class DocumentSeal:
         encoded = _encode(text)
         head = json.dumps([_encode(heading).decode() for heading in headings], ensure_ascii=False).encode()
         plain = len(head).to_bytes(4, "big") + head + sha256(encoded).digest() + encoded
-        return Sealed(seal(self._cipher, plain, associated(*self._place, "passage", version, position)))
+        return self._seal(plain, "passage", version, position)
 
     def open_body(self, version: int, position: int, sealed: bytes) -> Text:
         """Open what `seal_body` made, and check the text against its hash. Raises UnsealError."""
@@ -55,8 +56,7 @@ class DocumentSeal:
 
     def seal_vector(self, version: int, position: int, vector: NDArray[np.floating[Any]]) -> Sealed:
         """Seal a vector, shape (dimension,), as float16."""
-        plain = vector.astype(_VECTOR).tobytes()
-        return Sealed(seal(self._cipher, plain, associated(*self._place, "vector", version, position)))
+        return self._seal(vector.astype(_VECTOR).tobytes(), "vector", version, position)
 
     def open_vector(self, version: int, position: int, sealed: bytes) -> NDArray[np.float32]:
         """Open what `seal_vector` made: float32, unit length again. Raises UnsealError."""
@@ -67,6 +67,10 @@ class DocumentSeal:
         """Open what `seal_vector` made, exactly as it was stored. Raises UnsealError."""
         plain = unseal(self._cipher, sealed, associated(*self._place, "vector", version, position))
         return np.frombuffer(plain, dtype=_VECTOR)
+
+    def _seal(self, plain: bytes, *place: str | int) -> Sealed:
+        self._keys.count_use(*self._place)
+        return Sealed(seal(self._cipher, plain, associated(*self._place, *place)))
 
 
 class Sealing:
@@ -91,27 +95,28 @@ class Sealing:
 
     def text(self, chunk: StoredChunk) -> Text:
         """Open a passage and check its hash."""
-        cipher = self._keys.cipher(DocumentKeyId(chunk.source, chunk.document_id))
-        return DocumentSeal(cipher, chunk.source, chunk.document_id).open_body(
-            chunk.version, chunk.position, chunk.body
-        )
+        return self._of(chunk).open_body(chunk.version, chunk.position, chunk.body)
 
     def documents(self, source: str, document_ids: Collection[str]) -> Mapping[str, DocumentSeal]:
         """Return the seal of each document; those that have no key any more are left out."""
         found = self._keys.ciphers(source, document_ids)
-        return {document_id: DocumentSeal(cipher, source, document_id) for document_id, cipher in found.items()}
+        return {
+            document_id: DocumentSeal(self._keys, cipher, source, document_id) for document_id, cipher in found.items()
+        }
 
     def seal_of_source(self, source: str, field: str, ref: str, text: str) -> Sealed:
         """Seal what belongs to no document: a label, a cursor, a report. `ref`: whose it is."""
-        return Sealed(seal(self._keys.source_cipher(source), _encode(text), associated(source, field, ref)))
+        cipher = self._keys.source_cipher(source)
+        self._keys.count_use(source)
+        return Sealed(seal(cipher, _encode(text), associated(source, field, ref)))
 
     def open_of_source(self, source: str, field: str, ref: str, sealed: bytes) -> str:
         """Open what `seal_of_source` made."""
         return unseal(self._keys.source_cipher(source), sealed, associated(source, field, ref)).decode()
 
-    def _of(self, document: StoredDocument) -> DocumentSeal:
-        cipher = self._keys.cipher(DocumentKeyId(document.source, document.document_id))
-        return DocumentSeal(cipher, document.source, document.document_id)
+    def _of(self, stored: StoredDocument | StoredChunk) -> DocumentSeal:
+        cipher = self._keys.cipher(DocumentKeyId(stored.source, stored.document_id))
+        return DocumentSeal(self._keys, cipher, stored.source, stored.document_id)
 
 
 def _encode(text: str) -> bytes:

@@ -252,7 +252,7 @@ def test_rules_are_looked_at_after_the_content(tmp_path: Path, monkeypatch: pyte
             case _:
                 (tmp_path / "a").rename(tmp_path / "c")
 
-    monkeypatch.setattr("connectors.filesystem._settle", change)
+    monkeypatch.setattr("connectors.posix.content.settle", change)
     with pytest.raises(SkippableError) as caught:
         connector.read(documents["a/x.txt"], LIMIT)
     monkeypatch.undo()

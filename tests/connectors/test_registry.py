@@ -85,7 +85,7 @@ def test_rules_above_the_root_count_by_default(tmp_path: Path) -> None:
 
 def test_unknown_kind_is_named(tmp_path: Path) -> None:
     """An unknown kind lists the known ones."""
-    with pytest.raises(OptionError, match="there is no source of kind `ftp`: expected `filesystem`"):
+    with pytest.raises(OptionError, match="there is no source of kind `ftp`: expected `feed`, `filesystem`"):
         build("ftp", {}, tmp_path)
     with pytest.raises(OptionError, match="there is no directory of kind `nis`: expected `static`"):
         build_directory("people", "nis", {}, tmp_path)

@@ -73,6 +73,23 @@ def unprivileged() -> Iterator[None]:
         os.setgroups(groups)
 
 
+def descriptors() -> set[tuple[str, str]]:
+    """What this process holds open: number and target.
+
+    Compare by difference: what earlier tests left to the garbage collector may be closed at any moment.
+    """
+    found: set[tuple[str, str]] = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found.add((number, str(Path("/proc/self/fd", number).readlink())))
+        except OSError as err:
+            if err.errno == errno.ENAMETOOLONG:
+                found.add((number, "a long path"))
+            elif err.errno != errno.ENOENT:  # the listing's own
+                raise
+    return found
+
+
 class Seen:
     """A walk, sorted by what came. Later changes of one scope replace earlier ones."""
 

@@ -14,7 +14,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from service.settings import IssuerSettings
+from service.issuers import IssuerSettings, KeyFile
 
 ISSUER = "https://issuer.example/one"
 AUDIENCE = "remit"
@@ -58,9 +58,17 @@ def write_keys(path: Path, keys: object) -> Path:
     return path
 
 
-def issuer(jwks: Path, name: str = ISSUER, *, audience: str = AUDIENCE, claim: str = "sub") -> IssuerSettings:
-    """The settings of the issuer."""
-    return IssuerSettings(name, audience, jwks, claim, "people", "id", timedelta(hours=24))
+def issuer(jwks: Path, name: str = ISSUER, **changes: object) -> IssuerSettings:
+    """The settings of an issuer whose keys are in a file, with some changed."""
+    good: dict[str, object] = {
+        "issuer": name,
+        "audience": AUDIENCE,
+        "keys": KeyFile(jwks),
+        "claim": "sub",
+        "directory": "people",
+        "attribute": "id",
+    }
+    return IssuerSettings(**(good | changes))  # type: ignore[arg-type]  # a test's own choice
 
 
 def claims(**changes: object) -> dict[str, object]:

@@ -33,6 +33,7 @@ from connectors.directories.static import StaticDirectory
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
 from service import devissuer, initial, settings
 from service.access import Access
+from service.api.audit import AuditServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
@@ -42,6 +43,7 @@ from service.api.sources import SourceState
 from service.api.wrapper import Wrapper
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
+from service.audit.reading import AuditReader
 from service.authn import Authenticator
 from service.callers import Callers
 from service.errors import NotFoundError
@@ -50,7 +52,7 @@ from service.identity import Identity
 from service.index.base import Add, Candidate, FeedItem, Index, Proposal, Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
-from service.index.keyword import AddTerms, KeywordIndex, TermFeed
+from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.index.planner import SearchPath, Tuning
 from service.index.postings import Postings
 from service.keys import FileKey, KeyStore
@@ -84,13 +86,19 @@ users:
   - {id: u-1001, name: alice, display_name: Alice Ahlgren, uid: 20001, gid: 20101, groups: [sales]}
   - {id: u-1002, name: bob, display_name: Bob Borg, uid: 20002, gid: 20199, groups: [fin-emea]}
   - {id: u-1003, name: olga, display_name: Olga Olsen, groups: [operators]}
+  - {id: u-1004, name: adam, display_name: Adam Audit, groups: [auditors]}
+  - {id: u-1005, name: carla, display_name: Carla Content, groups: [content-auditors]}
 groups:
   - {id: sales, gid: 20101}
   - {id: finance, gid: 20102}
   - {id: fin-emea, gid: 20110, member_of: [finance]}
   - {id: operators}
   - {id: auditors}
+  - {id: content-auditors}
 """
+
+
+CONTENT_ROLE: Final = "  audit-reader-content: [group:content-auditors]"
 
 
 def allow(*principals: Principal) -> Clause:
@@ -309,6 +317,7 @@ class Service:
     retrieval_core: Retrieval
     shadow: Shadow
     audit: AuditLog
+    calls: LoggedCalls
     health: Health
     executor: Executor
     sources: EngineSources
@@ -384,7 +393,7 @@ class Service:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         path = f"/remit.v1.{service}/{name}"
         try:
-            if name == "WatchSyncRun":
+            if name in ("WatchSyncRun", "ExportAuditRecords"):
                 many: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
                 stream = many(data, metadata=sent, timeout=timeout_s)
                 answer = b"".join([one async for one in stream])
@@ -404,7 +413,7 @@ def _trailing(metadata: grpc.aio.Metadata | None) -> tuple[tuple[str, str | byte
 @contextmanager
 def _stores(folder: Path, config: Settings, clock: Clock) -> Iterator[tuple[KeyStore, Catalog]]:
     data = open_folder(config.data)
-    keys, catalog = open_stores(data, FileKey(config.keys.path), clock())
+    keys, catalog = open_stores(data, config.keys.store, FileKey(config.keys.path), clock())
     try:
         yield keys, catalog
     finally:
@@ -429,6 +438,7 @@ async def serving(
         initial.write(folder)
         (folder / "people.yaml").write_text(PEOPLE)
         text = (folder / "remit.yaml").read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
+        text = text.replace("auditor: [group:auditors]", "auditor: [group:auditors]\n" + CONTENT_ROLE)
         text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
         source = f"sources:\n  - {{name: {COMPANY}, kind: memory, max_permissions_age: {max_permissions_age}}}\n"
         (folder / "remit.yaml").write_text(text.replace("sources: []\n", source))
@@ -450,7 +460,7 @@ async def serving(
             if edge
             else MemoryIndex(catalog.incarnation)
         )
-        hashed = TermHash(keys.terms_key())
+        hashed = term_hash(keys)
         keywords: KeywordIndex | MemoryKeywords = (
             KeywordIndex(config.data / "keywords", incarnation=catalog.incarnation, hashed=hashed)
             if edge
@@ -472,11 +482,13 @@ async def serving(
         )
         key = AuditKey.load(config.keys.audit)
         log = AuditLog(config.data / "audit", key.signer)
+        audit_reader = AuditReader(log, config.data / "audit", key)
         executor = Executor(threads=2, waiting=32)
+        calls = LoggedCalls(log, key, clock, keep_queries=config.audit.keep_queries)
         wrapper = Wrapper(
             authenticator=Authenticator(config.issuers, now=clock),
             callers=callers,
-            auditor=LoggedCalls(log, key, clock),
+            auditor=calls,
             executor=executor,
             clock=clock,
             new_id=new_id,
@@ -486,11 +498,14 @@ async def serving(
             Served(CALLER_SERVICES[0], RetrievalServicer(retrieval, executor)),
             Served(CALLER_SERVICES[1], AccessServicer(retrieval, executor)),
         ]
-        administered = [Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, poll_s=0.01))]
+        administered = [
+            Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, poll_s=0.01)),
+            Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
+        ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
         server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)
         try:
-            bound = await server.start(LOOPBACK, LOOPBACK, None)
+            callers_at, administrators_at, _ = await server.start(LOOPBACK, LOOPBACK, None)
             service = Service(
                 folder,
                 config,
@@ -510,20 +525,24 @@ async def serving(
                 retrieval,
                 shadow,
                 log,
+                calls,
                 health,
                 executor,
                 sources,
                 server,
-                *bound,
+                callers_at,
+                administrators_at,
             )
             yield service
             for channel in service.channels.values():
                 await channel.close()
         finally:
             await server.stop(0)
+            await calls.flush()
             for thread in sources.threads:
                 thread.join()
             executor.close()
+            audit_reader.close()
             log.close()
             shadow.close()
             index.close()

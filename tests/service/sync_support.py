@@ -214,7 +214,7 @@ def open_world(path: Path, source: MemorySource | None = None) -> Iterator[World
         create_key_file(key)
     clock = Clock()
     folder = open_folder(path / "data")
-    keys, catalog = open_stores(folder, FileKey(key), clock())
+    keys, catalog = open_stores(folder, path / "keystore", FileKey(key), clock())
     try:
         embedder = CountingEmbedder()
         catalog.bind_model(embedder.digest, DIMENSION)

@@ -12,12 +12,13 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, common_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, common_pb2, retrieval_pb2, source_pb2
 
 from service import devissuer
 from service.api.methods import METHODS
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
 from service.api.status import _CODES
+from service.issuers import KeyFile
 from tests.service.harness import COMPANY, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
 _REQUESTS: dict[str, Message] = {
@@ -31,6 +32,13 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/StartSync": source_pb2.StartSyncRequest(name=COMPANY),
     "SourceService/GetSyncRun": source_pb2.GetSyncRunRequest(run_id="x"),
     "SourceService/WatchSyncRun": source_pb2.WatchSyncRunRequest(run_id="x"),
+    "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
+    "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
+    "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
+    "AuditService/GetQueryText": audit_pb2.GetQueryTextRequest(response_id="x"),
+    "AuditService/GetCheckpoint": audit_pb2.GetCheckpointRequest(),
+    "AuditService/GetInclusionProof": audit_pb2.GetInclusionProofRequest(index=0),
+    "AuditService/GetConsistencyProof": audit_pb2.GetConsistencyProofRequest(first_size=1),
 }
 # Who gets what. A new method fails the first test below until it has a row here.
 _FOR_A_CALLER = {
@@ -47,6 +55,22 @@ _FOR_AN_OPERATOR = {
     "SourceService/StartSync": "OK",
     "SourceService/GetSyncRun": "NOT_FOUND",
     "SourceService/WatchSyncRun": "NOT_FOUND",
+}
+_FOR_AN_AUDITOR = {
+    **_FOR_A_CALLER,
+    "AuditService/GetAuditRecord": "NOT_FOUND",
+    "AuditService/ListAuditRecords": "OK",
+    "AuditService/ExportAuditRecords": "OK",
+    "AuditService/GetCheckpoint": "OK",
+    "AuditService/GetInclusionProof": "OK",
+    "AuditService/GetConsistencyProof": "OK",
+}
+_FOR_A_CONTENT_AUDITOR = {**_FOR_A_CALLER, "AuditService/GetQueryText": "NOT_FOUND"}
+_FOR = {
+    "alice": _FOR_A_CALLER,
+    "olga": _FOR_AN_OPERATOR,
+    "adam": _FOR_AN_AUDITOR,
+    "carla": _FOR_A_CONTENT_AUDITOR,
 }
 
 
@@ -69,7 +93,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def test_every_described_method_has_its_rows() -> None:
     """The tables here and in the service name exactly the methods of the `.proto` files."""
-    files = [retrieval_pb2, access_pb2, source_pb2, common_pb2]
+    files = [retrieval_pb2, access_pb2, source_pb2, audit_pb2, common_pb2]
     everything = {
         f"{service.name}/{method.name}"
         for file in files
@@ -77,7 +101,7 @@ def test_every_described_method_has_its_rows() -> None:
         for method in service.methods
     }
 
-    assert everything == set(described()) == set(_REQUESTS) == set(_FOR_AN_OPERATOR)
+    assert everything == set(described()) == set(_REQUESTS) == {name for rows in _FOR.values() for name in rows}
     assert {f"remit.v1.{method}" for method in everything} == set(METHODS)
 
 
@@ -92,7 +116,8 @@ def bad_tokens(service: Service) -> dict[str, str | None]:
     """Credentials that must not get in, by what is wrong with them."""
     good = service.token("alice")
     issuer = service.config.issuers[0]
-    private = json.loads(devissuer.private_key_path(issuer.jwks).read_text())
+    assert isinstance(issuer.keys, KeyFile)
+    private = json.loads(devissuer.private_key_path(issuer.keys.path).read_text())
     key = jwt.PyJWK(private, algorithm="EdDSA").key
     header = {"typ": "at+jwt", "kid": private["kid"]}
     claims = jwt.decode(good, options={"verify_signature": False})
@@ -127,20 +152,21 @@ async def test_no_bad_credential_gets_into_any_method_and_all_get_the_same_bytes
 
     assert {outcome.code for outcome in outcomes.values()} == {"UNAUTHENTICATED"}, outcomes
     assert len(set(outcomes.values())) == 1
-    assert (await service.call(method, _REQUESTS[method], token=service.token("olga"))).code == _FOR_AN_OPERATOR[method]
+    by, expected = next((name, rows[method]) for name, rows in _FOR.items() if method in rows)
+    assert (await service.call(method, _REQUESTS[method], token=service.token(by))).code == expected
 
 
 @pytest.mark.parametrize("method", sorted(_REQUESTS))
 async def test_roles_open_what_the_table_says_and_nothing_else(service: Service, method: str) -> None:
     """Without its role a method of the administrators is refused, whatever it was asked for; with it, it answers."""
-    plain = await service.call(method, _REQUESTS[method], token=service.token("alice"))
+    found = {name: await service.call(method, _REQUESTS[method], token=service.token(name)) for name in _FOR}
     malformed = await service.call(method, b"\xff\xff\xff", token=service.token("alice"))
-    operator = await service.call(method, _REQUESTS[method], token=service.token("olga"))
 
-    assert plain.code == _FOR_A_CALLER.get(method, "PERMISSION_DENIED")
-    assert operator.code == _FOR_AN_OPERATOR[method]
+    assert {name: outcome.code for name, outcome in found.items()} == {
+        name: rows.get(method, "PERMISSION_DENIED") for name, rows in _FOR.items()
+    }
     if method not in _FOR_A_CALLER:
-        assert malformed == plain
+        assert malformed == found["alice"]
     else:
         assert malformed.code == "INVALID_ARGUMENT"
 
@@ -257,7 +283,7 @@ def test_handlers_touch_no_status_of_grpc() -> None:
     """Servicers neither import grpc nor set codes: they return or raise."""
     folder = Path(__file__).parents[2] / "service" / "api"
 
-    for name in ("retrieval.py", "source.py", "wire.py", "evidence.py"):
+    for name in ("retrieval.py", "source.py", "audit.py", "pages.py", "wire.py", "evidence.py"):
         text = (folder / name).read_text()
         assert "import grpc" not in text
         assert "set_code" not in text

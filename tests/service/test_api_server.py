@@ -5,28 +5,23 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from remit.client import AdminClient, AsyncClient, NotFoundError, SyncRunningError, SyncState
 from remit.v1 import source_pb2
 
 from service.api.health import Health
-from service.api.server import CALLER_SERVICES, Certificate, Served, Server
+from service.api.server import CALLER_SERVICES, Served, Server
 from service.api.wrapper import Wrapper
 from service.errors import StartError
 from service.settings import Address
 from tests.service.harness import COMPANY, LOOPBACK, SALES, Service, allow, serving
+from tests.service.tls_support import certificates
 
 
 @pytest.fixture
@@ -74,19 +69,19 @@ async def test_a_port_in_use_is_one_sentence_that_names_it(which: str) -> None:
     await server.stop(0)
 
 
-async def test_an_address_of_another_machine_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_an_address_of_another_machine_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """What the system says about an address becomes the sentence, and gRPC adds nothing to it."""
     with pytest.raises(StartError, match=r"cannot listen on 192\.0\.2\.1:7420: cannot assign requested address"):
-        await _server().start(Address("192.0.2.1", 7420), LOOPBACK, _certificate())
+        await _server().start(Address("192.0.2.1", 7420), LOOPBACK, certificates(tmp_path))
     with pytest.raises(StartError, match=r"cannot listen on no-such-host\.invalid:7420"):
-        await _server().start(Address("no-such-host.invalid", 7420), LOOPBACK, _certificate())
+        await _server().start(Address("no-such-host.invalid", 7420), LOOPBACK, certificates(tmp_path))
     assert capfd.readouterr().err == ""
 
 
 async def test_two_services_never_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """gRPC would share a port between processes by default; here the second is refused, also by gRPC itself."""
     first = _server()
-    callers, _ = await first.start(LOOPBACK, LOOPBACK, None)
+    callers, _, _ = await first.start(LOOPBACK, LOOPBACK, None)
 
     with pytest.raises(StartError, match="in use"):
         await _server().start(callers, LOOPBACK, None)
@@ -102,47 +97,6 @@ async def test_plaintext_is_refused_beyond_loopback() -> None:
         await _server().start(Address("0.0.0.0", 0), LOOPBACK, None)
     with pytest.raises(StartError, match="without TLS"):
         await _server().start(LOOPBACK, Address("::", 0), None)
-
-
-def _certificate() -> Certificate:
-    key = generate_private_key(SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "remit.test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, SHA256())
-    )
-    return Certificate(
-        made.public_bytes(Encoding.PEM), key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    )
-
-
-async def test_with_a_certificate_only_tls_is_spoken() -> None:
-    """A client that trusts the certificate gets in, one without TLS does not."""
-    certificate = _certificate()
-    server = _server()
-    callers, _ = await server.start(LOOPBACK, LOOPBACK, certificate)
-
-    credentials = grpc.ssl_channel_credentials(certificate.chain)
-    async with grpc.aio.secure_channel(str(callers), credentials) as channel:
-        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-        assert answer.status == health_pb2.HealthCheckResponse.SERVING
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await health(callers)
-    assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
-    await server.stop(0)
-
-
-async def test_a_certificate_with_another_key_is_one_sentence() -> None:
-    """A key that does not belong to the certificate is found before anything is served."""
-    with pytest.raises(StartError, match="certificate and its key do not fit"):
-        await _server().start(LOOPBACK, LOOPBACK, Certificate(_certificate().chain, _certificate().key))
-    with pytest.raises(StartError, match="certificate and its key do not fit"):
-        await _server().start(LOOPBACK, LOOPBACK, Certificate(b"", b"no PEM"))
 
 
 async def test_callers_and_administrators_have_listeners_of_their_own(service: Service) -> None:

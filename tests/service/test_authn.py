@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.authn import Authenticator, TokenRefusedError
+from service.authn.key_sets import FileKeys
 from service.errors import StartError, UnauthenticatedError
 from tests.service.authn_support import (
     AUDIENCE,
@@ -286,6 +287,7 @@ def test_a_settled_key_file_is_not_read_again(jwks: Path) -> None:
     os.utime(jwks, (1_700_000_000, 1_700_000_000))
     authenticator = Authenticator([issuer(jwks)], now=lambda: NOW)
     (_, keys) = authenticator._issuers[ISSUER]
+    assert isinstance(keys, FileKeys)
     before = keys._keys
 
     assert authenticator.authenticate(f"Bearer {token()}").value == "u-1001"

@@ -20,11 +20,11 @@ from connectors.base import Skip
 from connectors.testing.hostile import MemoryScope
 from service.errors import StartError
 from service.index.base import Add, Remove
-from service.keys import FileKey, KeyStore, UnsealError, create_key_file
+from service.keys import Custody, FileKey, KeyStore, UnsealError, create_key_file
 from service.stores import schema
 from service.stores.catalog import Catalog, open_stores
 from service.stores.errors import FormatError, LockedError, ModelChangedError, StorageError, StorageFullError
-from service.stores.folder import open_folder
+from service.stores.folder import FORMAT, open_folder
 from service.stores.records import RunState
 from service.stores.runs import INTERRUPTED
 from tests.service.sync_support import EPOCH, SOURCE, World, allow, open_world
@@ -49,19 +49,19 @@ def test_a_new_folder_is_its_owners_alone(tmp_path: Path) -> None:
     open_folder(path).close()
 
     assert path.stat().st_mode & 0o777 == 0o700
-    assert (path / "FORMAT").read_text() == "1\n"
+    assert (path / "FORMAT").read_text() == f"{FORMAT}\n"
 
 
-@pytest.mark.parametrize("written", ["2\n", "", "one\n", "10\n"])
+@pytest.mark.parametrize("written", ["1\n", "", "one\n", "10\n"])
 def test_a_folder_of_another_format_is_refused_and_left_alone(tmp_path: Path, written: str) -> None:
-    """The sentence names the command that migrates; nothing is written."""
+    """The sentence says what to do; nothing is written."""
     (tmp_path / "FORMAT").write_text(written)
 
-    with pytest.raises(FormatError, match="remit migrate"):
+    with pytest.raises(FormatError, match="sync again"):
         open_folder(tmp_path)
 
     assert [entry.name for entry in tmp_path.iterdir()] == ["FORMAT"]
-    (tmp_path / "FORMAT").write_text("1\n")
+    (tmp_path / "FORMAT").write_text(f"{FORMAT}\n")
     open_folder(tmp_path).close()
 
 
@@ -80,7 +80,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
 def test_a_folder_that_another_process_has_open_is_refused_with_its_id(tmp_path: Path) -> None:
     """The lock is the process's: when it is gone, however it went, the folder opens."""
     script = (
-        "import sys; from pathlib import Path; from service.stores.folder import open_folder;"
+        "import sys; from pathlib import Path; from service.stores.folder import FORMAT, open_folder;"
         "folder = open_folder(Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
     )
     path = tmp_path / "data"
@@ -126,16 +126,18 @@ def test_a_catalog_of_another_key_store_is_refused(tmp_path: Path) -> None:
     """A key store made anew, or of another folder, opens nothing and is told apart."""
     with open_world(tmp_path):
         pass
-    (tmp_path / "data" / "keys.sqlite").rename(tmp_path / "kept")
+    store = tmp_path / "keystore"
+    store.rename(tmp_path / "kept")
     folder = open_folder(tmp_path / "data")
 
     with pytest.raises(StartError, match="is missing"):
-        open_stores(folder, FileKey(tmp_path / "kek"), EPOCH)
-    KeyStore(folder.keys, FileKey(tmp_path / "kek")).close()
+        open_stores(folder, store, FileKey(tmp_path / "kek"), EPOCH)
+    KeyStore(store / "keys.sqlite", FileKey(tmp_path / "kek")).close()
     with pytest.raises(StartError, match="another key store"):
-        open_stores(folder, FileKey(tmp_path / "kek"), EPOCH)
+        open_stores(folder, store, FileKey(tmp_path / "kek"), EPOCH)
 
-    (tmp_path / "kept").rename(folder.keys)
+    store.rename(tmp_path / "made-anew")
+    (tmp_path / "kept").rename(store)
     folder.close()
     with open_world(tmp_path):
         pass
@@ -147,12 +149,13 @@ def test_another_key_opens_nothing_and_writes_nothing(tmp_path: Path) -> None:
         pass
     create_key_file(tmp_path / "other")
     folder = open_folder(tmp_path / "data")
-    before = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    both = (folder.path, tmp_path / "keystore")
+    before = {path: path.read_bytes() for one in both for path in one.iterdir()}
 
     with pytest.raises(StartError, match="restore the right key file"):
-        open_stores(folder, FileKey(tmp_path / "other"), EPOCH)
+        open_stores(folder, tmp_path / "keystore", FileKey(tmp_path / "other"), EPOCH)
 
-    assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+    assert {path: path.read_bytes() for one in both for path in one.iterdir()} == before
     folder.close()
 
 
@@ -164,7 +167,7 @@ def test_a_file_that_is_no_database_is_one_sentence(tmp_path: Path) -> None:
     folder = open_folder(tmp_path / "data")
 
     with pytest.raises(StorageError, match=r"catalog.sqlite` cannot be read or written"):
-        open_stores(folder, FileKey(tmp_path / "kek"), EPOCH)
+        open_stores(folder, tmp_path / "keystore", FileKey(tmp_path / "kek"), EPOCH)
     folder.close()
 
 
@@ -441,6 +444,105 @@ def test_ciphertexts_that_were_swapped_do_not_open(world: World) -> None:
         with pytest.raises(UnsealError):
             world.catalog.sealing.text(chunks[row])
     assert world.catalog.sealing.text(chunks[3]).text == "third"
+
+
+@pytest.mark.parametrize("field", ["title", "location", "quarantine"])
+def test_fields_that_were_swapped_between_documents_do_not_open(world: World, field: str) -> None:
+    """A title, a place or a reason opens only in its own document; another field of the same document still does."""
+    world.add("a.txt", "first", Unknown("odd rule"))
+    world.add("b.txt", "second", Unknown("other rule"))
+    world.sync()
+    table = schema.documents
+    with world.catalog._write() as connection:
+        rows = connection.execute(table.select().order_by(table.c.ordinal)).all()
+        for row, other in zip(rows, reversed(rows), strict=True):
+            connection.execute(
+                update(table).where(table.c.ordinal == row.ordinal).values({field: getattr(other, field)})
+            )
+
+    with world.catalog.reader() as reader:
+        documents = list(reader.documents([1, 2]).values())
+
+    opening = {"title", "location", "quarantine"}
+    for document in documents:
+        with pytest.raises(UnsealError):
+            getattr(world.catalog.sealing, field)(document)
+        for kept in opening - {field}:
+            assert getattr(world.catalog.sealing, kept)(document)
+
+
+def test_vectors_that_were_swapped_do_not_reach_the_index(world: World) -> None:
+    """Two passages of one document: a vector opens only under the passage that it was made of."""
+    world.add("a.txt", "first\n\nsecond", allow(1))
+    world.sync()
+    with world.catalog._write() as connection:
+        one, two = connection.execute(schema.chunks.select().order_by(schema.chunks.c.row)).all()
+        for row, vector in ((1, two.vector), (2, one.vector)):
+            connection.execute(update(schema.chunks).where(schema.chunks.c.row == row).values(vector=vector))
+
+    with world.catalog.reader() as reader, pytest.raises(UnsealError):
+        reader.feed(0, 10)
+
+    with world.catalog._write() as connection:
+        for row, vector in ((1, one.vector), (2, two.vector)):
+            connection.execute(update(schema.chunks).where(schema.chunks.c.row == row).values(vector=vector))
+    with world.catalog.reader() as reader:
+        assert len(reader.feed(0, 10)) == 2
+
+
+def test_every_sealing_is_counted_before_it_is_committed(world: World) -> None:
+    """A document of two passages: its place, its name, then a title, two texts and two vectors; a new text, more."""
+    world.add("a.txt", "first\n\nsecond", allow(1))
+    world.sync()
+    (first,) = Custody(world.keys).status().sources
+    world.add("a.txt", "third", allow(1))
+    world.sync()
+    (second,) = Custody(world.keys).status().sources
+
+    assert (first.most_seals, first.wraps, first.documents) == (2 + 5, 1, 1)
+    assert second.most_seals == first.most_seals + 3
+    assert second.seals > first.seals > 0
+
+
+def test_a_key_store_of_another_data_folder_is_refused(tmp_path: Path) -> None:
+    """A data folder that is new beside keys that are not: a sync into it would shred what they open."""
+    with open_world(tmp_path) as world:
+        world.add("a.txt", "text", allow(1))
+        world.sync()
+        source = world.source
+    (tmp_path / "data").rename(tmp_path / "moved")
+
+    with pytest.raises(StartError, match="belongs to another data folder"), open_world(tmp_path):
+        pass
+
+    for entry in (tmp_path / "data").iterdir():
+        entry.unlink()
+    (tmp_path / "data").rmdir()
+    (tmp_path / "moved").rename(tmp_path / "data")
+    with open_world(tmp_path, source) as world:
+        assert world.readable(1) == {"a.txt": ["text"]}
+
+
+def test_documents_whose_keys_are_gone_are_read_anew(tmp_path: Path) -> None:
+    """An older key store beside a newer catalog: what it cannot open is nobody's until the next run reads it again."""
+    with open_world(tmp_path) as world:
+        world.add("a.txt", "old", allow(1))
+        world.sync()
+        source = world.source
+    older = (tmp_path / "keystore" / "keys.sqlite").read_bytes()
+    with open_world(tmp_path, source) as world:
+        world.add("b.txt", "new", allow(1))
+        world.sync()
+    for leftover in (tmp_path / "keystore").glob("keys.sqlite*"):
+        leftover.unlink()
+    (tmp_path / "keystore" / "keys.sqlite").write_bytes(older)
+
+    with open_world(tmp_path, source) as world:
+        run = world.sync()
+
+        assert run.failure == ""
+        assert world.readable(1) == {"a.txt": ["old"], "b.txt": ["new"]}
+        assert world.extractor.extracted == ["new"]
 
 
 def test_a_damaged_clause_is_nobodys(world: World) -> None:

@@ -57,8 +57,10 @@ id_domain: corp
 users:
   - {{id: u-1001, name: alice, display_name: Alice Ahlgren, uid: {me}, gid: {mine}, groups: [operators]}}
   - {{id: u-1002, name: bob, display_name: Bob Berg, uid: 20002, gid: 20102}}
+  - {{id: u-1003, name: adam, display_name: Adam Audit, groups: [auditors]}}
 groups:
   - {{id: operators}}
+  - {{id: auditors}}
 """
     )
     company = folder / "company"
@@ -152,14 +154,100 @@ def test_audit_shows_and_verifies(running: Running) -> None:
     answer = running.json("search", "lamp", "--as", "bob")
     assert isinstance(answer, dict)
 
-    shown = running.json("audit", "show", answer["response_id"])
-    verified = running.json("audit", "verify")
+    shown = running.json("audit", "show", answer["response_id"], "--as", "adam")
+    copied = running.json("audit", "show", answer["response_id"], "--folder", "data/audit")
+    verified = running.json("audit", "verify", "--as", "adam")
+    offline = running.json("audit", "verify", "--folder", "data/audit")
 
     assert isinstance(shown, dict)
     assert isinstance(verified, dict)
+    assert isinstance(offline, dict)
     returned = shown["record"]["body"]["returned"]
     assert [one["chunk_id"] for one in returned] == [hit["chunk"]["chunk_id"] for hit in answer["hits"]]
-    assert verified["ok"] is True
+    assert copied == shown
+    assert verified["ok"] is offline["ok"] is True
+    text = running.run("audit", "show", answer["response_id"], "--as", "adam").stdout
+    assert all(one["chunk_id"] in text and one["content_sha256"] in text for one in returned)
+    assert "allowed by ACL" in text
+
+
+def test_an_auditor_asks_who_saw_and_what_somebody_did(running: Running) -> None:
+    """Answers by document and by person, with the reading itself on record; times narrow, and are checked."""
+    answer = running.json("search", "lamp", "--as", "bob")
+    assert isinstance(answer, dict)
+    document = answer["hits"][0]["chunk"]["document"]["document_id"]
+
+    saw = running.json("audit", "who-saw", document, "--as", "adam")
+    before = running.json("audit", "who-saw", document, "--to", "2020-01-01", "--as", "adam")
+    did = running.json("audit", "what-did", "u-1002", "--limit", "1", "--as", "adam")
+    reading = running.json("audit", "list", "--class", "audit", "--limit", "3", "--as", "adam")
+
+    assert isinstance(saw, dict)
+    assert saw["records"][0]["record"]["body"]["response_id"] == answer["response_id"]
+    assert before == {"records": [], "more": False}
+    assert isinstance(did, dict)
+    assert did["records"][0]["record"]["body"]["actor"]["account"] == "u-1002"
+    assert isinstance(reading, dict)
+    bodies = [one["record"]["body"] for one in reading["records"]]
+    assert bodies[0]["conditions"] == {"person": "u-1002"}
+    assert {body["actor"]["account"] for body in bodies} == {"u-1003"}
+    assert "RetrievalService/Search" in running.run("audit", "list", "--as", "adam").stdout
+
+
+def test_an_export_is_verified_without_remit(running: Running, tmp_path: Path) -> None:
+    """An export with a kept checkpoint passes the one-file verifier; nothing is overwritten."""
+    kept = tmp_path / "kept"
+    kept.write_text(running.run("audit", "checkpoint", "--as", "adam").stdout)
+    done = running.run("audit", "export", str(tmp_path / "export"), "--as", "adam")
+    again = running.run("audit", "export", str(tmp_path / "export"), "--as", "adam")
+
+    program = Path(__file__).parents[2] / "service" / "audit" / "remit_audit_verify.py"
+    alone = tmp_path / "verify.py"
+    alone.write_bytes(program.read_bytes())
+    key = running.folder / "keys" / "audit.pub"
+    checked = subprocess.run(
+        [sys.executable, "-I", alone, tmp_path / "export", "--key", key, "--seen", kept, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert (again.returncode, "overwrites nothing" in again.stderr) == (2, True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    found = json.loads(checked.stdout)
+    assert (found["ok"], found["key_from_the_export_itself"]) == (True, False)
+    assert len(found["kept_checkpoints_that_fit"]) == 1
+    assert running.run("audit", "verify", "--seen", str(kept), "--as", "adam").returncode == 0
+
+
+def test_tail_prints_what_is_written_from_now_on(running: Running) -> None:
+    """A search that is made while a tail runs comes out of it."""
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "audit", "tail", "--class", "query", "--as", "adam", "--json"],
+        cwd=running.folder,
+        env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        opened = False
+        while not opened:
+            listed = running.json("audit", "list", "--class", "audit", "--limit", "5", "--as", "adam")
+            assert isinstance(listed, dict)
+            bodies = [one["record"]["body"] for one in listed["records"]]
+            opened = any(body.get("conditions", {}).get("follow") == "true" for body in bodies)
+        answer = running.json("search", "lamp", "--as", "bob")
+        assert isinstance(answer, dict)
+        assert tail.stdout is not None
+        line = json.loads(tail.stdout.readline())
+    finally:
+        tail.terminate()
+        tail.communicate(timeout=30)
+
+    assert line["record"]["body"]["response_id"] == answer["response_id"]
 
 
 def test_sources_are_listed_checked_and_watched(running: Running) -> None:
@@ -200,7 +288,16 @@ def test_doctor_finds_everything_in_order(running: Running) -> None:
         (["source", "list", "--as", "bob"], 1, "role `operator`"),
         (["source", "sync", "nowhere", "--as", "alice"], 1, "does not exist"),
         (["source", "watch", "nothing", "--as", "alice"], 1, "does not exist"),
-        (["audit", "show", "nothing"], 2, "no record"),
+        (["audit", "show", "nothing", "--as", "adam"], 2, "no record"),
+        (["audit", "show", "nothing", "--folder", "data/audit"], 2, "no record"),
+        (["audit", "show", "nothing", "--as", "bob"], 1, "role `auditor`"),
+        (["audit", "query-text", "nothing", "--as", "adam"], 1, "role `audit-reader-content`"),
+        (["audit", "list", "--from", "soon", "--as", "adam"], 2, "`--from soon` is not a time"),
+        (["audit", "list", "--class", "secret", "--as", "adam"], 2, "`secret` is no class of records"),
+        (["audit", "verify", "--folder", "nowhere"], 2, "not a folder with an audit log"),
+        (["audit", "verify", "--seen", "people.yaml", "--as", "adam"], 2, "not a checkpoint of"),
+        (["audit", "export", "/proc/nowhere", "--as", "adam"], 2, "cannot be made"),
+        (["audit", "export", "out", "--as", "bob"], 1, "role `auditor`"),
         (["--config", "other.yaml", "whoami"], 2, "other.yaml does not exist: `remit init` writes one"),
         (["init"], 2, "overwrites nothing"),
         (["token", "alice", "--minutes", "600"], 2, "expected 1 to 60"),
@@ -299,3 +396,21 @@ def test_the_index_is_made_anew_from_the_catalog(running: Running, tmp_path: Pat
     assert empty.returncode == 0
     nothing = remit("index", "rebuild", folder=tmp_path / "empty")
     assert (nothing.returncode, "holds nothing yet" in nothing.stderr) == (2, True)
+
+
+def test_an_issuer_that_cannot_be_reached_stops_the_start_with_its_line(tmp_path: Path) -> None:
+    """File, line, key, address and why, exit code 2; `remit doctor` says the same and goes on."""
+    lay_out(tmp_path)
+    settings = tmp_path / "remit.yaml"
+    settings.write_text(settings.read_text().replace("jwks: ./keys/dev.jwks.json", "jwks: https://127.0.0.1:1/keys", 1))
+    line = next(n for n, text in enumerate(settings.read_text().splitlines(), 1) if "- issuer:" in text)
+
+    done = remit("serve", folder=tmp_path)
+    checked = remit("doctor", "--json", folder=tmp_path)
+
+    sentence = f"remit.yaml:{line}: issuers[0]: the keys of the issuer cannot be fetched: `https://127.0.0.1:1/keys`"
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert checked.returncode == 1
+    assert sentence in checked.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,10 +115,10 @@ def test_another_key_does_not_open_the_store_and_changes_nothing(tmp_path: Path,
     create_key_file(tmp_path / "other")
 
     with pytest.raises(StartError, match="restore the right key file"):
-        KeyStore(tmp_path / "keys.sqlite", FileKey(tmp_path / "other"))
+        KeyStore(tmp_path / "keys.sqlite", FileKey(tmp_path / "other"), create=False)
 
     assert files(tmp_path) == before
-    again = KeyStore(tmp_path / "keys.sqlite", FileKey(tmp_path / "kek"))
+    again = KeyStore(tmp_path / "keys.sqlite", FileKey(tmp_path / "kek"), create=False)
     assert again.documents("a") == {"one", "two"}
     again.close()
 
@@ -174,7 +173,7 @@ def test_keys_survive_and_are_stored_wrapped(tmp_path: Path, provider: FileKey, 
     name = store.name("a", "x")
     store.close()
 
-    again = KeyStore(tmp_path / "keys.sqlite", provider)
+    again = KeyStore(tmp_path / "keys.sqlite", provider, create=False)
 
     assert unseal(again.cipher(DocumentKeyId("a", "one")), sealed, b"") == b"secret"
     assert again.name("a", "x") == name
@@ -185,7 +184,7 @@ def test_keys_survive_and_are_stored_wrapped(tmp_path: Path, provider: FileKey, 
 
 def test_a_wrapped_key_is_bound_to_its_document(tmp_path: Path, provider: FileKey, store: KeyStore) -> None:
     """Rows of the key store that are swapped open nothing."""
-    with store._write() as connection:
+    with store.write() as connection:
         one, two = (
             connection.exec_driver_sql("SELECT wrapped FROM documents WHERE document = ?", (name,)).scalar()
             for name in ("one", "two")
@@ -203,7 +202,7 @@ def test_a_wrapped_key_is_bound_to_its_document(tmp_path: Path, provider: FileKe
 def test_a_shredded_key_is_gone_from_memory_and_from_every_file(tmp_path: Path, store: KeyStore) -> None:
     """The wrapped bytes stood in the files before, and do not after; the neighbour's still do."""
     store.cipher(DocumentKeyId("a", "one"))
-    with store._write() as connection:
+    with store.write() as connection:
         one, two = (
             connection.exec_driver_sql("SELECT wrapped FROM documents WHERE document = ?", (name,)).scalar()
             for name in ("one", "two")
@@ -220,22 +219,3 @@ def test_a_shredded_key_is_gone_from_memory_and_from_every_file(tmp_path: Path, 
         store.cipher(DocumentKeyId("a", "one"))
     assert isinstance(store.cipher(DocumentKeyId("a", "two")), AESGCM)
     assert store.documents("a") == {"two"}
-
-
-def test_the_key_of_terms_is_made_once_and_opens_with_the_right_key_alone(
-    tmp_path: Path, provider: FileKey, store: KeyStore
-) -> None:
-    """Every opening gives the same key, it is stored wrapped, and a damaged one is an error, not another key."""
-    key = store.terms_key()
-    again = KeyStore(tmp_path / "keys.sqlite", provider)
-    assert again.terms_key() == key
-    again.close()
-    assert key not in files(tmp_path)
-    assert key.hex().encode() not in files(tmp_path)
-
-    with sqlite3.connect(tmp_path / "keys.sqlite") as database:
-        database.execute("UPDATE about SET value = 'ff' || substr(value, 3) WHERE name = 'terms'")
-    database.close()
-
-    with pytest.raises(StartError, match="restore the key store"):
-        store.terms_key()

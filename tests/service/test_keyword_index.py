@@ -12,8 +12,10 @@ from pyroaring import BitMap
 
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import Remove
-from service.index.keyword import AddTerms, KeywordIndex
+from service.index.keyword import AddTerms, KeywordIndex, term_hash
 from service.index.postings import impacts
+from service.keys import FileKey, KeyStore, create_key_file
+from service.keys.custody import Custody
 from service.process import Child
 from service.terms import TermHash, passage_terms
 
@@ -150,3 +152,20 @@ def test_a_second_opener_is_refused(opening: Open, tmp_path: Path, monkeypatch: 
 
     with pytest.raises(StartError, match="held by another process"):
         KeywordIndex(tmp_path / "keywords", incarnation="one", hashed=HASHED)
+
+
+def test_words_keep_their_numbers_when_keys_are_rotated(tmp_path: Path) -> None:
+    """Another opening and another key-encryption key change nothing; another key store changes every number."""
+    create_key_file(tmp_path / "kek")
+    keys = KeyStore(tmp_path / "keys.sqlite", FileKey(tmp_path / "kek"))
+    first = term_hash(keys)
+    Custody(keys).rotate()
+    keys.close()
+    again = KeyStore(tmp_path / "keys.sqlite", FileKey(tmp_path / "kek"), create=False)
+    other = KeyStore(tmp_path / "other" / "keys.sqlite", FileKey(tmp_path / "kek"))
+
+    assert term_hash(again).fingerprint == first.fingerprint
+    assert term_hash(again).numbers(["merger"]) == first.numbers(["merger"])
+    assert term_hash(other).numbers(["merger"]) != first.numbers(["merger"])
+    again.close()
+    other.close()

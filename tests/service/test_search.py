@@ -310,7 +310,7 @@ async def test_a_source_that_is_no_longer_configured_is_withheld(tmp_path: Path)
     settings = tmp_path / "remit" / "remit.yaml"
     written = settings.read_text()
 
-    settings.write_text(written[: written.index("sources:")])
+    settings.write_text(written[: written.index("\nsources:") + 1])
     async with serving(tmp_path / "remit") as service:
         service.follow()
         assert await texts(service, "alice") == []

@@ -5,6 +5,7 @@ the service. The generated code is in `remit.v1` for those who need more.
 """
 
 from remit.client._async import AsyncClient
+from remit.client._audit import AuditorClient
 from remit.client._connect import Token
 from remit.client._sync import AdminClient, Client
 from remit.client.errors import (
@@ -21,20 +22,26 @@ from remit.client.errors import (
     UnreachableError,
 )
 from remit.client.values import (
+    AuditPage,
+    AuditRecord,
     Caller,
     Check,
     CheckFinding,
     Chunk,
     Chunks,
+    ConsistencyProof,
     Document,
     DocumentText,
+    ExportHeader,
     Freshness,
     Grant,
     HeldPrincipal,
     Hit,
+    InclusionProof,
     SearchMode,
     SearchResult,
     Severity,
+    SignedCheckpoint,
     Source,
     SourceFreshness,
     SyncCounts,
@@ -46,19 +53,25 @@ from remit.client.values import (
 __all__ = [
     "AdminClient",
     "AsyncClient",
+    "AuditPage",
+    "AuditRecord",
+    "AuditorClient",
     "Caller",
     "Check",
     "CheckFinding",
     "Chunk",
     "Chunks",
     "Client",
+    "ConsistencyProof",
     "DeadlineExceededError",
     "Document",
     "DocumentText",
+    "ExportHeader",
     "Freshness",
     "Grant",
     "HeldPrincipal",
     "Hit",
+    "InclusionProof",
     "InternalError",
     "InvalidRequestError",
     "NotFoundError",
@@ -68,6 +81,7 @@ __all__ = [
     "SearchMode",
     "SearchResult",
     "Severity",
+    "SignedCheckpoint",
     "Source",
     "SourceFreshness",
     "SyncCounts",

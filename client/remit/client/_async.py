@@ -25,13 +25,15 @@ class AsyncClient:
         self,
         address: str,
         *,
-        token: Token,
+        token: Token | None = None,
         insecure_loopback: bool = False,
         root_certificates: bytes | None = None,
+        certificate: tuple[bytes, bytes] | None = None,
+        on_behalf_of: str = "",
         timeout_s: float = 30.0,
     ) -> None:
         """Connect to `host:port`; see `Client`. A callable `token` must not block."""
-        self._connection = Connection(address, token, insecure_loopback, root_certificates)
+        self._connection = Connection(address, token, insecure_loopback, root_certificates, certificate, on_behalf_of)
         self._timeout_s = timeout_s
         options = self._connection.options()
         self._channel = (

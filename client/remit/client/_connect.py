@@ -21,14 +21,25 @@ class Connection:
 
     insecure_loopback: without TLS, which is refused for any address that is not this machine's loopback.
     root_certificates: PEM, to verify the server by; None means the system's.
+    token: None for a service account, which proves itself by its certificate.
+    certificate: the PEM chain and the private key of a client certificate.
+    on_behalf_of: the person that a service account names, where it may.
     """
 
     address: str
-    token: Token
+    token: Token | None
     insecure_loopback: bool
     root_certificates: bytes | None
+    certificate: tuple[bytes, bytes] | None
+    on_behalf_of: str = ""
 
     def __post_init__(self) -> None:
+        if self.token is None and self.certificate is None:
+            raise ValueError("neither a token nor a client certificate says who is calling")
+        if self.on_behalf_of and (self.token is not None or self.certificate is None):
+            raise ValueError("only a service account with a certificate, and without a token, can name a person")
+        if self.insecure_loopback and self.certificate is not None:
+            raise ValueError("a client certificate proves nothing without TLS")
         if self.insecure_loopback and not _is_loopback(self.address):
             raise ValueError(f"{self.address} is not a loopback address: a token must not cross a network without TLS")
 
@@ -41,10 +52,13 @@ class Connection:
 
     def credentials(self) -> grpc.ChannelCredentials:
         """Credentials that verify the server."""
-        return grpc.ssl_channel_credentials(self.root_certificates)
+        chain, key = self.certificate if self.certificate is not None else (None, None)
+        return grpc.ssl_channel_credentials(self.root_certificates, key, chain)
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with a call."""
+        if self.token is None:
+            return (("remit-on-behalf-of", self.on_behalf_of),) if self.on_behalf_of else ()
         token = self.token if isinstance(self.token, str) else self.token()
         return (("authorization", f"Bearer {token}"),)
 

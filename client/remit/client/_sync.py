@@ -26,18 +26,22 @@ class _Blocking:
         self,
         address: str,
         *,
-        token: Token,
+        token: Token | None = None,
         insecure_loopback: bool = False,
         root_certificates: bytes | None = None,
+        certificate: tuple[bytes, bytes] | None = None,
+        on_behalf_of: str = "",
         timeout_s: float = 30.0,
     ) -> None:
         """Connect to `host:port`.
 
-        token: a token, or what returns a fresh one.
+        token: a token, or what returns a fresh one; None for a service account that has a certificate.
         insecure_loopback: without TLS, on this machine only. root_certificates: PEM; None means the system's.
+        certificate: the PEM chain and the private key of a client certificate, for the services' listener.
+        on_behalf_of: the person whom a service account names, by the attribute that the service's settings say.
         timeout_s: how long one call may take.
         """
-        self._connection = Connection(address, token, insecure_loopback, root_certificates)
+        self._connection = Connection(address, token, insecure_loopback, root_certificates, certificate, on_behalf_of)
         self._timeout_s = timeout_s
         options = self._connection.options()
         self._channel = (

@@ -22,6 +22,11 @@ _RANGES = {
     "sources": "at most 32 names",
     "document_id": "an id of 1 to 64 bytes",
     "chunk_ids": "1 to 100 ids",
+    "page_size": "0 to 1000",
+    "page_token": "the token of the page before, of the same list and the same caller",
+    "first_index": "0 or more",
+    "first_size": "1 or more",
+    "index": "0 or more",
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import Any
 
 
 class SearchMode(Enum):
@@ -185,6 +187,68 @@ class Source:
     permissions_verified_at: datetime | None
     max_permissions_age: timedelta
     latest_run: SyncRun | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """A record of the audit log. data: its canonical form, exactly as it was hashed; `record` is what it says."""
+
+    index: int
+    data: bytes
+    leaf_hash: bytes
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The record as JSON has it; `docs/audit.md` says what its members mean."""
+        found: dict[str, Any] = json.loads(self.data)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class AuditPage:
+    """Some records, and the token of the next page; empty after the last."""
+
+    records: tuple[AuditRecord, ...]
+    next_page_token: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExportHeader:
+    """What an exported stretch is held against; see `ExportHeader` in the API."""
+
+    first_index: int
+    stop_index: int
+    checkpoint: bytes
+    public_key: str
+    before: tuple[bytes, ...]
+    behind: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """A signed note, and the public key as the service has it: compare it with the one that you were given."""
+
+    checkpoint: bytes
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class InclusionProof:
+    """A record's leaf with the hashes that lead to the root of a signed checkpoint (RFC 9162, 2.1.3)."""
+
+    checkpoint: bytes
+    index: int
+    leaf_hash: bytes
+    hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyProof:
+    """The hashes that lead from a smaller tree to that of a signed checkpoint (RFC 9162, 2.1.4)."""
+
+    checkpoint: bytes
+    first_size: int
+    hashes: tuple[bytes, ...]
 
 
 class Severity(Enum):

@@ -63,7 +63,7 @@ class GetCallerResponse(_message.Message):
 
     @_builtins.property
     def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The roles the caller holds in Remit, sorted."""
+        """The roles the caller holds in Remit, sorted; that of a source's owner as `source-owner:<source>`."""
 
     @_builtins.property
     def complete_realms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

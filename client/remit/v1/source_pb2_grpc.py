@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SourceServiceStub:
-    """Configured sources, what their credential can read, and their runs. Every method asks for the role `operator`.
+    """Configured sources, what their credential can read, and their runs. Every method asks for the role
+    `operator`; those that only tell of a source will do with `access-admin`, or with `source-owner` for one's own source.
     """
 
     def __init__(self, channel):
@@ -68,7 +69,8 @@ class SourceServiceStub:
 
 
 class SourceServiceServicer:
-    """Configured sources, what their credential can read, and their runs. Every method asks for the role `operator`.
+    """Configured sources, what their credential can read, and their runs. Every method asks for the role
+    `operator`; those that only tell of a source will do with `access-admin`, or with `source-owner` for one's own source.
     """
 
     def ListSources(self, request, context):
@@ -155,7 +157,8 @@ def add_SourceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SourceService:
-    """Configured sources, what their credential can read, and their runs. Every method asks for the role `operator`.
+    """Configured sources, what their credential can read, and their runs. Every method asks for the role
+    `operator`; those that only tell of a source will do with `access-admin`, or with `source-owner` for one's own source.
     """
 
     @staticmethod

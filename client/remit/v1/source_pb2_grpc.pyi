@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SourceServiceStub:
-    """Configured sources, what their credential can read, and their runs. Every method asks for the role `operator`."""
+    """Configured sources, what their credential can read, and their runs. Every method asks for the role
+    `operator`; those that only tell of a source will do with `access-admin`, or with `source-owner` for one's own source.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -48,7 +50,9 @@ class SourceServiceStub:
 
 @_typing.type_check_only
 class SourceServiceAsyncStub(SourceServiceStub):
-    """Configured sources, what their credential can read, and their runs. Every method asks for the role `operator`."""
+    """Configured sources, what their credential can read, and their runs. Every method asks for the role
+    `operator`; those that only tell of a source will do with `access-admin`, or with `source-owner` for one's own source.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSources: _aio.UnaryUnaryMultiCallable[_source_pb2.ListSourcesRequest, _source_pb2.ListSourcesResponse]  # type: ignore[assignment]
@@ -65,7 +69,9 @@ class SourceServiceAsyncStub(SourceServiceStub):
     """Sends a run as it stands, then each change of it, and ends when the run has ended."""
 
 class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Configured sources, what their credential can read, and their runs. Every method asks for the role `operator`."""
+    """Configured sources, what their credential can read, and their runs. Every method asks for the role
+    `operator`; those that only tell of a source will do with `access-admin`, or with `source-owner` for one's own source.
+    """
 
     @_abc_1.abstractmethod
     def ListSources(

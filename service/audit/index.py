@@ -1,0 +1,237 @@
+"""An index over the log, in SQLite: which records name a response, a person or a document, and where records stand.
+
+It is derived: missing, damaged, behind, or made over another log, it is built again from the segments, which are the
+truth. It holds no id in the clear: names are keyed digests of 63 bits, so whoever uses an index entry reads the record
+and compares. It never stands between a record and its durability.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from service.audit import segments
+from service.audit.merkle import leaf_hash
+from service.audit.record import Kind
+from service.audit.segments import Place
+
+_FORMAT: Final = 1
+_BATCH: Final = 4096
+_KINDS: Final = tuple(Kind)
+_LAST: Final = 2**62
+_MICROSECOND: Final = timedelta(microseconds=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SCHEMA: Final = """
+    CREATE TABLE state (format INTEGER, origin TEXT, next INTEGER, segment INTEGER, offset INTEGER, last BLOB);
+    CREATE TABLE record (idx INTEGER PRIMARY KEY, segment INTEGER, offset INTEGER, time INTEGER, kind INTEGER);
+    CREATE TABLE named (name INTEGER, idx INTEGER, time INTEGER, PRIMARY KEY (name, idx)) WITHOUT ROWID;
+"""
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which records. Empty and None leave open. since: from then on; until: before then.
+
+    person: an account or a subject. document: one that was returned.
+    """
+
+    response_id: str = ""
+    person: str = ""
+    document_id: str = ""
+    kinds: frozenset[Kind] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def names(self) -> list[str]:
+        """What the index has to know of them."""
+        named = (("response", self.response_id), ("person", self.person), ("document", self.document_id))
+        return [f"{what}:{value}" for what, value in named if value]
+
+    def fits(self, found: Mapping[str, Any]) -> bool:
+        """True when a record is one of these; for what the index proposes, so that its digests never decide."""
+        return all(name in names_of(found["body"]) for name in self.names()) and (
+            not self.kinds or found["class"] in {kind.value for kind in self.kinds}
+        )
+
+
+def names_of(body: Mapping[str, Any]) -> set[str]:
+    """Everything by which a record can be found."""
+    found = {f"response:{body['response_id']}"} if "response_id" in body else set()
+    actor = body.get("actor")
+    if actor is not None:
+        found |= {f"person:{value}" for value in (actor["subject"], actor["account"]) if value}
+    found |= {f"document:{one['document_id']}" for one in body.get("returned", ())}
+    return found
+
+
+class RecordIndex:
+    """The index over one log. Thread-safe. origin: the log's. key: of the digests."""
+
+    def __init__(self, folder: Path, origin: str, key: bytes) -> None:
+        self._folder = folder
+        self._path = folder / "index.sqlite"
+        self._origin = origin
+        self._key = key
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+        self._next = Place()
+
+    @property
+    def size(self) -> int:
+        """How many records are in it."""
+        return self._next.index
+
+    def follow(self, size: int) -> bool:
+        """Take in the next few thousand records of a log of `size`; True when none is left.
+
+        Raises sqlite3.Error, OSError, and segments.DamagedError.
+        """
+        with self._lock:
+            db = self._opened(size)
+            if self._next.index < size:
+                self._take(db, min(size, self._next.index + _BATCH))
+            return self._next.index >= size
+
+    def find(self, wanted: Wanted, *, first: int, last: int, limit: int, newest: bool) -> list[Place]:
+        """Where records stand that may be `wanted`, numbered from `first` to `last`, in order, at most `limit`."""
+        since, until = _micros(wanted.since, 0), _micros(wanted.until, _LAST)
+        keys = [self._digest(name) for name in wanted.names()]
+        order = "DESC" if newest else "ASC"
+        kinds = [_KINDS.index(kind) for kind in wanted.kinds]
+        of_kind = f"AND record.kind IN ({','.join('?' * len(kinds))})" if kinds else ""
+        # CROSS keeps SQLite from walking through all records to look each of them up among the few that are named.
+        if keys:
+            more = "".join(
+                f" CROSS JOIN named AS n{k} ON n{k}.name = ? AND n{k}.idx = n0.idx" for k in range(1, len(keys))
+            )
+            sql = f"""SELECT record.idx, record.segment, record.offset FROM named AS n0{more}
+                CROSS JOIN record ON record.idx = n0.idx
+                WHERE n0.name = ? AND n0.idx BETWEEN ? AND ? AND n0.time >= ? AND n0.time < ? {of_kind}
+                ORDER BY n0.idx {order} LIMIT ?"""
+            values = [*keys[1:], keys[0], first, last, since, until, *kinds, limit]
+        else:
+            sql = f"""SELECT idx, segment, offset FROM record
+                WHERE idx BETWEEN ? AND ? AND time >= ? AND time < ? {of_kind}
+                ORDER BY idx {order} LIMIT ?"""
+            values = [first, last, since, until, *kinds, limit]
+        with self._lock:
+            db = self._opened(None)
+            return [Place(*row) for row in db.execute(sql, values)]
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    def forget(self) -> None:
+        """Drop the whole index: the next call begins a new one."""
+        with self._lock:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
+        for ending in ("", "-wal", "-shm"):
+            self._path.with_name(self._path.name + ending).unlink(missing_ok=True)
+
+    def _opened(self, size: int | None) -> sqlite3.Connection:
+        """The connection; opens the file, and makes another when it is not one over this log."""
+        if self._db is None:
+            try:
+                self._open(size)
+            except (sqlite3.DatabaseError, _ForeignError) as err:
+                _log.warning("audit_index_rebuilt", error=type(err).__name__)
+                self._drop()
+                self._open(size)
+        assert self._db is not None
+        return self._db
+
+    def _open(self, size: int | None) -> None:
+        self._path.touch(0o600)
+        self._db = db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+        # Derived: after a power cut it may be older than the log, never damaged.
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-16384", "temp_store=MEMORY"):
+            db.execute(f"PRAGMA {pragma}").close()
+        if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            with _transaction(db):
+                for statement in _SCHEMA.strip().split(";")[:-1]:
+                    db.execute(statement)
+                db.execute("INSERT INTO state VALUES (?, ?, 0, 0, 0, ?)", (_FORMAT, self._origin, b""))
+        form, origin, index, segment, offset, last = db.execute("SELECT * FROM state").fetchone() or [None] * 6
+        if form != _FORMAT or origin != self._origin or (size is not None and index > size):
+            raise _ForeignError
+        if index:
+            row = db.execute("SELECT idx, segment, offset FROM record WHERE idx = ?", (index - 1,)).fetchone()
+            if row is None or not self._is_last(Place(*row), index, last):
+                raise _ForeignError
+        self._next = Place(index, segment, offset)
+
+    def _is_last(self, place: Place, stop: int, last: bytes) -> bool:
+        try:
+            return any(leaf_hash(data) == last for _, data in segments.read_from(self._folder, place, stop))
+        except segments.DamagedError:
+            return False
+
+    def _take(self, db: sqlite3.Connection, stop: int) -> None:
+        records: list[tuple[int, int, int, int, int]] = []
+        named: list[tuple[int, int, int]] = []
+        data = b""
+        place = self._next
+        for place, data in segments.read_from(self._folder, self._next, stop):
+            found = json.loads(data)
+            time = _micros(datetime.fromisoformat(found["time"]), 0)
+            kind = _KINDS.index(Kind(found["class"]))
+            records.append((place.index, place.segment, place.offset, time, kind))
+            named += [(self._digest(name), place.index, time) for name in names_of(found["body"])]
+        following = Place(stop, place.segment, place.offset + segments.stored_bytes(data))
+        named.sort()  # in the order of the tree: each of its pages is touched once
+        with _transaction(db):
+            db.executemany("INSERT INTO record VALUES (?, ?, ?, ?, ?)", records)
+            db.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", named)
+            db.execute(
+                "UPDATE state SET next = ?, segment = ?, offset = ?, last = ?",
+                (following.index, following.segment, following.offset, leaf_hash(data)),
+            )
+        self._next = following
+
+    def _digest(self, name: str) -> int:
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=self._key).digest()
+        return int.from_bytes(digest) >> 1
+
+
+class _ForeignError(Exception):
+    """The file is not an index over this log."""
+
+
+@contextlib.contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        # When the disk is full SQLite has already rolled back.
+        with contextlib.suppress(sqlite3.OperationalError):
+            db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
+
+
+def _micros(moment: datetime | None, otherwise: int) -> int:
+    if moment is None:
+        return otherwise
+    return (moment - _EPOCH) // _MICROSECOND

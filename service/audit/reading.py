@@ -1,0 +1,237 @@
+"""Reading a log that is being written, for auditors: records by what they name, pages of them, proofs, and stretches.
+
+Whatever is returned was held against its leaf first. Everything blocks; thread-safe.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from service.audit import segments
+from service.audit.errors import AuditTamperedError, IndexBehindError, RecordError
+from service.audit.index import RecordIndex, Wanted
+from service.audit.key import AuditKey
+from service.audit.leaves import Leaves
+from service.audit.log import AuditLog, SignedCheckpoint
+from service.audit.merkle import leaf_hash
+from service.audit.record import parse
+from service.audit.segments import Place
+from service.keys.envelope import UnsealError
+
+_PATIENCE_S: Final = 5.0
+_EVERY_S: Final = 1.0
+_STRETCH_BYTES: Final = 512 * 1024
+_STRETCH_RECORDS: Final = 1000
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A record with its number and its leaf hash; `data` is its canonical form."""
+
+    index: int
+    leaf: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the records that are wanted, in order. following: where the next page begins, None after the last."""
+
+    entries: list[Entry]
+    following: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Records from `first` up to, and without, `stop` under a signed checkpoint.
+
+    before, behind: the roots of the complete subtrees on both sides, so that the records give the checkpoint's root.
+    """
+
+    signed: SignedCheckpoint
+    first: int
+    stop: int
+    before: list[bytes]
+    behind: list[bytes]
+
+
+class AuditReader:
+    """Reads one log. `start` it to keep its index close behind the log; `close` it before the log."""
+
+    def __init__(self, log: AuditLog, folder: Path, key: AuditKey) -> None:
+        self._log = log
+        self._key = key
+        self._folder = folder
+        self._leaves = Leaves(folder)
+        self._index = RecordIndex(folder, key.verifier.name, key.index_key)
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="audit index", daemon=True)
+        self.public_key = key.verifier.text
+
+    def start(self) -> None:
+        """Follow the log from now on."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following and close the index."""
+        self._ending.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._index.close()
+
+    @property
+    def size(self) -> int:
+        """How many records are durable."""
+        return self._log.size
+
+    def by_response(self, response_id: str) -> list[Entry]:
+        """The records of one answer, in order; empty when there is none. Raises as `page`."""
+        wanted = Wanted(response_id=response_id)
+        return self.page(wanted, first=0, last=self.size, limit=_STRETCH_RECORDS, newest=False).entries
+
+    def page(self, wanted: Wanted, *, first: int, last: int, limit: int, newest: bool) -> Page:
+        """The records that are wanted, numbered from `first` to `last`, in order, at most `limit`.
+
+        Raises IndexBehindError while the index is built, and AuditTamperedError for a record that is not what it was.
+        """
+        try:
+            self._catch_up(self.size)
+            places = self._index.find(wanted, first=first, last=last, limit=limit, newest=newest)
+        except (sqlite3.Error, OSError) as err:
+            self._mend(err)
+            raise IndexBehindError(f"the index of the audit log cannot be used: {type(err).__name__}") from err
+        except segments.DamagedError as err:
+            raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
+        entries = [self._entry(place) for place in places]
+        following = None if len(entries) < limit else entries[-1].index + (-1 if newest else 1)
+        return Page([entry for entry in entries if wanted.fits(_parsed(entry))], following)
+
+    def query_text(self, response_id: str) -> str | None:
+        """The text of one search's query; None when there is none. Raises AuditTamperedError when it does not open."""
+        for entry in self.by_response(response_id):
+            body = _parsed(entry)["body"]
+            query = body.get("query") if isinstance(body, dict) else None
+            if query is not None and "sealed" in query:
+                try:
+                    return self._key.open_query(query["sealed"], response_id)
+                except UnsealError as err:
+                    raise AuditTamperedError(f"record {entry.index}: {err}", entry.index) from err
+        return None
+
+    def checkpoint(self, size: int = 0) -> SignedCheckpoint:
+        """A signed checkpoint over at least `size` records. Raises AuditUnavailableError."""
+        return self._log.covering(min(size, self.size))
+
+    def leaf(self, index: int) -> bytes:
+        """The leaf hash of one record. Raises ValueError when there is none."""
+        if not 0 <= index < self.size:
+            raise ValueError(f"no record {index} in a log of {self.size}")
+        return self._leaves.read(index, index + 1)[0]
+
+    def inclusion(self, index: int) -> tuple[SignedCheckpoint, list[bytes]]:
+        """The proof that record `index` is under a signed checkpoint. Raises ValueError when there is none."""
+        self.leaf(index)
+        signed = self.checkpoint(index + 1)
+        return signed, self._leaves.inclusion(index, signed.checkpoint.size, signed.checkpoint.root)
+
+    def consistency(self, first: int) -> tuple[SignedCheckpoint, list[bytes]]:
+        """The proof that the first `first` records are the beginning of what a signed checkpoint covers.
+
+        Raises ValueError unless 0 < first <= number of records.
+        """
+        signed = self.checkpoint(first)
+        return signed, self._leaves.consistency(first, signed.checkpoint.size, signed.checkpoint.root)
+
+    def stretch(self, wanted: Wanted, first: int = 0) -> Stretch:
+        """All records from number `first` on, within the times of `wanted`, under a checkpoint that covers them."""
+        size = self.size
+        stop = size
+        if wanted.since is not None or wanted.until is not None:
+            ends = [
+                self.page(wanted, first=first, last=size - 1, limit=1, newest=newest).entries
+                for newest in (False, True)
+            ]
+            first, stop = (ends[0][0].index, ends[1][0].index + 1) if all(ends) else (size, size)
+        first = min(first, stop)
+        signed = self.checkpoint(stop)
+        before, behind = self._leaves.around(first, stop, signed.checkpoint.size, signed.checkpoint.root)
+        return Stretch(signed, first, stop, before, behind)
+
+    def read(self, first: int, stop: int) -> Iterator[list[Entry]]:
+        """Records from number `first` up to, and without, `stop`, in parts. Raises AuditTamperedError."""
+        if first >= stop:
+            return
+        part: list[Entry] = []
+        room = _STRETCH_BYTES
+        try:
+            for place, data in segments.read_from(self._folder, self._place(first), stop):
+                part.append(self._checked(place.index, data))
+                room -= len(data)
+                if room <= 0 or len(part) >= _STRETCH_RECORDS:
+                    yield part
+                    part, room = [], _STRETCH_BYTES
+        except segments.DamagedError as err:
+            raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
+        if part:
+            yield part
+
+    def _place(self, index: int) -> Place:
+        """Where a record stands: by the names of the segments and, from its first record on, by counting."""
+        start = segments.place_before(self._folder, index)
+        return next((at for at, _ in segments.read_from(self._folder, start, index + 1) if at.index == index), start)
+
+    def _entry(self, place: Place) -> Entry:
+        for at, data in segments.read_from(self._folder, place, place.index + 1):
+            return self._checked(at.index, data)
+        raise AuditTamperedError(f"record {place.index} is missing", place.index)
+
+    def _checked(self, index: int, data: bytes) -> Entry:
+        leaf = leaf_hash(data)
+        if self._leaves.read(index, index + 1)[0] != leaf:
+            raise AuditTamperedError(f"record {index} and its leaf hash do not belong together", index)
+        return Entry(index, leaf, data)
+
+    # --- the index ---
+
+    def _catch_up(self, size: int) -> None:
+        until = time.monotonic() + _PATIENCE_S
+        while not self._index.follow(size):
+            if time.monotonic() > until:
+                raise IndexBehindError(f"the index of the audit log is being built: {self._index.size} of {size}")
+
+    def _mend(self, err: Exception) -> None:
+        """Drop an index whose file is damaged; the next call begins another."""
+        if isinstance(err, sqlite3.DatabaseError) and not isinstance(err, sqlite3.OperationalError):
+            self._index.forget()
+
+    def _run(self) -> None:
+        failing = False
+        while not self._ending.is_set():
+            try:
+                done = self._index.follow(self._log.size)
+                failing = False
+            except (sqlite3.Error, OSError, segments.DamagedError, RecordError, ValueError, KeyError) as err:
+                # Records are written all the same; whoever reads the log is told.
+                if not failing:
+                    _log.error("audit_index_failed", error=type(err).__name__)
+                failing = done = True
+                self._mend(err)
+            if done:
+                self._ending.wait(_EVERY_S)
+
+
+def _parsed(entry: Entry) -> dict[str, object]:
+    try:
+        return parse(entry.data)
+    except RecordError as err:
+        raise AuditTamperedError(f"record {entry.index}: {err}", entry.index) from err

@@ -1,0 +1,127 @@
+"""An index that is made anew beside itself: one complete generation answers, another is built, then they change places.
+
+A generation is a folder `g<number>` with a process of its own; `current` names the one that is served. Searches and the
+feed go to that one all the while. What a generation was never asked to hold, the next one does not have: this is how
+the room of removed chunks comes back.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pyroaring import AbstractBitMap
+
+from service import durable_file
+from service.errors import SearchUnavailableError
+from service.index.base import FeedItem, Proposal
+from service.index.edge import EdgeIndex
+
+Open = Callable[[Path], EdgeIndex]
+
+
+class Generations:
+    """An `Index` over the generations in a folder. open_generation: raises StartError, as the constructor does.
+
+    Several threads may search and one may apply, as with any index; `replace` is for the one that applies, too.
+    """
+
+    def __init__(self, folder: Path, open_generation: Open) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._open = open_generation
+        self._number = self._current()
+        self._live = open_generation(folder / f"g{self._number}")
+        # Only now: the lock of the served generation keeps a second opener from coming this far.
+        self._sweep()
+
+    @property
+    def applied_seq(self) -> int:
+        """See `Index`, as for all of these."""
+        return self._live.applied_seq
+
+    @property
+    def incarnation(self) -> str:
+        """Of the catalog."""
+        return self._live.incarnation
+
+    @property
+    def count(self) -> int:
+        """How many chunks are held."""
+        return self._live.count
+
+    @property
+    def quiet_s(self) -> float:
+        """Since the last search."""
+        return self._live.quiet_s
+
+    @property
+    def wasteful(self) -> bool:
+        """Whether making it anew pays."""
+        return self._live.wasteful
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the served generation."""
+        return self._live.pid
+
+    def apply(self, items: Sequence[FeedItem]) -> None:
+        """Apply items to the served generation."""
+        self._live.apply(items)
+
+    def flush(self) -> int:
+        """Make everything applied durable."""
+        return self._live.flush()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._live.clear()
+
+    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
+        """Propose candidates from the one generation that is served now."""
+        while True:
+            asked = self._live
+            try:
+                return asked.search(vector, rows, limit, exact=exact)
+            except SearchUnavailableError:
+                # The generation may have been replaced, and closed, since it was asked.
+                if asked is self._live:
+                    raise
+
+    def begin(self) -> EdgeIndex:
+        """Return an empty generation beside the served one. Feed it, then `replace` the served one, or close it."""
+        folder = self._folder / f"g{self._number + 1}"
+        shutil.rmtree(folder, ignore_errors=True)
+        return self._open(folder)
+
+    def replace(self, built: EdgeIndex) -> None:
+        """Serve `built`, which came from `begin` and is as far in the feed as the served one and durable, instead."""
+        assert built.applied_seq >= self.applied_seq, "a generation that is behind would hide what is searched already"
+        durable_file.replace(self._folder / "current", f"{self._number + 1}\n".encode())
+        self._number += 1
+        old, self._live = self._live, built
+        old.close()
+        self._sweep()
+
+    def close(self) -> None:
+        """Close the served generation."""
+        self._live.close()
+
+    def _current(self) -> int:
+        try:
+            return int((self._folder / "current").read_text())
+        except (FileNotFoundError, ValueError):
+            return 1  # the first one, or one that the catalog fills again
+
+    def _sweep(self) -> None:
+        """Remove everything else: older generations, one that was being built, and what earlier versions left."""
+        for entry in self._folder.iterdir():
+            if entry.name in ("current", f"g{self._number}"):
+                continue
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
