@@ -42,8 +42,9 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
-from service.index.follow import Follower, follow
+from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import Generations
+from service.index.keyword import KeywordIndex, TermFeed, term_hash
 from service.keys import FileKey
 from service.lookups import Keeping
 from service.roles import Roles
@@ -178,9 +179,15 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     catalog.bind_model(embedder.digest, embedder.dimension)
     index = _index(folder, catalog, embedder.dimension, settings)
     closing.callback(index.close)
-    follower = Follower(catalog, index)
+    follower = RenewingFollower(catalog, index)
     follower.start()
     closing.callback(follower.close)
+    hashed = term_hash(keys)
+    keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+    closing.callback(keywords.close)
+    words = Follower(TermFeed(catalog, hashed), keywords)
+    words.start()
+    closing.callback(words.close)
     extractor = Extractor(
         tokenizer, passage_tokens(settings.embedding), max_input_bytes=settings.limits.max_document_bytes
     )
@@ -189,10 +196,15 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     def connect(name: str) -> Connector:
         return make(sources[name], settings.base)
 
+    def changed() -> None:
+        follower.notify()
+        words.notify()
+
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: the index follows before anybody is told.
         try:
             follower.settle()
+            words.settle()
         finally:
             audit.append_blocking(_run_record(run))
 
@@ -204,7 +216,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         embedder,
         limit_bytes=settings.limits.max_document_bytes,
         now=lambda: datetime.now(UTC),
-        on_commit=follower.notify,
+        on_commit=changed,
         on_run_finished=finished,
     )
     runs = SourceRuns(sources, catalog, engine, connect, lambda run: audit.append_blocking(_run_record(run)))
@@ -219,7 +231,13 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     shadow = Shadow(index, settings.index.shadow)
     closing.callback(shadow.close)
     retrieval = Retrieval(
-        access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+        access=access,
+        index=index,
+        keywords=keywords,
+        embedder=embedder,
+        sealing=catalog.sealing,
+        callers=callers,
+        shadow=shadow,
     )
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
@@ -245,7 +263,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
-    """Make the index anew from the vectors in the catalog, embedding nothing; return how many passages it holds.
+    """Make both indexes anew from the catalog, embedding nothing; return how many passages they hold.
 
     tell: called with how far it is, and how far it goes. A crash on the way loses nothing: the next start goes on.
     Raises StartError, also when the service has the data folder, and SearchUnavailableError.
@@ -266,6 +284,11 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         closing.callback(index.close)
         index.clear()
         follow(catalog, index, tell)
+        hashed = term_hash(keys)
+        keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+        closing.callback(keywords.close)
+        keywords.clear()
+        follow(TermFeed(catalog, hashed), keywords, tell)
         return index.count
 
 
