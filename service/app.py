@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import Directory, Watched
-from service import directories
+from service import audit_copies, directories
 from service.access import Access
 from service.api import tls
 from service.api.audit import AuditServicer
@@ -34,7 +34,6 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, 
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
-from service.audit.anchor import Anchors, FileAnchor, SyslogAnchor
 from service.authn import Authenticator
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
@@ -43,8 +42,9 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
-from service.index.follow import Follower, follow
+from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import Generations
+from service.index.keyword import KeywordIndex, TermFeed, term_hash
 from service.keys import FileKey
 from service.lookups import Keeping
 from service.roles import Roles
@@ -164,13 +164,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
-    places = [*map(FileAnchor, settings.audit.checkpoints)]
-    if places or settings.audit.syslog is not None:
-        syslog = [] if settings.audit.syslog is None else [SyslogAnchor(settings.audit.syslog)]
-        closing.callback(Anchors(audit, [*places, *syslog]).close)
     audit_reader = AuditReader(audit, folder.audit, audit_key)
     audit_reader.start()
     closing.callback(audit_reader.close)
+    copies = audit_copies.start(audit, audit_reader, folder.audit, settings.audit, version("remit-server"))
+    closing.callback(copies)
     keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
@@ -181,9 +179,15 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     catalog.bind_model(embedder.digest, embedder.dimension)
     index = _index(folder, catalog, embedder.dimension, settings)
     closing.callback(index.close)
-    follower = Follower(catalog, index)
+    follower = RenewingFollower(catalog, index)
     follower.start()
     closing.callback(follower.close)
+    hashed = term_hash(keys)
+    keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+    closing.callback(keywords.close)
+    words = Follower(TermFeed(catalog, hashed), keywords)
+    words.start()
+    closing.callback(words.close)
     extractor = Extractor(
         tokenizer, passage_tokens(settings.embedding), max_input_bytes=settings.limits.max_document_bytes
     )
@@ -192,10 +196,15 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     def connect(name: str) -> Connector:
         return make(sources[name], settings.base)
 
+    def changed() -> None:
+        follower.notify()
+        words.notify()
+
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: the index follows before anybody is told.
         try:
             follower.settle()
+            words.settle()
         finally:
             audit.append_blocking(_run_record(run))
 
@@ -207,7 +216,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         embedder,
         limit_bytes=settings.limits.max_document_bytes,
         now=lambda: datetime.now(UTC),
-        on_commit=follower.notify,
+        on_commit=changed,
         on_run_finished=finished,
     )
     runs = SourceRuns(sources, catalog, engine, connect, lambda run: audit.append_blocking(_run_record(run)))
@@ -222,7 +231,13 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     shadow = Shadow(index, settings.index.shadow)
     closing.callback(shadow.close)
     retrieval = Retrieval(
-        access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+        access=access,
+        index=index,
+        keywords=keywords,
+        embedder=embedder,
+        sealing=catalog.sealing,
+        callers=callers,
+        shadow=shadow,
     )
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
@@ -248,7 +263,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
-    """Make the index anew from the vectors in the catalog, embedding nothing; return how many passages it holds.
+    """Make both indexes anew from the catalog, embedding nothing; return how many passages they hold.
 
     tell: called with how far it is, and how far it goes. A crash on the way loses nothing: the next start goes on.
     Raises StartError, also when the service has the data folder, and SearchUnavailableError.
@@ -269,6 +284,11 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         closing.callback(index.close)
         index.clear()
         follow(catalog, index, tell)
+        hashed = term_hash(keys)
+        keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+        closing.callback(keywords.close)
+        keywords.clear()
+        follow(TermFeed(catalog, hashed), keywords, tell)
         return index.count
 
 

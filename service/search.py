@@ -3,7 +3,8 @@
 For a search, in this order (the caller is resolved before, the audit record is written and the answer leaves after):
 
 1. the query becomes a unit vector
-2. a snapshot gives the chunks that the caller may read, and the index the nearest among them
+2. a snapshot gives the chunks that the caller may read; among them one index proposes the nearest, the other those with
+   the query's words, and both rankings become one by rank (`service.fuse`)
 3. another snapshot, later: the catalog's current rules decide on every candidate, and exactly the decided version of
    each text is opened and checked against its hash
 4. when fewer than `limit` survived and the index has more, 2 and 3 again with more candidates, a few times
@@ -17,8 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import Enum
 from itertools import islice
 from typing import Final, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pyroaring import AbstractBitMap, BitMap
 
 from acl.errors import CallerExpiredError
 from service.access import Access, Snapshot, SourceAge
@@ -26,7 +32,8 @@ from service.authn import Subject
 from service.callers import Current
 from service.embed import Embedder
 from service.errors import NotFoundError, RemitError, UnauthenticatedError
-from service.index.base import Index, Proposal
+from service.fuse import fuse
+from service.index.base import Index, Keywords, Proposal
 from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit, refusals
 from service.shadow import Shadow
 from service.stores.records import StoredChunk
@@ -38,6 +45,8 @@ _ROUNDS: Final = 3
 _FIRST: Final = 2
 _GROWTH: Final = 4
 """A first round asks for twice the limit, each further one for four times as many as the one before."""
+_FUSED: Final = 50
+"""Rankings that become one are at least so long, however few candidates are asked for."""
 
 
 class DamagedTextError(RemitError):
@@ -51,14 +60,26 @@ class Resolve(Protocol):
         """Return the caller as it stands now, from answers that are newer than what the catalog holds."""
 
 
+class Mode(Enum):
+    """What a passage is found by: its meaning, its words, or both."""
+
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    KEYWORD = "keyword"
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question. limit: 1 to 100. sources: names; empty means all. exact: compare every readable passage."""
+    """A question. limit: 1 to 100. sources: names; empty means all.
+
+    exact: compare the vectors of every readable passage.
+    """
 
     text: str
     limit: int
     sources: frozenset[str] = frozenset()
     exact: bool = False
+    mode: Mode = Mode.HYBRID
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +94,8 @@ class Freshness:
 class Trace:
     """How the candidates of a search were found. For the audit log: no caller sees it.
 
-    path, why: of the last round. permitted: how many chunks the caller could read. scored: how many were compared by
-    their full vectors, survivors: how many of the candidates were allowed, both in the last round.
+    path, why: of the vectors, in the last round. permitted: how many chunks the caller could read. scored: how many
+    were compared by full vectors, survivors: how many of the candidates were allowed, both in the last round.
     """
 
     path: str
@@ -120,6 +141,7 @@ class Retrieval:
         *,
         access: Access,
         index: Index,
+        keywords: Keywords,
         embedder: Embedder,
         sealing: Sealing,
         callers: Resolve,
@@ -127,6 +149,7 @@ class Retrieval:
     ) -> None:
         self._access = access
         self._index = index
+        self._keywords = keywords
         self._embedder = embedder
         self._sealing = sealing
         self._callers = callers
@@ -138,7 +161,7 @@ class Retrieval:
         return self._embedder.digest
 
     def search(self, caller: Current, query: Query) -> Answer:
-        """Return the passages nearest to the query that the caller may read, best first.
+        """Return the passages that answer the query best among those that the caller may read, best first.
 
         Raises SearchUnavailableError, DirectoryUnavailableError, UnauthenticatedError.
         """
@@ -154,15 +177,45 @@ class Retrieval:
                     rows = snapshot.permitted(current.resolved.caller, query.sources).chunks
                     if current.actor is not None:
                         rows = rows & snapshot.permitted(current.actor, query.sources).chunks
-                proposal = self._index.search(vector, rows, asked, exact=query.exact)
-                scores = {candidate.row: candidate.score for candidate in proposal.candidates}
-                answer = self._decided(current, again, list(scores), scores, query)
-                if len(answer.passages) >= query.limit or len(scores) < asked or rounds == _ROUNDS:
-                    self._shadow.consider(vector, rows, proposal, query.limit)
-                    return replace(answer, trace=_trace(proposal, answer, rounds))
+                found = self._found(vector, query, rows, asked)
+                answer = self._decided(current, again, found.ranking, found.scores, query)
+                if len(answer.passages) >= query.limit or found.all or rounds == _ROUNDS:
+                    if query.mode is not Mode.KEYWORD:
+                        self._shadow.consider(vector, rows, found.proposal, query.limit)
+                    return replace(answer, trace=_trace(found.proposal, len(rows), answer, rounds))
                 asked *= _GROWTH
 
         return self._resolved(caller, work)
+
+    def _found(self, vector: NDArray[np.float32], query: Query, rows: AbstractBitMap, asked: int) -> _Found:
+        """Step 2: the ranking that the mode asks for, with the cosine of everything in it.
+
+        # INVARIANT: both indexes get the permitted rows and nothing else, so both rankings, and how long they are,
+        # depend on nothing else.
+        """
+        if query.mode is Mode.DENSE:
+            proposal = self._index.search(vector, rows, asked, exact=query.exact)
+            scores = {candidate.row: candidate.score for candidate in proposal.candidates}
+            return _Found(list(scores), scores, proposal, len(scores) < asked)
+        # Deeper than asked: what is good in both may be among the first in neither.
+        depth = max(asked, _FUSED) if query.mode is Mode.HYBRID else asked
+        words = self._keywords.search(query.text, rows, depth)
+        if query.mode is Mode.KEYWORD:
+            proposal = self._index.search(vector, BitMap(words), max(len(words), 1), exact=True)
+            scores = {candidate.row: candidate.score for candidate in proposal.candidates}
+            return _Found([row for row in words if row in scores], scores, proposal, len(words) < asked)
+        proposal = self._index.search(vector, rows, depth, exact=query.exact)
+        scores = {candidate.row: candidate.score for candidate in proposal.candidates}
+        nearest = list(scores)
+        fused = fuse([nearest, words])
+        missing = BitMap(row for row in fused[:asked] if row not in scores)
+        if missing:
+            others = self._index.search(vector, missing, len(missing), exact=True)
+            scores.update((candidate.row, candidate.score) for candidate in others.candidates)
+        # The two follow the feed each for itself: what has words and no vector yet, has no score and waits.
+        ranking = [row for row in fused[:asked] if row in scores]
+        everything = len(nearest) < depth and len(words) < depth and len(fused) <= asked
+        return _Found(ranking, scores, proposal, everything)
 
     def _decided(
         self, current: Current, again: bool, rows: Sequence[int], scores: Mapping[int, float], query: Query
@@ -278,14 +331,24 @@ class Retrieval:
 
 
 @dataclass(frozen=True, slots=True)
+class _Found:
+    """Candidates. ranking: rows, best first. scores: the cosine of each. all: there are no more of them."""
+
+    ranking: list[int]
+    scores: Mapping[int, float]
+    proposal: Proposal
+    all: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Facts:
     freshness: Freshness
     epochs: Mapping[str, int]
 
 
-def _trace(proposal: Proposal, answer: Answer, rounds: int) -> Trace:
+def _trace(proposal: Proposal, permitted: int, answer: Answer, rounds: int) -> Trace:
     survivors = answer.candidates - sum(answer.withheld.values())
-    return Trace(proposal.path.value, proposal.why, proposal.permitted, proposal.scored, survivors, rounds)
+    return Trace(proposal.path.value, proposal.why, permitted, proposal.scored, survivors, rounds)
 
 
 def _withheld(

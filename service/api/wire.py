@@ -20,7 +20,7 @@ from service.api.sources import SourceState
 from service.callers import Current
 from service.errors import InvalidRequestError
 from service.reading import DocumentView, Passage
-from service.search import Answer, Freshness, Query
+from service.search import Answer, Freshness, Mode, Query
 from service.stores.records import RunState, StoredRun
 
 MAX_QUERY_BYTES: Final = 8192
@@ -30,6 +30,13 @@ MAX_SOURCES: Final = 32
 MAX_ID_BYTES: Final = 64
 MAX_CHUNKS: Final = 100
 MAX_NAME_BYTES: Final = 256
+
+_MODES: Final[Mapping[int, Mode]] = {
+    retrieval_pb2.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
+    retrieval_pb2.SEARCH_MODE_HYBRID: Mode.HYBRID,
+    retrieval_pb2.SEARCH_MODE_DENSE: Mode.DENSE,
+    retrieval_pb2.SEARCH_MODE_KEYWORD: Mode.KEYWORD,
+}
 
 
 # --- requests ---
@@ -46,7 +53,10 @@ def query(request: retrieval_pb2.SearchRequest) -> Query:
         raise InvalidRequestError("limit", f"the limit is {request.limit}, expected 1 to {MAX_LIMIT}")
     if len(request.sources) > MAX_SOURCES:
         raise InvalidRequestError("sources", f"{len(request.sources)} sources, more than {MAX_SOURCES}")
-    return Query(request.query, request.limit or DEFAULT_LIMIT, frozenset(request.sources), request.exact)
+    mode = _MODES.get(request.mode)
+    if mode is None:
+        raise InvalidRequestError("mode", f"there is no search mode {request.mode}")
+    return Query(request.query, request.limit or DEFAULT_LIMIT, frozenset(request.sources), request.exact, mode)
 
 
 def document_id(request: retrieval_pb2.GetDocumentRequest) -> str:

@@ -203,6 +203,7 @@ class Asked:
     model: str
     sources: tuple[str, ...] = ()
     explain: bool = False
+    mode: str = "hybrid"
     sealed: str = ""
     exact: bool = False
 
@@ -365,6 +366,7 @@ class Call:
                 "sources": list(q.sources),
                 "explain": q.explain,
                 "exact": q.exact,
+                "mode": q.mode,
             } | ({"sealed": q.sealed} if q.sealed else {})
         if self.kind is Kind.QUERY:
             body["returned"] = [one.body() for one in self.returned]

@@ -40,6 +40,15 @@ class Remove:
     row: int
 
 
+@dataclass(frozen=True, slots=True)
+class AddText:
+    """A chunk to hold the words of. `seq`: its place in the catalog's feed."""
+
+    seq: int
+    row: int
+    text: str
+
+
 FeedItem = Add | Remove
 
 
@@ -64,6 +73,17 @@ class Proposal:
     why: str
     permitted: int
     scored: int
+
+
+class Keywords(Protocol):
+    """What proposes chunks by their words. Calls block and may come from several threads."""
+
+    def search(self, text: str, rows: AbstractBitMap, limit: int) -> list[int]:
+        """Return the `limit` rows among `rows` whose words answer `text` best, best first; equal ones by row.
+
+        Only rows with one of its words; nothing outside `rows` changes what is returned. No rows or no words: no call.
+        Raises SearchUnavailableError.
+        """
 
 
 class Index(Protocol):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Protocol
+from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
 from service.errors import StartError, UnavailableError
-from service.index.base import FeedItem, Index
+from service.index.base import FeedItem
 from service.index.generations import Generations
 
 log = structlog.get_logger()
@@ -22,27 +22,53 @@ _QUIET_S: Final = 1.0
 _MOST_UNWRITTEN: Final = 500_000
 
 
-class Feed(Protocol):
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+class Feed(Protocol[T_co]):
     """What is needed of a reader of the catalog."""
 
     @property
     def feed_seq(self) -> int:
         """The last item that there is."""
 
-    def feed(self, after: int, limit: int) -> list[FeedItem]:
+    def feed(self, after: int, limit: int) -> Sequence[T_co]:
         """Return at most `limit` items after `after`, in order."""
 
 
-class Catalog(Protocol):
+class Catalog(Protocol[T_co]):
     """What is needed of the catalog."""
 
-    def reader(self) -> AbstractContextManager[Feed]:
+    def reader(self) -> AbstractContextManager[Feed[T_co]]:
         """Open one snapshot."""
 
 
+class Followed(Protocol[T_contra]):
+    """What is needed of an index, of vectors or of words; see `service.index.base.Index`."""
+
+    @property
+    def quiet_s(self) -> float:
+        """How long nobody has searched."""
+
+    @property
+    def applied_seq(self) -> int:
+        """The feed's last item that was applied."""
+
+    def apply(self, items: Sequence[T_contra]) -> None:
+        """Apply items in the feed's order."""
+
+    def flush(self) -> int:
+        """Make everything applied durable."""
+
+    def clear(self) -> None:
+        """Forget everything."""
+
+
 def follow(
-    catalog: Catalog,
-    index: Index,
+    catalog: Catalog[T],
+    index: Followed[T],
     tell: Callable[[int, int], None] = lambda done, last: None,
     *,
     durably: bool = True,
@@ -80,7 +106,7 @@ def follow(
     return count
 
 
-class Follower:
+class Follower(Generic[T]):
     """A thread that follows whenever it is told that the catalog has changed.
 
     What it applied is searched at once, and made durable when nobody has searched for a second: a search that comes
@@ -88,10 +114,9 @@ class Follower:
     crash the feed begins where the index was durable. A load of searches without a gap puts it off, but not for ever.
     """
 
-    def __init__(self, catalog: Catalog, index: Index) -> None:
+    def __init__(self, catalog: Catalog[T], index: Followed[T]) -> None:
         self._catalog = catalog
         self._index = index
-        self._renewal: threading.Thread | None = None
         self._turn = threading.Lock()
         self._changed = threading.Event()
         self._closed = False
@@ -119,6 +144,46 @@ class Follower:
         self._changed.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def _run(self) -> None:
+        failing = False
+        while not self._closed:
+            # After a failure it tries again by itself: nothing else might change for a long time.
+            self._changed.wait(_RETRY_S if failing else _QUIET_S if self._unwritten else None)
+            if self._closed:
+                return
+            self._changed.clear()
+            try:
+                self.settle()
+                self._write()
+                self._followed()
+                failing = False
+            except UnavailableError as err:
+                if not failing:
+                    log.error("index_fell_behind", detail=str(err))
+                failing = True
+
+    def _followed(self) -> None:
+        """What else to do once the index is up to date."""
+
+    def _write(self) -> None:
+        with self._turn:
+            if self._unwritten and (self._index.quiet_s >= _QUIET_S or self._unwritten >= _MOST_UNWRITTEN):
+                self._index.flush()
+                self._unwritten = 0
+
+
+class RenewingFollower(Follower[FeedItem]):
+    """A follower that makes its index anew when that pays."""
+
+    def __init__(self, catalog: Catalog[FeedItem], index: Generations) -> None:
+        super().__init__(catalog, index)
+        self._generations = index
+        self._renewal: threading.Thread | None = None
+
+    def close(self) -> None:
+        """See `Follower`; a renewal under way is broken off."""
+        super().close()
         if self._renewal is not None:
             self._renewal.join()
 
@@ -143,10 +208,10 @@ class Follower:
             if built.pid != index.pid:
                 built.close()
 
-    def _consider_renewal(self) -> None:
-        index = self._index
+    def _followed(self) -> None:
+        index = self._generations
         running = self._renewal is not None and self._renewal.is_alive()
-        if running or not isinstance(index, Generations) or not index.wasteful:
+        if running or not index.wasteful:
             return
 
         def renew() -> None:
@@ -157,27 +222,3 @@ class Follower:
 
         self._renewal = threading.Thread(target=renew, name="index-renewal", daemon=True)
         self._renewal.start()
-
-    def _run(self) -> None:
-        failing = False
-        while not self._closed:
-            # After a failure it tries again by itself: nothing else might change for a long time.
-            self._changed.wait(_RETRY_S if failing else _QUIET_S if self._unwritten else None)
-            if self._closed:
-                return
-            self._changed.clear()
-            try:
-                self.settle()
-                self._write()
-                self._consider_renewal()
-                failing = False
-            except UnavailableError as err:
-                if not failing:
-                    log.error("index_fell_behind", detail=str(err))
-                failing = True
-
-    def _write(self) -> None:
-        with self._turn:
-            if self._unwritten and (self._index.quiet_s >= _QUIET_S or self._unwritten >= _MOST_UNWRITTEN):
-                self._index.flush()
-                self._unwritten = 0

@@ -38,6 +38,11 @@ class DataFolder:
         return self.path / "index"
 
     @property
+    def keywords(self) -> Path:
+        """The keyword index, derived from the catalog."""
+        return self.path / "keywords"
+
+    @property
     def audit(self) -> Path:
         """The audit log."""
         return self.path / "audit"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Connection, Row, Select, String, and_, bindparam, func, select
+from sqlalchemy import BindParameter, Column, Connection, Row, Select, String, and_, bindparam, func, select
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
 from acl.errors import DecodeError
 from acl.model import AclId, Clause, ScopeId, Unknown
 from acl.normalize import decode
-from service.index.base import Add, FeedItem, Remove
+from service.index.base import Add, AddText, FeedItem, Remove
+from service.keys.envelope import UnsealError
 from service.stores import schema
 from service.stores.copies import find_text
 from service.stores.records import (
@@ -23,7 +24,7 @@ from service.stores.records import (
     StoredSource,
 )
 from service.stores.runs import run_from_row
-from service.stores.sealing import Sealing
+from service.stores.sealing import DocumentSeal, Sealing
 from service.stores.writes import FoundText
 
 _BATCH: Final = 500
@@ -92,30 +93,8 @@ class Reader:
 
         Vectors are opened: float32, unit length. Raises UnsealError.
         """
-        feed, chunks, documents = schema.feed.c, schema.chunks.c, schema.documents.c
-        rows = self._connection.execute(
-            select(
-                feed.seq,
-                feed.row,
-                documents.ordinal,
-                documents.document_id,
-                documents.version,
-                schema.sources.c.name,
-                chunks.position,
-                chunks.vector,
-            )
-            .outerjoin(schema.chunks, and_(chunks.row == feed.row, feed.ordinal.is_not(None)))
-            .outerjoin(schema.documents, and_(documents.ordinal == chunks.ordinal, documents.deleted.is_(False)))
-            .outerjoin(schema.sources, schema.sources.c.id == documents.source)
-            .where(feed.seq > after)
-            .order_by(feed.seq)
-            .limit(limit)
-        ).all()
-        wanted: dict[str, set[str]] = {}
-        for row in rows:
-            if row.ordinal is not None:
-                wanted.setdefault(row.name, set()).add(row.document_id)
-        seals = {source: self._sealing.documents(source, ids) for source, ids in wanted.items()}
+        rows = self._feed_rows(after, limit, schema.chunks.c.vector)
+        seals = self._seals(rows)
         items: list[FeedItem] = []
         for row in rows:
             seal = None if row.ordinal is None else seals[row.name].get(row.document_id)
@@ -126,6 +105,55 @@ class Reader:
                 vector = seal.open_vector(row.version, row.position, row.vector)
                 items.append(Add(row.seq, row.row, row.ordinal, vector))
         return items
+
+    def text_feed(self, after: int, limit: int) -> list[AddText | Remove]:
+        """Return items of the feed as `feed` does, with the words of each chunk: its headings and its text.
+
+        A passage that does not open can be read by nobody, so it is not found by its words either.
+        """
+        rows = self._feed_rows(after, limit, schema.chunks.c.body)
+        seals = self._seals(rows)
+        items: list[AddText | Remove] = []
+        for row in rows:
+            seal = None if row.ordinal is None else seals[row.name].get(row.document_id)
+            if seal is None:
+                items.append(Remove(row.seq, row.row))
+                continue
+            try:
+                opened = seal.open_body(row.version, row.position, row.body)
+            except UnsealError:
+                items.append(Remove(row.seq, row.row))
+            else:
+                items.append(AddText(row.seq, row.row, "\n".join([*opened.headings, opened.text])))
+        return items
+
+    def _feed_rows(self, after: int, limit: int, column: Column[bytes]) -> Sequence[Row[Any]]:
+        feed, chunks, documents = schema.feed.c, schema.chunks.c, schema.documents.c
+        return self._connection.execute(
+            select(
+                feed.seq,
+                feed.row,
+                documents.ordinal,
+                documents.document_id,
+                documents.version,
+                schema.sources.c.name,
+                chunks.position,
+                column,
+            )
+            .outerjoin(schema.chunks, and_(chunks.row == feed.row, feed.ordinal.is_not(None)))
+            .outerjoin(schema.documents, and_(documents.ordinal == chunks.ordinal, documents.deleted.is_(False)))
+            .outerjoin(schema.sources, schema.sources.c.id == documents.source)
+            .where(feed.seq > after)
+            .order_by(feed.seq)
+            .limit(limit)
+        ).all()
+
+    def _seals(self, rows: Sequence[Row[Any]]) -> dict[str, Mapping[str, DocumentSeal]]:
+        wanted: dict[str, set[str]] = {}
+        for row in rows:
+            if row.ordinal is not None:
+                wanted.setdefault(row.name, set()).add(row.document_id)
+        return {source: self._sealing.documents(source, ids) for source, ids in wanted.items()}
 
     def same_content(self, ordinal: int, content: bytes) -> bool:
         """True when the document's text is stored and was made from this content (keyed hash)."""

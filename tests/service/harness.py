@@ -22,7 +22,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from pyroaring import AbstractBitMap
+from pyroaring import AbstractBitMap, BitMap
 from remit.client import AsyncClient
 
 from acl.model import Clause, Effect, Rule, ScopeId, Unknown
@@ -52,7 +52,9 @@ from service.identity import Identity
 from service.index.base import Add, Candidate, FeedItem, Index, Proposal, Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
+from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.index.planner import SearchPath, Tuning
+from service.index.postings import Postings
 from service.keys import FileKey, KeyStore
 from service.roles import Roles
 from service.search import Retrieval
@@ -62,6 +64,7 @@ from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import open_folder
 from service.stores.records import StoredRun
 from service.sync import SyncEngine
+from service.terms import TermHash, query_terms
 from tests.service.sync_support import CountingEmbedder, ParagraphExtractor
 
 COMPANY: Final = "company"
@@ -195,6 +198,44 @@ class MemoryIndex:
         """Nothing is held."""
 
 
+class MemoryKeywords:
+    """The postings of keyword search in this process. propose_all: whatever is permitted."""
+
+    def __init__(self, hashed: TermHash) -> None:
+        self._hashed = hashed
+        self.postings = Postings()
+        self.applied_seq = 0
+        self.propose_all = False
+        self.quiet_s = 0.0
+
+    def apply(self, items: Sequence[AddTerms | Remove]) -> None:
+        """See `service.index.keyword.KeywordIndex`."""
+        for item in items:
+            if isinstance(item, AddTerms):
+                size = np.array([len(item.terms)])
+                self.postings.add(np.array([item.row], np.uint32), size, item.terms, item.impacts)
+            else:
+                self.postings.remove([item.row])
+            self.applied_seq = max(self.applied_seq, item.seq)
+
+    def flush(self) -> int:
+        """Nothing is written."""
+        return self.applied_seq
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.postings, self.applied_seq = Postings(), 0
+
+    def search(self, text: str, rows: AbstractBitMap, limit: int) -> list[int]:
+        """See `service.index.base.Keywords`."""
+        if self.propose_all:
+            rows = BitMap(row for one in self.postings.segments.values() for row in one.rows)
+        return self.postings.search(self._hashed.numbers(sorted(query_terms(text))), rows, limit)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
 class EngineSources:
     """`Sources` over a sync engine, each run in a thread."""
 
@@ -272,6 +313,8 @@ class Service:
     embedder: CountingEmbedder
     engine: SyncEngine
     index: Index
+    keywords: KeywordIndex | MemoryKeywords
+    hashed: TermHash
     directory: TimedDirectory
     identity: Identity
     access: Access
@@ -302,7 +345,12 @@ class Service:
         """Run one sync to its end, and let the index follow."""
         run = self.engine.run(COMPANY)
         assert run.failure == "", run
+        self.follow()
+
+    def follow(self) -> None:
+        """Let both indexes follow."""
         follow(self.catalog, self.index)
+        follow(TermFeed(self.catalog, self.hashed), self.keywords)
 
     def people(self, text: str) -> None:
         """Change the directory."""
@@ -419,13 +467,25 @@ async def serving(
             if edge
             else MemoryIndex(catalog.incarnation)
         )
+        hashed = term_hash(keys)
+        keywords: KeywordIndex | MemoryKeywords = (
+            KeywordIndex(config.data / "keywords", incarnation=catalog.incarnation, hashed=hashed)
+            if edge
+            else MemoryKeywords(hashed)
+        )
         directory = TimedDirectory(StaticDirectory("people", folder / "people.yaml"), clock)
         identity = Identity({"people": directory}, Roles(config.roles), now=clock)
         access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
         callers = Callers(identity, access.latest)
         shadow = Shadow(index, tuning.shadow)
         retrieval = Retrieval(
-            access=access, index=index, embedder=embedder, sealing=catalog.sealing, callers=callers, shadow=shadow
+            access=access,
+            index=index,
+            keywords=keywords,
+            embedder=embedder,
+            sealing=catalog.sealing,
+            callers=callers,
+            shadow=shadow,
         )
         key = AuditKey.load(config.keys.audit)
         log = AuditLog(config.data / "audit", key.signer, timeout_s=audit_timeout_s)
@@ -464,6 +524,8 @@ async def serving(
                 embedder,
                 engine,
                 index,
+                keywords,
+                hashed,
                 directory,
                 identity,
                 access,
@@ -492,3 +554,4 @@ async def serving(
             log.close()
             shadow.close()
             index.close()
+            keywords.close()

@@ -89,3 +89,36 @@ def test_a_question_alone_is_answered_at_once_and_every_time() -> None:
     assert scribe.calls == [["a"], ["a"]]
     with pytest.raises(SearchUnavailableError):
         gather.ask("bad")
+
+
+def test_an_error_that_nobody_expects_leaves_nobody_waiting() -> None:
+    """Who called hears of it; the others of the call are answered."""
+
+    def answer(questions: list[str]) -> list[str]:
+        if len(questions) > 1:
+            raise KeyError("unexpected")
+        return scribe.answer(questions)
+
+    scribe = Scribe()
+    gather = Gather(answer, most=8)
+    got: dict[str, str] = {}
+
+    def ask(question: str) -> None:
+        try:
+            got[question] = gather.ask(question)
+        except KeyError:
+            got[question] = "unexpected"
+
+    threads = [threading.Thread(target=ask, args=("first",))]
+    threads[0].start()
+    assert scribe.entered.wait(30)
+    threads += [threading.Thread(target=ask, args=(letter,)) for letter in "abc"]
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: len(gather._line) == 3)
+    scribe.open.set()
+    for thread in threads:
+        thread.join(30)
+
+    assert got["first"] == "FIRST"
+    assert sorted(got[letter] for letter in "abc") in [sorted(["unexpected", *rest]) for rest in ("AB", "AC", "BC")]

@@ -14,7 +14,7 @@ from pyroaring import BitMap
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import FeedItem, Remove
 from service.index.edge import EdgeIndex
-from service.index.follow import Follower
+from service.index.follow import RenewingFollower
 from service.index.generations import Generations
 from service.index.planner import Tuning
 from tests.service.test_index_edge import DIMENSION, Feed, add, vectors
@@ -55,7 +55,7 @@ def inside(folder: Path) -> set[str]:
 def test_a_renewal_keeps_what_is_held_and_gives_back_what_is_not(index: Generations, tmp_path: Path) -> None:
     """The new generation answers as the old one, which is gone with its folder; a restart finds the new one."""
     feed = Feed(add(range(3_000), MATRIX), step=500)
-    follower = Follower(feed, index)
+    follower = RenewingFollower(feed, index)
     follower.start()
     remove(feed, range(2_000))
     follower.settle()
@@ -77,7 +77,7 @@ def test_a_renewal_keeps_what_is_held_and_gives_back_what_is_not(index: Generati
 def test_searches_and_changes_go_on_while_it_is_made_anew(index: Generations) -> None:
     """Every search in between has its answer, and what changes meanwhile is in the new generation."""
     feed = Feed(add(range(2_000), MATRIX), step=100)
-    follower = Follower(feed, index)
+    follower = RenewingFollower(feed, index)
     follower.start()
     done, answered = threading.Event(), 0
 
@@ -109,7 +109,7 @@ def test_much_removed_makes_it_anew_by_itself(
     """When more was removed than is worth keeping the room for, nobody has to ask; a little is left alone."""
     monkeypatch.setattr("service.index.edge._WASTE", 100)
     feed = Feed(add(range(1_000), MATRIX), step=500)
-    follower = Follower(feed, index)
+    follower = RenewingFollower(feed, index)
     follower.start()
 
     remove(feed, range(300))
@@ -130,7 +130,7 @@ def test_much_removed_makes_it_anew_by_itself(
 def test_a_renewal_that_fails_changes_nothing(index: Generations, monkeypatch: pytest.MonkeyPatch) -> None:
     """The served generation is as it was, and the next renewal works."""
     feed = Feed(add(range(500), MATRIX), step=100)
-    follower = Follower(feed, index)
+    follower = RenewingFollower(feed, index)
     follower.start()
     begin = index.begin
 

@@ -9,8 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from remit.client import InternalError, NotFoundError
+from remit.client import InternalError, NotFoundError, SearchMode
 from remit.v1.retrieval_pb2 import BatchGetChunksRequest, GetDocumentRequest, SearchRequest
+from remit.v1.retrieval_pb2 import SearchMode as WireMode
 
 from acl.model import Unknown
 from service.authn import Authenticator
@@ -48,10 +49,12 @@ def index(service: Service) -> MemoryIndex:
     return service.index
 
 
-async def texts(service: Service, name: str, query: str = "plan", limit: int = 10) -> list[str]:
+async def texts(
+    service: Service, name: str, query: str = "plan", limit: int = 10, mode: SearchMode = SearchMode.HYBRID
+) -> list[str]:
     """What somebody finds."""
     async with service.client(name) as client:
-        return [hit.chunk.text for hit in (await client.search(query, limit=limit)).hits]
+        return [hit.chunk.text for hit in (await client.search(query, limit=limit, mode=mode)).hits]
 
 
 async def test_each_caller_finds_what_their_groups_may_read(service: Service) -> None:
@@ -122,7 +125,7 @@ async def test_more_candidates_are_asked_for_until_enough_survive(service: Servi
     service.sync()
     index.propose_all = True
 
-    assert await texts(service, "alice", limit=2) == ["plan of mine"] * 2
+    assert await texts(service, "alice", limit=2, mode=SearchMode.DENSE) == ["plan of mine"] * 2
     assert index.asked == [4, 16, 64]
 
 
@@ -134,10 +137,10 @@ async def test_the_budget_of_rounds_is_bounded(service: Service, index: MemoryIn
     service.sync()
     index.propose_all = True
 
-    assert await texts(service, "alice", limit=1) == []
+    assert await texts(service, "alice", limit=1, mode=SearchMode.DENSE) == []
     assert index.asked == [2, 8, 32]
     index.propose_all = False
-    assert await texts(service, "alice", limit=1) == ["plan of mine"]
+    assert await texts(service, "alice", limit=1, mode=SearchMode.DENSE) == ["plan of mine"]
 
 
 async def test_no_permitted_document_asks_the_index_for_none(service: Service, index: MemoryIndex) -> None:
@@ -248,7 +251,7 @@ async def test_only_the_current_text_is_read(service: Service) -> None:
     service.add("d", "plan three", allow(EVERYBODY))
     service.engine.run(COMPANY)
     before_the_index_follows = await texts(service, "alice")
-    follow(service.catalog, service.index)
+    service.follow()
 
     assert before_the_index_follows == []
     assert await texts(service, "alice") == ["plan three"]
@@ -291,7 +294,7 @@ async def test_a_source_without_a_complete_run_is_withheld(service: Service) -> 
     service.add("b", "plan b", allow(SALES))
     service.source.faults.fail_at = 2
     service.engine.run(COMPANY)
-    follow(service.catalog, service.index)
+    service.follow()
 
     assert await texts(service, "alice") == []
     service.source.faults.fail_at = None
@@ -309,11 +312,11 @@ async def test_a_source_that_is_no_longer_configured_is_withheld(tmp_path: Path)
 
     settings.write_text(written[: written.index("\nsources:") + 1])
     async with serving(tmp_path / "remit") as service:
-        follow(service.catalog, service.index)
+        service.follow()
         assert await texts(service, "alice") == []
     settings.write_text(written)
     async with serving(tmp_path / "remit") as service:
-        follow(service.catalog, service.index)
+        service.follow()
         assert await texts(service, "alice") == ["plan"]
 
 
@@ -429,6 +432,22 @@ async def test_a_damaged_passage_is_withheld(service: Service) -> None:
         assert (await client.get_document(ids["good"])).chunks[0].text == "plan three"
 
 
+async def test_a_damaged_passage_is_not_found_by_its_words_and_holds_up_nobody(service: Service) -> None:
+    """The keyword index goes on behind a passage that does not open: its words are nobody's, the others are found."""
+    service.add("bad", "plan one\n\nplan two", allow(SALES))
+    service.add("good", "plan three", allow(SALES))
+    service.sync()
+    _damage(service, "bad", lambda body: body[:-1] + bytes([body[-1] ^ 1]))
+
+    service.keywords.clear()
+    service.add("later", "plan four", allow(SALES))
+    service.sync()
+
+    assert service.keywords.applied_seq == service.index.applied_seq
+    found = await texts(service, "alice", mode=SearchMode.KEYWORD)
+    assert sorted(found) == ["plan four", "plan three", "plan two"]
+
+
 async def test_a_passage_moved_to_another_document_is_withheld(service: Service) -> None:
     """Text that stands where it was not sealed for is nobody's: rules cannot be changed by moving rows."""
     service.add("secret", "plan of finance", allow(FINANCE))
@@ -461,10 +480,13 @@ async def test_what_hidden_documents_do_changes_nothing(tmp_path: Path) -> None:
         async def everything() -> list[object]:
             asked = [
                 await service.call(
-                    "RetrievalService/Search", SearchRequest(query=q, limit=limit, explain=True), token=token
+                    "RetrievalService/Search",
+                    SearchRequest(query=q, limit=limit, explain=True, mode=mode),
+                    token=token,
                 )
                 for q in words
                 for limit in (1, 5, 100)
+                for mode in WireMode.values()
             ]
             reading = GetDocumentRequest(document_id=ids["m2"])
             asked.append(await service.call("RetrievalService/GetDocument", reading, token=token))

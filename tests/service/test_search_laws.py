@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 from remit.v1.access_pb2 import GetCallerResponse
-from remit.v1.retrieval_pb2 import SearchRequest, SearchResponse
+from remit.v1.retrieval_pb2 import SearchMode, SearchRequest, SearchResponse
 
 from acl.model import Clause, Effect, Rule, Unknown
 from acl.principal import Principal
 from service.authn import Authenticator
 from service.callers import Callers
-from service.index.follow import Follower, follow
+from service.index.follow import Follower
+from service.index.keyword import TermFeed
 from service.index.planner import SearchPath, Tuning
-from service.search import Query
+from service.search import Mode, Query
 from tests.acl.reference import chain, may_read, plain_clause
 from tests.service.harness import (
     ALICE,
@@ -52,11 +53,12 @@ def queries(count: int, seed: int) -> Iterator[SearchRequest]:
     for _ in range(count):
         text = draw.choice([sentence(draw), sentence(draw), "?!", "план", "x" * 300])
         limit = draw.choice([0, 1, 2, 5, 100])
-        yield SearchRequest(query=text, limit=limit, explain=draw.random() < 0.3, exact=draw.random() < 0.4)
+        explain, exact, mode = draw.random() < 0.3, draw.random() < 0.4, draw.choice(SearchMode.values())
+        yield SearchRequest(query=text, limit=limit, explain=explain, exact=exact, mode=mode)
 
 
 async def test_two_corpora_that_differ_in_what_is_hidden_answer_alike(tmp_path: Path) -> None:
-    """Byte for byte, in both modes, whatever the hidden passages are, and wherever they came in between.
+    """Byte for byte, in every mode and exactness, whatever the hidden passages are, and wherever they came in between.
 
     Ids are drawn at random for each corpus, so they are replaced by places before comparing; clock and names are held.
     """
@@ -78,7 +80,7 @@ async def test_two_corpora_that_differ_in_what_is_hidden_answer_alike(tmp_path: 
             places = {chunk: name for name in service.document_ids() for chunk in service.chunk_ids(name)}
             documents = {document: name for name, document in service.document_ids().items()}
             answers.append([])
-            for request in queries(80, seed=3):
+            for request in queries(160, seed=3):
                 outcome = await service.call("RetrievalService/Search", request, token=service.token("alice"))
                 found = outcome.parsed(SearchResponse)
                 assert isinstance(found, SearchResponse)
@@ -89,7 +91,7 @@ async def test_two_corpora_that_differ_in_what_is_hidden_answer_alike(tmp_path: 
                 answers[-1].append(found.SerializeToString(deterministic=True))
 
     assert answers[0] == answers[1]
-    assert len(set(answers[0])) > 30
+    assert len(set(answers[0])) > 60
 
 
 async def test_the_answers_of_the_law_above_come_from_codes(tmp_path: Path) -> None:
@@ -102,7 +104,7 @@ async def test_the_answers_of_the_law_above_come_from_codes(tmp_path: Path) -> N
             service.sync()
             caller = resolved(service, "alice")
             for exact in (False, True):
-                trace = service.retrieval_core.search(caller, Query("plan", 2, exact=exact)).trace
+                trace = service.retrieval_core.search(caller, Query("plan", 2, exact=exact, mode=Mode.DENSE)).trace
                 assert trace is not None
                 paths.append((trace.path, trace.permitted, trace.scored, trace.survivors))
             for number in range(100 * (1 - phase)):
@@ -211,7 +213,7 @@ async def test_nothing_is_returned_that_the_slow_evaluator_denies(tmp_path: Path
             behind = world.draw.random() < 0.3
             service.engine.run(COMPANY)
             if not behind:
-                follow(service.catalog, service.index)
+                service.follow()
             for name in ("alice", "bob", "olga"):
                 token = service.token(name)
                 who = (await service.call("AccessService/GetCaller", token=token)).parsed(GetCallerResponse)
@@ -219,7 +221,11 @@ async def test_nothing_is_returned_that_the_slow_evaluator_denies(tmp_path: Path
                 held = [(p.realm, p.id) for p in map(Principal.parse, (one.token for one in who.principals))]
                 allowed = world.readable(held, list(who.complete_realms))
                 for request in (
-                    SearchRequest(query=sentence(world.draw), limit=world.draw.choice([1, 3, 100])),
+                    SearchRequest(
+                        query=sentence(world.draw),
+                        limit=world.draw.choice([1, 3, 100]),
+                        mode=world.draw.choice(SearchMode.values()),
+                    ),
                     SearchRequest(query=sentence(world.draw), limit=100, exact=True),
                 ):
                     outcome = await service.call("RetrievalService/Search", request, token=token)
@@ -257,20 +263,28 @@ async def test_no_search_returns_what_was_revoked_before_it_began(tmp_path: Path
         names = [f"d{number}" for number in range(30)]
         write(names)
         follower = Follower(service.catalog, service.index)
+        words = Follower(TermFeed(service.catalog, service.hashed), service.keywords)
         follower.start()
-        service.engine._on_commit = follower.notify
+        words.start()
+
+        def changed() -> None:
+            follower.notify()
+            words.notify()
+
+        service.engine._on_commit = changed
         callers = {name: resolved(service, name) for name in people}
         done = threading.Event()
 
-        def read(name: str, exact: bool) -> None:
+        def read(name: str, exact: bool, mode: Mode) -> None:
             def search() -> tuple[str, ...]:
-                query = Query(WORDS[len(recorded.found) % 8], 20, exact=exact)
+                query = Query(WORDS[len(recorded.found) % 8], 20, exact=exact, mode=mode)
                 return tuple(p.document.location for p in service.retrieval_core.search(callers[name], query).passages)
 
             while not done.is_set():
                 recorded.search(name, search)
 
-        threads = [threading.Thread(target=read, args=(name, exact)) for name in people for exact in (True, False)]
+        kinds = [(True, Mode.DENSE), (False, Mode.KEYWORD), (False, Mode.HYBRID)]
+        threads = [threading.Thread(target=read, args=(name, *kind)) for name in people for kind in kinds]
         for thread in threads:
             thread.start()
         for _ in range(15):
@@ -279,6 +293,7 @@ async def test_no_search_returns_what_was_revoked_before_it_began(tmp_path: Path
         for thread in threads:
             thread.join()
         follower.close()
+        words.close()
 
     assert recorded.leaks() == []
     assert len(recorded.found) > 20

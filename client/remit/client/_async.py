@@ -57,10 +57,24 @@ class AsyncClient:
         await self.close()
 
     async def search(
-        self, query: str, *, limit: int = 10, sources: Sequence[str] = (), explain: bool = False, exact: bool = False
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        sources: Sequence[str] = (),
+        explain: bool = False,
+        mode: values.SearchMode = values.SearchMode.HYBRID,
+        exact: bool = False,
     ) -> values.SearchResult:
         """See `Client.search`."""
-        request = retrieval_pb2.SearchRequest(query=query, limit=limit, sources=sources, explain=explain, exact=exact)
+        request = retrieval_pb2.SearchRequest(
+            query=query,
+            limit=limit,
+            sources=sources,
+            explain=explain,
+            mode=retrieval_pb2.SearchMode.Value(f"SEARCH_MODE_{mode.name}"),
+            exact=exact,
+        )
         return _read.search(await self._call(self._retrieval.Search, request))
 
     async def get_document(self, document_id: str) -> values.DocumentText:

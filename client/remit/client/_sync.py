@@ -80,14 +80,29 @@ class Client(_Blocking):
     """
 
     def search(
-        self, query: str, *, limit: int = 10, sources: Sequence[str] = (), explain: bool = False, exact: bool = False
+        self,
+        query: str,
+        *,
+        limit: int = 10,
+        sources: Sequence[str] = (),
+        explain: bool = False,
+        mode: values.SearchMode = values.SearchMode.HYBRID,
+        exact: bool = False,
     ) -> values.SearchResult:
-        """Return the passages nearest in meaning to `query`, best first.
+        """Return the passages that answer `query` best, best first.
 
         limit: 1 to 100. sources: only of these, by name. explain: with why each of them may be read.
+        mode: by meaning, by words, or both.
         exact: compare every readable passage by its full vector.
         """
-        request = retrieval_pb2.SearchRequest(query=query, limit=limit, sources=sources, explain=explain, exact=exact)
+        request = retrieval_pb2.SearchRequest(
+            query=query,
+            limit=limit,
+            sources=sources,
+            explain=explain,
+            mode=retrieval_pb2.SearchMode.Value(f"SEARCH_MODE_{mode.name}"),
+            exact=exact,
+        )
         return _read.search(self._call(self._retrieval.Search, request))
 
     def get_document(self, document_id: str) -> values.DocumentText:

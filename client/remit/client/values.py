@@ -9,6 +9,14 @@ from enum import Enum
 from typing import Any
 
 
+class SearchMode(Enum):
+    """What passages are found by. DENSE: by meaning alone. KEYWORD: by words alone."""
+
+    HYBRID = "hybrid"
+    DENSE = "dense"
+    KEYWORD = "keyword"
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFreshness:
     """How fresh one source's rules are. permissions_age: None when they were never verified in full."""

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from remit.v1 import common_pb2 as _common_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SearchMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SearchModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SearchMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SEARCH_MODE_UNSPECIFIED: _SearchMode.ValueType  # 0
+    """The same as SEARCH_MODE_HYBRID."""
+    SEARCH_MODE_HYBRID: _SearchMode.ValueType  # 1
+    """By meaning and by words: both rankings become one by rank."""
+    SEARCH_MODE_DENSE: _SearchMode.ValueType  # 2
+    """By meaning alone: the nearest vectors."""
+    SEARCH_MODE_KEYWORD: _SearchMode.ValueType  # 3
+    """By words alone: only passages with one of the query's words, folded and stemmed. How rare a word is, is counted
+    over what the caller may read.
+    """
+
+class SearchMode(_SearchMode, metaclass=_SearchModeEnumTypeWrapper):
+    """What passages are found by."""
+
+SEARCH_MODE_UNSPECIFIED: SearchMode.ValueType  # 0
+"""The same as SEARCH_MODE_HYBRID."""
+SEARCH_MODE_HYBRID: SearchMode.ValueType  # 1
+"""By meaning and by words: both rankings become one by rank."""
+SEARCH_MODE_DENSE: SearchMode.ValueType  # 2
+"""By meaning alone: the nearest vectors."""
+SEARCH_MODE_KEYWORD: SearchMode.ValueType  # 3
+"""By words alone: only passages with one of the query's words, folded and stemmed. How rare a word is, is counted
+over what the caller may read.
+"""
+Global___SearchMode: _TypeAlias = SearchMode  # noqa: Y015
+
 @_typing.final
 class SearchRequest(_message.Message):
     """A question."""
@@ -30,6 +63,7 @@ class SearchRequest(_message.Message):
     LIMIT_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The question, 1 to 8,192 bytes of UTF-8 with at least one character that is not white space.
@@ -39,6 +73,8 @@ class SearchRequest(_message.Message):
     """How many passages to return at most, 1 to 100. 0 means 10. Others are INVALID_ARGUMENT."""
     explain: _builtins.bool
     """Adds to each hit why the caller may read it: the rule of each clause and the path of groups."""
+    mode: Global___SearchMode.ValueType
+    """What passages are found by."""
     exact: _builtins.bool
     """Compares every passage that the caller may read by its full vector: the reference that the default path is held
     against. Slower where much may be read; the default finds the same but for rare passages near the last rank.
@@ -56,11 +92,12 @@ class SearchRequest(_message.Message):
         limit: _builtins.int = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
         explain: _builtins.bool = ...,
+        mode: Global___SearchMode.ValueType = ...,
         exact: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explain", b"explain", "limit", b"limit", "query", b"query", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explain", b"explain", "limit", b"limit", "mode", b"mode", "query", b"query", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -113,7 +150,9 @@ class Hit(_message.Message):
     rank: _builtins.int
     """1 is the best."""
     score: _builtins.float
-    """Cosine of the query and the passage, in [-1, 1]; it depends on nothing else."""
+    """Cosine of the query and the passage, in [-1, 1]; it depends on nothing else. The rank may rest on words, too, so
+    that a later hit can have a larger score.
+    """
     @_builtins.property
     def chunk(self) -> Global___Chunk:
         """The passage."""

@@ -59,7 +59,7 @@ class RetrievalServiceServicer:
     """
 
     def Search(self, request, context):
-        """Returns the passages nearest in meaning to a query, among those the caller may read.
+        """Returns the passages that answer a query best, by meaning and by words, among those the caller may read.
         Nothing in the answer depends on documents that the caller may not read.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

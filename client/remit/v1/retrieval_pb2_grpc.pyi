@@ -36,7 +36,7 @@ class RetrievalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RetrievalServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.SearchRequest, _retrieval_pb2.SearchResponse]
-    """Returns the passages nearest in meaning to a query, among those the caller may read.
+    """Returns the passages that answer a query best, by meaning and by words, among those the caller may read.
     Nothing in the answer depends on documents that the caller may not read.
     """
     GetDocument: _grpc.UnaryUnaryMultiCallable[_retrieval_pb2.GetDocumentRequest, _retrieval_pb2.GetDocumentResponse]
@@ -52,7 +52,7 @@ class RetrievalServiceAsyncStub(RetrievalServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.SearchRequest, _retrieval_pb2.SearchResponse]  # type: ignore[assignment]
-    """Returns the passages nearest in meaning to a query, among those the caller may read.
+    """Returns the passages that answer a query best, by meaning and by words, among those the caller may read.
     Nothing in the answer depends on documents that the caller may not read.
     """
     GetDocument: _aio.UnaryUnaryMultiCallable[_retrieval_pb2.GetDocumentRequest, _retrieval_pb2.GetDocumentResponse]  # type: ignore[assignment]
@@ -71,7 +71,7 @@ class RetrievalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retrieval_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retrieval_pb2.SearchResponse, _abc.Awaitable[_retrieval_pb2.SearchResponse]]:
-        """Returns the passages nearest in meaning to a query, among those the caller may read.
+        """Returns the passages that answer a query best, by meaning and by words, among those the caller may read.
         Nothing in the answer depends on documents that the caller may not read.
         """
 
