@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench-retrieval test check setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo bench-retrieval test check chaos-audit setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ check: lint types contracts buf drift test ## Everything that CI runs
 bench-retrieval: setup-dev ## Measure searching under permissions beside other systems (ARGS=--quick for minutes)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint deploy/constraints.txt --editable '.[bench]' --no-build-isolation
 	@$(BIN)/python -m benchmarks.bench_retrieval $(ARGS)
+
+chaos-audit: setup-dev ## Break the audit log of a service under load, 200 times (ROUNDS=…)
+	@$(BIN)/python -m tests.service.audit_chaos --rounds $(or $(ROUNDS),200) --report
 
 setup: ## Install Remit into $(VENV)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh

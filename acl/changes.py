@@ -9,7 +9,8 @@ from acl.errors import InvalidValueError
 from acl.model import AclId, Clause, ScopeId, Unknown
 
 _IDS: Final = 1 << 28
-_ROWS: Final = 1 << 32
+# One less than 32 bits hold, so that they hold every sum of chunks.
+_ROWS: Final = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,10 @@ class AclDrop:
 
 @dataclass(frozen=True, slots=True)
 class DocumentPut:
-    """A document's current ACL, 0 for nobody, and the rows of its chunks as half-open ranges, none empty, in order."""
+    """A document's current ACL, 0 for nobody, and the rows of its chunks as half-open ranges, none empty, in order.
+
+    A row is in one document at a time.
+    """
 
     ordinal: int
     acl_id: AclId

@@ -27,6 +27,7 @@ _CLASSES: Final = {
     "posix": frozenset({"other"}),
     "ad": frozenset({"S-1-1-0", "S-1-5-11", "S-1-5-2", "S-1-5-15", "S-1-5-32-545"}),
     "entra": frozenset({"members"}),
+    "ldap": frozenset({"members"}),
     "static": frozenset({"members"}),
 }
 

@@ -23,6 +23,7 @@ _MAX_ENTRIES: Final = 10_000
 _NUMBER: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _FLAGS: Final = {"true": True, "false": False}
 _SHARE: Final = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,8})(s|m|h|d)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TAG: Final = "tag:yaml.org,2002:"
@@ -110,6 +111,10 @@ class Field:
         if len(value) > at_most or value != value.strip() or not value.isprintable():
             self.fail(f"expected 1 to {at_most} printable characters without spaces around them")
         return value
+
+    def name(self, what: str = "a name of lower-case letters, digits, `-`, `_` and `.`") -> str:
+        """Read a name that may stand in a path, a realm or a key."""
+        return self.text(what, _NAME)
 
     def choice(self, choices: Collection[str]) -> str:
         """Read one of some words."""

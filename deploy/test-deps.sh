@@ -4,9 +4,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive
-packages=(acl make git util-linux python3-samba)
+packages=(acl ca-certificates make git postgresql util-linux python3-samba)
+# The directories that tests start themselves, each in a temporary folder on loopback: Active Directory and OpenLDAP.
+packages+=(samba samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules winbind smbclient krb5-user slapd ldap-utils)
 command -v npx >/dev/null || packages+=(nodejs npm)
 apt-get update -qq
+# Debian starts what it installs. While these are installed it must not: the tests need the ports, and nobody the servers.
+if [[ ! -e /usr/sbin/policy-rc.d ]]; then
+  printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d
+  chmod 755 /usr/sbin/policy-rc.d
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+fi
 apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 # The OpenID Connect provider of tests/support/oidc, as its lock file pins it.
 npm ci --prefix tests/support/oidc --no-audit --no-fund --silent

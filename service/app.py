@@ -22,6 +22,8 @@ import connectors
 import service
 from connectors import registry
 from connectors.base import Connector
+from connectors.directories.base import Directory, Watched
+from service import directories
 from service.access import Access
 from service.api import tls
 from service.api.audit import AuditServicer
@@ -32,6 +34,7 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, 
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
+from service.audit.anchor import Anchors, FileAnchor, SyslogAnchor
 from service.authn import Authenticator
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
@@ -44,6 +47,7 @@ from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import Generations
 from service.index.keyword import KeywordIndex, TermFeed, term_hash
 from service.keys import FileKey
+from service.lookups import Keeping
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings
@@ -150,10 +154,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
-    directories = {
-        one.name: registry.build_directory(one.name, one.kind, {"path": str(one.path)}, settings.base)
-        for one in settings.directories
-    }
+    identity = _identity(settings)
+    closing.callback(identity.close)
+    identity.start()
     provider = FileKey(settings.keys.path)
     audit_key = AuditKey.load(settings.keys.audit)
     tokenizer = tokenizer_path(settings.embedding)
@@ -162,6 +165,10 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
+    places = [*map(FileAnchor, settings.audit.checkpoints)]
+    if places or settings.audit.syslog is not None:
+        syslog = [] if settings.audit.syslog is None else [SyslogAnchor(settings.audit.syslog)]
+        closing.callback(Anchors(audit, [*places, *syslog]).close)
     audit_reader = AuditReader(audit, folder.audit, audit_key)
     audit_reader.start()
     closing.callback(audit_reader.close)
@@ -221,7 +228,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     access = Access(catalog, {one.name: one.max_permissions_age for one in settings.sources})
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
-    callers = Callers(Identity(directories, Roles(settings.roles)), access.latest)
+    callers = Callers(identity, access.latest)
     executor = Executor()
     closing.callback(executor.close)
     shadow = Shadow(index, settings.index.shadow)
@@ -293,6 +300,18 @@ def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Setti
         return EdgeIndex(path, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
 
     return Generations(folder.index, open_generation)
+
+
+def _identity(settings: Settings) -> Identity:
+    opened: dict[str, Directory] = {}
+    with ExitStack() as closing:
+        for one in settings.directories:
+            opened[one.name] = directory = directories.open_directory(one, settings.base)
+            if isinstance(directory, Watched):
+                closing.callback(directory.close)
+        closing.pop_all()
+    keeping = {one.name: Keeping(one.keep_for, one.max_age, one.poll_every) for one in settings.directories}
+    return Identity(opened, Roles(settings.roles), links=settings.links, keeping=keeping)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

@@ -18,8 +18,8 @@ from service.identity import Resolved
 class Resolver(Protocol):
     """What resolves a subject: `service.identity.Identity`."""
 
-    def resolve(self, subject: Subject) -> Resolved:
-        """Return the caller with everything it holds now."""
+    def resolve(self, subject: Subject, *, mark: Callable[[], int], need: int) -> Resolved:
+        """Return the caller with everything it holds, from answers that began after the change `need`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,25 @@ class Callers:
 
     def resolve(self, subject: Subject) -> Current:
         """Resolve a subject. Blocking. Raises UnauthenticatedError and DirectoryUnavailableError."""
-        # The number is taken first: a text stored during the resolution counts as newer than it.
-        as_of = self._latest()
-        resolved = self._resolver.resolve(subject)
+        return self._resolve(subject, 0)
+
+    def resolve_again(self, subject: Subject) -> Current:
+        """Resolve a subject from answers that are newer than everything that the catalog holds now."""
+        return self._resolve(subject, self._latest())
+
+    def _resolve(self, subject: Subject, need: int) -> Current:
+        # The number is taken before each question: a text stored during a resolution counts as newer than it.
+        resolved = self._resolver.resolve(subject, mark=self._latest, need=need)
         if subject.acts_itself:
-            return Current(subject, resolved, as_of)
+            return Current(subject, resolved, resolved.as_of)
         # Whoever acts for somebody administers nothing in their name.
         resolved = replace(resolved, roles=frozenset())
         if subject.on_behalf is None:
-            return Current(subject, resolved, as_of)
+            return Current(subject, resolved, resolved.as_of)
         _check_named(resolved, subject.on_behalf)
-        return Current(subject, resolved, as_of, self._resolver.resolve(subject.on_behalf.service).caller)
+        actor = self._resolver.resolve(subject.on_behalf.service, mark=self._latest, need=need)
+        # A text that is newer than the groups of either is newer than the pair.
+        return Current(subject, resolved, min(resolved.as_of, actor.as_of), actor.caller)
 
 
 def _check_named(person: Resolved, by: OnBehalf) -> None:

@@ -18,7 +18,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from connectors.directories.base import DirectoryError
 from connectors.directories.static import StaticDirectory
-from service import durable_file, key_file
+from service import directories, durable_file, key_file
 from service.errors import StartError
 from service.issuers import IssuerSettings, KeyFile
 from service.settings import Settings
@@ -73,8 +73,11 @@ def _account(settings: Settings, issuer: IssuerSettings, name: str) -> str:
     if issuer.attribute != "id":
         raise StartError(f"the issuer `{issuer.issuer}` names people by `{issuer.attribute}`, expected `attribute: id`")
     directory = next(d for d in settings.directories if d.name == issuer.directory)
+    found = directories.build(directory, settings.base)
+    if not isinstance(found, StaticDirectory):
+        raise StartError(f"the development issuer names people of a static directory, not of `{directory.name}`")
     try:
-        return StaticDirectory(directory.name, directory.path).account_id(name)
+        return found.account_id(name)
     except DirectoryError as err:
         raise StartError(err.detail) from err
 

@@ -1,33 +1,62 @@
-"""From a subject to a caller: everything that the account holds now, from the directory that its issuer is bound to.
+"""From a subject to a caller: everything that the person holds now, in every realm that can be resolved.
 
-A directory that cannot be read in full answers nothing; it never means "no groups". Only the directory of the
-subject's own issuer is asked: principals of other realms come with linking, and until then their clauses deny.
+1. The directory of the subject's own issuer is asked first: whom it does not know or cannot tell about is refused.
+2. Links lead from there to the same person's accounts in other directories, by immutable facts alone. An account that
+   is disabled, unknown or found twice there holds nothing there.
+3. A realm is complete when every directory that could hold principals of it was asked about this person and answered
+   in full. A directory that cannot be reached never means "no groups": its realms are incomplete, every clause that
+   names them denies, and the answer says what was left out.
+4. The caller ends with its credential, and before any answer that it rests on is older than its directory allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import Final
 
 from acl.model import Caller
+from acl.principal import Principal, Realm
 from connectors.directories import base as directories
 from service.authn import Subject
+from service.directories import Link
 from service.errors import DirectoryUnavailableError, UnauthenticatedError
+from service.lookups import Keeping, Kept, Lookups
 from service.roles import Roles
 
 MAX_RESOLUTION_AGE: Final = timedelta(seconds=60)
-"""How long what a directory said may be used: the bound on noticing that somebody lost a group."""
+"""How long what a directory said may be used where its settings say nothing else."""
+
+_INCOMPLETE_FOR_S: Final = 1.0
+_MOST_JOINED: Final = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A subject with all it holds. resolution: what the directory said, with the path to each principal."""
+    """A subject with all it holds.
+
+    resolution: what the directories said together, with the path to each principal.
+    left_out: directories that could not say what this person holds, each with the reason, for operators.
+    as_of: a change of the catalog that is certainly not newer than any of the directories' answers.
+    """
 
     caller: Caller
     resolution: directories.Resolution
     roles: frozenset[str]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    as_of: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Joined:
+    """A caller made of kept answers, as long as none of them changes."""
+
+    resolved: Resolved
+    epochs: tuple[int, ...]
+    until: float
 
 
 class Identity:
@@ -38,40 +67,183 @@ class Identity:
         sources: Mapping[str, directories.Directory],
         roles: Roles,
         *,
+        links: Iterable[Link] = (),
+        keeping: Mapping[str, Keeping] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """sources: the configured directories by name."""
-        self._directories = dict(sources)
-        self._roles = roles
-        self._now = now
+        """sources: the configured directories by name. keeping: by name, how long their answers are used."""
+        keeping = keeping or {}
+        self._lookups: Final = {
+            name: Lookups(directory, keeping.get(name, Keeping(max_age=MAX_RESOLUTION_AGE)), clock=clock)
+            for name, directory in sources.items()
+        }
+        self._watched: Final = tuple(one for one in self._lookups.values() if one.keeps)
+        self._links: dict[str, list[Link]] = {}
+        for link in links:
+            self._links.setdefault(link.source, []).append(link)
+        self._roles: Final = roles
+        self._now: Final = now
+        self._clock: Final = clock
+        self._joined: dict[tuple[str, str, str], _Joined] = {}
+        self._lock: Final = Lock()
 
-    def resolve(self, subject: Subject) -> Resolved:
+    def start(self) -> None:
+        """Begin to follow what changes in the directories."""
+        for lookups in self._watched:
+            lookups.start()
+
+    def close(self) -> None:
+        """Stop following, and close the directories."""
+        for lookups in self._lookups.values():
+            lookups.close()
+
+    def resolve(self, subject: Subject, *, mark: Callable[[], int] = lambda: 0, need: int = 0) -> Resolved:
         """Return the caller that the subject is now.
 
-        The caller is valid until the credential is not, and at most MAX_RESOLUTION_AGE after its resolution.
+        mark: the latest change of the catalog. need: answers from before this change of it are not enough.
         Raises UnauthenticatedError for an account that is unknown, ambiguous or disabled, and
-        DirectoryUnavailableError when its directory cannot tell.
+        DirectoryUnavailableError when its own directory cannot tell.
         """
-        directory = self._directories.get(subject.directory)
-        if directory is None:
+        key = (subject.directory, subject.attribute, subject.value)
+        joined = self._joined.get(key)
+        if joined is not None and self._holds(joined, need):
+            return self._within(joined.resolved, subject)
+        epochs = self._epochs()
+        parts, left_out = self._parts(subject, mark, need)
+        resolved = self._join(subject, parts, left_out)
+        if all(self._lookups[name].keeps for name in (*parts, *left_out)):
+            self._keep(key, resolved, epochs, parts)
+        return self._within(resolved, subject)
+
+    # --- one answer after another ---
+
+    def _parts(self, subject: Subject, mark: Callable[[], int], need: int) -> tuple[dict[str, Kept], dict[str, str]]:
+        """The person's accounts by directory, the subject's own first, and the directories that could not say."""
+        own = self._lookups.get(subject.directory)
+        if own is None:
             raise DirectoryUnavailableError(f"there is no directory `{subject.directory}`")
         try:
-            found = directory.resolve(subject.attribute, subject.value)
+            parts = {subject.directory: own.resolve(subject.attribute, subject.value, mark=mark, need=need)}
         except directories.UnknownSubjectError as err:
             raise UnauthenticatedError(err.detail) from err
         except directories.DirectoryUnavailableError as err:
             raise DirectoryUnavailableError(err.detail) from err
-        now = self._now()
-        if not now - MAX_RESOLUTION_AGE < found.resolved_at <= now:
-            raise DirectoryUnavailableError(f"directory `{subject.directory}` answered as of another time than now")
-        if now >= subject.expires_at:
-            raise UnauthenticatedError("the credential expired meanwhile")
+        if (wrong := self._wrong_time(subject.directory, parts[subject.directory])) is not None:
+            raise DirectoryUnavailableError(wrong)
+        left_out: dict[str, str] = {}
+        strangers: set[str] = set()
+        queue = [subject.directory]
+        for source in queue:
+            for link in self._links.get(source, ()):
+                fact = parts[source].resolution.facts.get(link.fact)
+                if fact is None or link.target == subject.directory:
+                    continue
+                try:
+                    found = self._lookups[link.target].resolve(link.attribute, fact, mark=mark, need=need)
+                except directories.UnknownSubjectError:
+                    continue
+                except directories.DirectoryUnavailableError as err:
+                    left_out[link.target] = err.detail
+                    continue
+                if (wrong := self._wrong_time(link.target, found)) is not None:
+                    left_out[link.target] = wrong
+                elif link.target not in parts:
+                    parts[link.target] = found
+                    queue.append(link.target)
+                elif parts[link.target].resolution.account_id != found.resolution.account_id:
+                    strangers.add(link.target)
+        for name in strangers:
+            # Two links that lead to two accounts: one of them is somebody else's.
+            del parts[name]
+            left_out[name] = f"the links of this person lead to two accounts of directory `{name}`"
+        for name in left_out:
+            parts.pop(name, None)
+        return parts, left_out
+
+    def _join(self, subject: Subject, parts: Mapping[str, Kept], left_out: Mapping[str, str]) -> Resolved:
+        own = parts[subject.directory].resolution
+        paths: dict[Principal, tuple[str, ...]] = {}
+        for part in parts.values():
+            for principal, path in part.resolution.paths.items():
+                paths.setdefault(principal, path)
+        complete = self._complete(parts)
+        if len(parts) == 1 and complete == own.complete:
+            together = own
+        else:
+            together = replace(
+                own,
+                principals=frozenset(paths),
+                paths=paths,
+                complete=complete,
+                resolved_at=min(part.resolution.resolved_at for part in parts.values()),
+            )
         caller = Caller(
             # With its directory, so that equal ids of two directories are two callers.
-            subject=f"{subject.directory}/{found.account_id}",
-            principals=found.principals,
-            complete=found.complete,
-            resolved_at=found.resolved_at,
-            expires_at=min(subject.expires_at, found.resolved_at + MAX_RESOLUTION_AGE),
+            subject=f"{subject.directory}/{own.account_id}",
+            principals=together.principals,
+            complete=complete,
+            resolved_at=together.resolved_at,
+            expires_at=min(
+                part.resolution.resolved_at + self._lookups[name].keeping.max_age for name, part in parts.items()
+            ),
         )
-        return Resolved(caller, found, self._roles.of(found.principals))
+        as_of = min(part.as_of for part in parts.values())
+        return Resolved(caller, together, self._roles.of(together.principals), dict(left_out), as_of)
+
+    def _complete(self, parts: Mapping[str, Kept]) -> frozenset[Realm]:
+        said = {name: part.resolution.complete for name, part in parts.items()}
+        return frozenset(
+            realm
+            for realm in frozenset().union(*said.values())
+            if all(
+                realm in said.get(name, ()) or not lookups.directory.feeds(realm)
+                for name, lookups in self._lookups.items()
+            )
+        )
+
+    def _wrong_time(self, name: str, found: Kept) -> str | None:
+        """Why this answer is of another time than now, if it is."""
+        now, at = self._now(), found.resolution.resolved_at
+        if at > now:
+            return f"directory `{name}` answered as of a time that is still to come"
+        max_age = self._lookups[name].keeping.max_age
+        if now - at >= max_age:
+            age = (now - at).total_seconds()
+            return f"the answer of directory `{name}` is {age:.0f} s old, of at most {max_age.total_seconds():.0f} s"
+        return None
+
+    # --- callers that are kept ---
+
+    def _within(self, resolved: Resolved, subject: Subject) -> Resolved:
+        """The caller, ending no later than the credential."""
+        if self._now() >= subject.expires_at:
+            raise UnauthenticatedError("the credential expired meanwhile")
+        if subject.expires_at >= resolved.caller.expires_at:
+            return resolved
+        return replace(resolved, caller=replace(resolved.caller, expires_at=subject.expires_at))
+
+    def _holds(self, joined: _Joined, need: int) -> bool:
+        return (
+            joined.resolved.as_of >= need
+            and self._clock() < joined.until
+            and self._now() < joined.resolved.caller.expires_at
+            and self._epochs() == joined.epochs
+        )
+
+    def _epochs(self) -> tuple[int, ...]:
+        return tuple([one.epoch for one in self._watched])
+
+    def _keep(
+        self, key: tuple[str, str, str], resolved: Resolved, epochs: tuple[int, ...], parts: Mapping[str, Kept]
+    ) -> None:
+        until = min(
+            part.asked_at + self._lookups[name].keeping.keep_for.total_seconds() for name, part in parts.items()
+        )
+        if resolved.left_out:
+            # Long enough that everybody does not wait for the same directory, short enough to notice that it is back.
+            until = min(until, self._clock() + _INCOMPLETE_FOR_S)
+        with self._lock:
+            if len(self._joined) >= _MOST_JOINED:
+                self._joined.clear()
+            self._joined[key] = _Joined(resolved, epochs, until)

@@ -56,8 +56,8 @@ class DamagedTextError(RemitError):
 class Resolve(Protocol):
     """What resolves a subject again: `service.callers.Callers`."""
 
-    def resolve(self, subject: Subject) -> Current:
-        """Return the caller as it stands now."""
+    def resolve_again(self, subject: Subject) -> Current:
+        """Return the caller as it stands now, from answers that are newer than what the catalog holds."""
 
 
 class Mode(Enum):
@@ -323,7 +323,7 @@ class Retrieval:
         try:
             return work(caller, False)
         except (NewerTextError, CallerExpiredError):
-            current = self._callers.resolve(caller.subject)
+            current = self._callers.resolve_again(caller.subject)
         try:
             return work(current, True)
         except CallerExpiredError as err:

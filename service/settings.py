@@ -7,7 +7,6 @@ connector and are handed on as they stand.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -18,7 +17,8 @@ from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
-from service import issuers, listeners, roles, service_accounts
+from service import directories, issuers, listeners, roles, service_accounts
+from service.directories import DirectorySettings, Link
 from service.errors import StartError
 from service.index.planner import MAX_BITS, Tuning
 from service.issuers import IssuerSettings
@@ -41,16 +41,11 @@ __all__ = [
     "load",
 ]
 
-_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-_NAME_IS: Final = "a name of lower-case letters, digits, `-`, `_` and `.`"
-
-_ATTRIBUTES: Final = ("id", "uid")
-
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
 
 _KEYS: Final = (
-    *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "roles", "embedding"),
-    *("index", "limits", "sources", "audit"),
+    *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "links", "roles"),
+    *("embedding", "index", "limits", "sources", "audit"),
 )
 
 
@@ -73,18 +68,14 @@ class KeySettings:
 
 @dataclass(frozen=True, slots=True)
 class AuditSettings:
-    """The audit log. keep_queries: records hold the texts of queries, sealed."""
+    """The audit log. keep_queries: records hold the texts of queries, sealed.
+
+    checkpoints: files to which every signed checkpoint is appended; syslog: the socket that gets them, or None.
+    """
 
     keep_queries: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class DirectorySettings:
-    """Where people and groups come from."""
-
-    name: str
-    kind: Literal["static"]
-    path: Path
+    checkpoints: tuple[Path, ...] = ()
+    syslog: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +126,7 @@ class Settings:
     issuers: tuple[IssuerSettings, ...]
     service_accounts: tuple[ServiceAccount, ...]
     directories: tuple[DirectorySettings, ...]
+    links: tuple[Link, ...]
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
     index: Tuning
@@ -162,10 +154,10 @@ def _read(root: Field, path: Path) -> Settings:
     root.need(top, "version", "`1`").whole(1, 1)
     base = path.absolute().parent
     data = root.need(top, "data", "a path").path(base)
-    directories = _directories(root.need(top, "directories", "a list of directories"), base)
+    listed = directories.read(root.need(top, "directories", "a list of directories"))
     sources = _sources(top["sources"]) if "sources" in top else ()
     names = [one.name for one in sources]
-    attributes = {one.name: _ATTRIBUTES for one in directories}
+    attributes = {one.name: directories.ATTRIBUTES[one.kind] for one in listed}
     listen = listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base)
     if "service_accounts" in top and listen.services is None:
         top["service_accounts"].fail("have no listener to call, expected `listen.services`")
@@ -176,18 +168,17 @@ def _read(root: Field, path: Path) -> Settings:
         listen=listen,
         keys=_keys(root.need(top, "keys", "`provider` and `path`"), base, data),
         issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes, names),
-        service_accounts=service_accounts.read(
-            top["service_accounts"], attributes, lambda one: _bound(one, directories)
-        )
+        service_accounts=service_accounts.read(top["service_accounts"], attributes, lambda one: _bound(one, listed))
         if "service_accounts" in top
         else (),
-        directories=directories,
-        roles=_roles(top["roles"], directories, names) if "roles" in top else {},
+        directories=listed,
+        links=directories.read_links(top["links"], listed) if "links" in top else (),
+        roles=_roles(top["roles"], listed, names) if "roles" in top else {},
         embedding=_embedding(top.get("embedding"), base),
         index=_index(top.get("index")),
         limits=_limits(top.get("limits")),
         sources=sources,
-        audit=_audit(top["audit"]) if "audit" in top else AuditSettings(),
+        audit=_audit(top["audit"], base) if "audit" in top else AuditSettings(),
     )
 
 
@@ -210,33 +201,23 @@ def _within(path: Path, folder: Path) -> bool:
     return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
 
 
-def _audit(item: Field) -> AuditSettings:
-    entries = item.mapping(["query_text"])
+def _audit(item: Field, base: Path) -> AuditSettings:
+    entries = item.mapping(["query_text", "checkpoints", "syslog"])
     kept = "query_text" not in entries or entries["query_text"].choice(["sealed", "none"]) == "sealed"
-    return AuditSettings(keep_queries=kept)
-
-
-def _directories(item: Field, base: Path) -> tuple[DirectorySettings, ...]:
-    found: dict[str, DirectorySettings] = {}
-    for one in item.items():
-        entries = one.mapping(["name", "kind", "path"])
-        name = one.need(entries, "name", _NAME_IS).text(_NAME_IS, _NAME)
-        if name in found:
-            entries["name"].fail(f"`{name}` is listed twice")
-        one.need(entries, "kind", "`static`").choice(["static"])
-        found[name] = DirectorySettings(name, "static", one.need(entries, "path", "a path").path(base))
-    if not found:
-        item.fail("expected at least one directory, found none")
-    return tuple(found.values())
+    return AuditSettings(
+        keep_queries=kept,
+        checkpoints=tuple(one.path(base) for one in entries["checkpoints"].items()) if "checkpoints" in entries else (),
+        syslog=entries["syslog"].path(base) if "syslog" in entries else None,
+    )
 
 
 def _roles(
-    item: Field, directories: tuple[DirectorySettings, ...], sources: Collection[str]
+    item: Field, listed: tuple[DirectorySettings, ...], sources: Collection[str]
 ) -> dict[str, frozenset[Principal]]:
     places: dict[Principal, str] = {}
     found: dict[str, frozenset[Principal]] = {}
     for role, bindings in _bindings(item, sources):
-        held = {_bound(one, directories): one for one in bindings.items()}
+        held = {_bound(one, listed): one for one in bindings.items()}
         for principal, place in held.items():
             other = places.setdefault(principal, role)
             if roles.separated(role, other):
@@ -258,16 +239,18 @@ def _bindings(item: Field, sources: Collection[str]) -> Iterator[tuple[str, Fiel
             yield roles.owner_of(source), owners
 
 
-def _bound(item: Field, directories: tuple[DirectorySettings, ...]) -> Principal:
+def _bound(item: Field, listed: tuple[DirectorySettings, ...]) -> Principal:
     what = "`group:<id>` of the static directory, or a principal's token such as `static:people:group-operators`"
     text = item.text(what)
     try:
         if text.startswith("group:"):
-            if len(directories) != 1:
+            if len(listed) != 1:
                 item.fail(
                     f"`{text}` could mean a group of several directories, {what.partition(', or ')[2]} is expected"
                 )
-            found = Principal(realm("static", directories[0].name), "group-" + text.removeprefix("group:"))
+            if listed[0].kind != "static":
+                item.expected("a principal's token such as `ad:S-1-5-21-…-1104`")
+            found = Principal(realm("static", listed[0].name), "group-" + text.removeprefix("group:"))
             if found.id == "group-":
                 item.expected(what)
         else:
@@ -316,10 +299,10 @@ def _sources(item: Field) -> tuple[SourceSettings, ...]:
     found: dict[str, SourceSettings] = {}
     for one in item.items():
         entries = one.mapping()
-        name = one.need(entries, "name", _NAME_IS).text(_NAME_IS, _NAME)
+        name = one.need(entries, "name", "a name").name()
         if name in found:
             entries["name"].fail(f"`{name}` is listed twice")
-        kind = one.need(entries, "kind", "a connector such as `filesystem`").text("a connector's kind", _NAME)
+        kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
         age = entries.get("max_permissions_age")
         options = {key: value for key, value in entries.items() if key not in {"name", "kind", "max_permissions_age"}}
         found[name] = SourceSettings(

@@ -3,11 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from acl.principal import Principal, Realm
+
+ATTRIBUTES: Final[Mapping[str, tuple[str, ...]]] = {
+    "static": ("id", "uid"),
+    "active_directory": ("objectSid", "objectGUID"),
+    "ldap": ("entryUUID",),
+    "entra": ("id",),
+}
+"""By kind of directory: what an issuer's claim may equal. Never a name, which can be given to somebody else."""
+
+LINKED: Final[Mapping[str, tuple[str, ...]]] = {
+    "static": ("id", "uid"),
+    "active_directory": ("objectSid", "foreignSecurityPrincipal"),
+    "ldap": ("entryUUID", "uidNumber"),
+    "entra": ("id", "onPremisesSecurityIdentifier"),
+}
+"""By kind of directory: by what an account of another directory may be found in it."""
+
+FACTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "static": ("id", "uid"),
+    "active_directory": ("objectSid", "objectGUID", "uidNumber"),
+    "ldap": ("entryUUID", "uidNumber"),
+    "entra": ("id", "onPremisesSecurityIdentifier"),
+}
+"""By kind of directory: what it says about its accounts that another directory may know too."""
 
 
 class DirectoryError(Exception):
@@ -22,6 +46,10 @@ class DirectoryUnavailableError(DirectoryError):
     """The directory cannot be read in full: nothing about anybody is known."""
 
 
+class BindRefusedError(DirectoryUnavailableError):
+    """The directory does not accept the credential that is configured for it."""
+
+
 class UnknownSubjectError(DirectoryError):
     """No enabled account, or more than one, has this attribute: nobody."""
 
@@ -32,6 +60,8 @@ class Resolution:
 
     paths: for each principal how the account holds it, as names from the account on: ("alice", "fin-emea", "finance").
     complete: the realms for which `principals` is all there is.
+    resolved_at: when the question was asked, not when it was answered.
+    facts: what never changes about the account and may find the same person in another directory, such as `objectSid`.
     """
 
     account_id: str
@@ -40,10 +70,33 @@ class Resolution:
     paths: Mapping[Principal, tuple[str, ...]]
     complete: frozenset[Realm]
     resolved_at: datetime
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What changed in a directory since a position.
+
+    position: where it is now; only the directory that gave it can read it. Empty: unknown, ask again from the start.
+    everything: anybody may hold something else now. Otherwise only the accounts with these ids do.
+    """
+
+    position: str
+    everything: bool
+    accounts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found. good: nothing must be done about it."""
+
+    what: str
+    good: bool
+    detail: str
 
 
 class Directory(Protocol):
-    """A source of accounts and groups."""
+    """A source of accounts and groups. Blocking, and safe for several threads."""
 
     name: str
 
@@ -52,3 +105,29 @@ class Directory(Protocol):
 
         Raises UnknownSubjectError (none, several, or disabled) and DirectoryUnavailableError.
         """
+
+    def feeds(self, realm: Realm) -> bool:
+        """True when accounts of this directory may hold principals of the realm, as far as is known.
+
+        Somebody whom it could not resolve may then hold any of them: the realm is incomplete.
+        """
+
+
+@runtime_checkable
+class Watched(Directory, Protocol):
+    """A directory that is asked over a network: it says what changed, so that its answers can be kept for a while."""
+
+    def changes(self, position: str) -> Changes:
+        """Return what changed since `position`; everything for an empty one. Raises DirectoryUnavailableError."""
+
+    def check(self) -> list[Finding]:
+        """Connect, and return what can be read there and what cannot. Raises DirectoryUnavailableError."""
+
+    def explain(self, attribute: str, value: str) -> Resolution:
+        """Return what `resolve` does, with the names of groups in the paths where they can be read. Slow."""
+
+    def find(self, login: str) -> str | None:
+        """Return the id of the account called `login`: for an administrator's question, never for a decision."""
+
+    def close(self) -> None:
+        """Close every connection."""

@@ -109,7 +109,17 @@ class StaticDirectory:
             paths=paths,
             complete=frozenset(principal.realm for principal in paths),
             resolved_at=at,
+            facts={"id": user.id, **({} if user.uid is None else {"uid": str(user.uid)})},
         )
+
+    def feeds(self, realm: Realm) -> bool:
+        """True for its own realm and that of its numbers; while the file is no directory, for any numbers."""
+        if realm == self._realm:
+            return True
+        try:
+            return realm == self._accounts().people.posix
+        except DirectoryUnavailableError:
+            return realm.startswith("posix:")
 
     def account_id(self, name: str) -> str:
         """Return the id of the account called `name`: for `remit token`, never for a decision.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from connectors.directories.base import Directory, DirectoryUnavailableError, UnknownSubjectError
+from connectors.directories.base import Directory, DirectoryUnavailableError, UnknownSubjectError, Watched
 from connectors.testing.contract import ContractError, require
 
 
@@ -14,12 +14,14 @@ class DirectoryWorld(Protocol):
 
     attribute: the immutable attribute by which the checks ask.
     enabled, disabled: the two accounts' values of it.
+    absent: a value that an account could have, and none has.
     mutable: an attribute to be refused, such as a login name, with the enabled account's value.
     """
 
     attribute: str
     enabled: str
     disabled: str
+    absent: str
     mutable: tuple[str, str]
 
     def directory(self) -> Directory:
@@ -43,12 +45,24 @@ def resolves_an_enabled_account(world: DirectoryWorld) -> None:
     require(all(found.paths.values()), "a path is empty")
     require(bool(found.complete), "no realm is complete")
     require(found.resolved_at.tzinfo is not None, "the time has no zone")
+    require(all(p.realm in found.complete for p in found.principals), "a principal's realm is not complete")
+    require(all(world.directory().feeds(name) for name in found.complete), "it does not say that it feeds a realm")
 
 
 def knows_nobody_else(world: DirectoryWorld) -> None:
     """What is not exactly the account's value is nobody: absent, empty, in another case, with a space or a wildcard."""
     value = world.enabled
-    for other in ("", "nobody-has-this", "*", f"{value}*", f" {value}", f"{value} ", f"{value}\x00", value.swapcase()):
+    for other in (
+        "",
+        world.absent,
+        "nobody-has-this",
+        "*",
+        f"{value}*",
+        f" {value}",
+        f"{value} ",
+        f"{value}\x00",
+        value.swapcase(),
+    ):
         if other != value:
             _require_unknown(world, other)
     resolves_an_enabled_account(world)
@@ -88,7 +102,7 @@ def says_when_it_cannot_answer(world: DirectoryWorld) -> None:
     """An unreadable directory is unavailable, for accounts it knew and for others; it does not answer from memory."""
     resolves_an_enabled_account(world)
     world.break_down()
-    for value in (world.enabled, world.disabled, "nobody-has-this"):
+    for value in (world.enabled, world.disabled, world.absent):
         try:
             world.directory().resolve(world.attribute, value)
         except DirectoryUnavailableError as err:
@@ -99,6 +113,23 @@ def says_when_it_cannot_answer(world: DirectoryWorld) -> None:
             raise ContractError("it answered from memory")
 
 
+def says_what_changed(world: DirectoryWorld) -> None:
+    """A directory whose answers are kept names whoever lost a group or was disabled, from the position before it."""
+    directory = world.directory()
+    if not isinstance(directory, Watched):
+        return
+    account = directory.resolve(world.attribute, world.enabled).account_id
+    start = directory.changes("")
+    require(start.everything, "from no position it does not say that everything may have changed")
+    for change in (world.leave_group, world.disable):
+        position = directory.changes("").position
+        change()
+        found = directory.changes(position)
+        require(found.everything or account in found.accounts, f"{change.__name__}: it says that nothing changed")
+        again = directory.changes(position)
+        require(again.everything or account in again.accounts, "the same position says something else now")
+
+
 DIRECTORY_CHECKS: Final[tuple[Callable[[DirectoryWorld], None], ...]] = (
     resolves_an_enabled_account,
     knows_nobody_else,
@@ -106,6 +137,7 @@ DIRECTORY_CHECKS: Final[tuple[Callable[[DirectoryWorld], None], ...]] = (
     notices_at_once_that_a_group_is_left,
     notices_at_once_that_an_account_is_disabled,
     refuses_a_mutable_attribute,
+    says_what_changed,
     says_when_it_cannot_answer,
 )
 

@@ -152,9 +152,9 @@ class LoggedCalls:
             model=evidence.model,
             sources=tuple(sorted(query.sources)),
             explain=evidence.explain,
-            exact=query.exact,
             mode=query.mode.value,
             sealed=self._key.seal_query(query.text, entry.request_id) if self._keep_queries else "",
+            exact=query.exact,
         )
 
 

@@ -33,6 +33,7 @@ from service.errors import AuditUnavailableError, StartError
 
 _BATCH: Final = 256
 _MAX_WAITING: Final = 10_000
+_GRACE_S: Final = 5.0
 
 _log = structlog.get_logger()
 
@@ -91,6 +92,7 @@ class AuditLog:
         self._wake = threading.Condition()
         self._closing = False
         self._failure: str | None = None
+        self._busy_since: float | None = None
         try:
             self._lock = _locked(folder)
             try:
@@ -139,13 +141,21 @@ class AuditLog:
 
     @property
     def failure(self) -> str | None:
-        """Why the log refuses everything, or None while it is written."""
+        """Why the log refuses everything, or None while it is written. A log that hangs may recover."""
+        since = self._busy_since
+        if self._failure is None and since is not None and time.monotonic() - since > self._timeout_s:
+            return f"the audit log hangs: its disk has not answered for more than {self._timeout_s} s"
         return self._failure
 
     @property
     def checkpoint(self) -> Checkpoint:
         """The last signed checkpoint."""
         return self._signed.checkpoint
+
+    @property
+    def note(self) -> str:
+        """The note of the last checkpoint that was signed since the log was opened."""
+        return self._signed.note
 
     @property
     def size(self) -> int:
@@ -198,7 +208,11 @@ class AuditLog:
                 return
             self._closing = True
             self._wake.notify()
-        self._thread.join()
+        self._thread.join(self._timeout_s + _GRACE_S)
+        if self._thread.is_alive():
+            # A disk that does not answer cannot be waited for; the next opening finds what it left.
+            _log.error("audit_not_closed", detail=self.failure)
+            return
         self._release()
 
     def _release(self) -> None:
@@ -214,8 +228,9 @@ class AuditLog:
             self._wake.notify()
 
     def _check_open(self) -> None:
-        if self._failure is not None:
-            raise AuditUnavailableError(self._failure)
+        failure = self.failure
+        if failure is not None:
+            raise AuditUnavailableError(failure)
         if self._closing:
             raise AuditUnavailableError("the audit log is closed")
 
@@ -234,7 +249,8 @@ class AuditLog:
                     batch = [self._queue.popleft() for _ in range(min(room, len(self._queue)))]
                     signing = self._signing.copy()
                     closing = self._closing and not self._queue
-                is_due = time.monotonic() >= due
+                self._busy_since = time.monotonic()
+                is_due = self._busy_since >= due
                 if is_due and not batch and not self._uncovered:
                     batch = [_Waiting(record(Kind.HEARTBEAT, {}), Future())]
                 if batch:
@@ -245,6 +261,7 @@ class AuditLog:
                     self._sign()
                     due = time.monotonic() + self._interval_s
                     self._hand_out(signing)
+                self._busy_since = None
         except Exception as err:  # noqa: BLE001  the top of the thread: whatever it was, everybody who waits must know
             self._fail(batch, err)
 
@@ -289,6 +306,7 @@ class AuditLog:
             self._queue.clear()
             signing, self._signing = self._signing, []
         _log.error("audit_failed", error=what, waiting=len(everybody))
+        self._busy_since = None
         _settle(everybody, [AuditUnavailableError(self._failure) for _ in everybody])
         for future in signing:
             future.set_exception(AuditUnavailableError(self._failure))

@@ -230,7 +230,7 @@ def verify(
 
     verifier = _verifier(context(ctx), key)
     try:
-        kept = None if seen is None else Checkpoint.open(_bytes(seen), verifier)
+        kept = None if seen is None else Checkpoint.open(_last_note(_bytes(seen)), verifier)
     except NoteError as err:
         raise StartError(f"{seen} is not a checkpoint of `{verifier.name}`: {err}") from err
     if folder is not None:
@@ -305,6 +305,12 @@ def _verifier(found: Context, key: Path | None) -> Verifier:
         raise StartError(f"{public} cannot be read: {err.strerror}; name the public key with `--key`") from err
     except (NoteError, UnicodeDecodeError) as err:
         raise StartError(f"{public} is not the public key of an audit log") from err
+
+
+def _last_note(data: bytes) -> bytes:
+    """The last note of a file that has one, or many with an empty line after each, as `audit.checkpoints` writes it."""
+    parts = data.rstrip(b"\n").split(b"\n\n")
+    return b"\n\n".join(parts[-2:]) + b"\n"
 
 
 def _bytes(path: Path) -> bytes:

@@ -142,16 +142,29 @@ def _issuers(settings: Settings) -> Iterator[Result]:
 
 
 def _directories(settings: Settings) -> Iterator[Result]:
-    from connectors.directories.base import DirectoryUnavailableError, UnknownSubjectError
-    from connectors.directories.static import StaticDirectory
+    from connectors.directories.base import DirectoryUnavailableError, UnknownSubjectError, Watched
+    from service import directories
 
     for one in settings.directories:
+        what = f"directory `{one.name}`"
         try:
-            StaticDirectory(one.name, one.path).resolve("id", "\N{REPLACEMENT CHARACTER}")
+            directory = directories.build(one, settings.base)
+            if not isinstance(directory, Watched):
+                directory.resolve("id", "\N{REPLACEMENT CHARACTER}")
+                continue
+            for finding in directory.check():
+                yield Result(
+                    "ok" if finding.good else "warning",
+                    f"{what}: {finding.what}",
+                    "" if finding.good else finding.detail,
+                )
+            directory.close()
         except UnknownSubjectError:
-            yield Result("ok", f"directory `{one.name}`")
+            yield Result("ok", what)
+        except StartError as err:
+            yield Result("error", what, str(err))
         except DirectoryUnavailableError as err:
-            yield Result("error", f"directory `{one.name}`", err.detail)
+            yield Result("error", what, err.detail)
 
 
 def _sources(settings: Settings) -> Iterator[Result]:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import audit, doctor, evidence, index, people, retrieval, serving, sources
+from service.cli import audit, directory, doctor, evidence, index, people, retrieval, serving, sources, witness
 from service.cli.connect import Context
 from service.cli.screen import complain
 from service.errors import RemitError, StartError
@@ -27,8 +27,10 @@ app = typer.Typer(
 )
 app.add_typer(sources.app, name="source")
 app.add_typer(audit.app, name="audit")
+app.add_typer(directory.app, name="directory")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(index.app, name="index")
+app.add_typer(witness.app, name="witness")
 app.command("init")(serving.init)
 app.command("serve")(serving.serve)
 app.command("doctor")(doctor.doctor)

@@ -17,6 +17,7 @@ log = structlog.get_logger()
 
 _BATCH: Final = 1000
 _RETRY_S: Final = 1.0
+_WRITE_EVERY: Final = 20_000
 _QUIET_S: Final = 1.0
 _MOST_UNWRITTEN: Final = 500_000
 
@@ -76,14 +77,14 @@ def follow(
     """Apply everything that the index has not seen, and return how many items that were.
 
     stop: asked between two batches.
-    durably: make it durable on the way, a batch at a time, because what that costs grows with what there is to write.
+    durably: make it durable, now and then on the way.
     tell: called with the place in the feed that was reached, and the feed's last.
 
     Blocking; one caller at a time. An index that is ahead of its catalog, which was restored from a backup, is emptied
     first: rows that the catalog gives out again would mean something else in it.
     Raises SearchUnavailableError; calling again goes on where the index is then.
     """
-    count = 0
+    count = unwritten = 0
     while not stop():
         # A snapshot for each batch: a long one would keep the catalog's log from shrinking.
         with catalog.reader() as reader:
@@ -94,10 +95,14 @@ def follow(
         if not items:
             break
         index.apply(items)
-        if durably:
-            index.flush()
         count += len(items)
+        unwritten += len(items)
+        if durably and unwritten >= _WRITE_EVERY:
+            index.flush()
+            unwritten = 0
         tell(index.applied_seq, last)
+    if durably and unwritten:
+        index.flush()
     return count
 
 

@@ -195,6 +195,7 @@ class StaticWorld:
     attribute = "id"
     enabled = "u-1"
     disabled = "u-2"
+    absent = "u-3"
     mutable = ("name", "alice")
 
     def __init__(self, base: Path) -> None:

@@ -87,7 +87,7 @@ def test_unknown_kind_is_named(tmp_path: Path) -> None:
     """An unknown kind lists the known ones."""
     with pytest.raises(OptionError, match="there is no source of kind `ftp`: expected `feed`, `filesystem`"):
         build("ftp", {}, tmp_path)
-    with pytest.raises(OptionError, match="there is no directory of kind `nis`: expected `static`"):
+    with pytest.raises(OptionError, match="of kind `nis`: expected `active_directory`, `entra`, `ldap`, `static`"):
         build_directory("people", "nis", {}, tmp_path)
 
 

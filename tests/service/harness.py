@@ -26,7 +26,7 @@ from pyroaring import AbstractBitMap, BitMap
 from remit.client import AsyncClient
 
 from acl.model import Clause, Effect, Rule, ScopeId, Unknown
-from acl.principal import Principal, realm
+from acl.principal import Principal, Realm, realm
 from connectors.base import Finding
 from connectors.directories.base import Directory, Resolution
 from connectors.directories.static import StaticDirectory
@@ -135,6 +135,10 @@ class TimedDirectory:
         found = self.directory.resolve(attribute, value)
         self.before()
         return replace(found, resolved_at=self.clock())
+
+    def feeds(self, realm: Realm) -> bool:
+        """See `Directory`."""
+        return self.directory.feeds(realm)
 
 
 class MemoryIndex:
@@ -321,6 +325,7 @@ class Service:
     health: Health
     executor: Executor
     sources: EngineSources
+    wrapper: Wrapper
     server: Server
     callers: Address
     administrators: Address
@@ -430,9 +435,11 @@ async def serving(
     new_id: Callable[[], str] = lambda: secrets.token_hex(16),
     max_permissions_age: str = "24h",
     tuning: Tuning = TUNING,
+    audit_timeout_s: float = 5.0,
 ) -> AsyncIterator[Service]:
     """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
-    tuning: of the real index.
+
+    tuning: of the real index. audit_timeout_s: how long the audit log may take to become durable.
     """
     if not (folder / "remit.yaml").exists():
         initial.write(folder)
@@ -481,7 +488,7 @@ async def serving(
             shadow=shadow,
         )
         key = AuditKey.load(config.keys.audit)
-        log = AuditLog(config.data / "audit", key.signer)
+        log = AuditLog(config.data / "audit", key.signer, timeout_s=audit_timeout_s)
         audit_reader = AuditReader(log, config.data / "audit", key)
         executor = Executor(threads=2, waiting=32)
         calls = LoggedCalls(log, key, clock, keep_queries=config.audit.keep_queries)
@@ -529,6 +536,7 @@ async def serving(
                 health,
                 executor,
                 sources,
+                wrapper,
                 server,
                 callers_at,
                 administrators_at,

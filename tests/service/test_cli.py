@@ -222,6 +222,26 @@ def test_an_export_is_verified_without_remit(running: Running, tmp_path: Path) -
     assert running.run("audit", "verify", "--seen", str(kept), "--as", "adam").returncode == 0
 
 
+def test_a_witness_looks_and_cosigns(running: Running, tmp_path: Path) -> None:
+    """Two looks at a log that grew; what was seen serves auditors; without the role there is nothing to see."""
+    key, state = str(tmp_path / "witness.key"), tmp_path / "state"
+    assert running.run("witness", "init", "witness.example/remit", "--key", key).returncode == 0
+    look = ["witness", "run", "--once", "--key", key, "--log-key", "keys/audit.pub", "--state", str(state)]
+
+    first = running.json(*look, "--as", "adam")
+    assert running.run("audit", "verify", "--as", "adam").returncode == 0  # signs what there is
+    second = running.json(*look, "--as", "adam")
+    kept = running.run("audit", "verify", "--seen", str(state / "checkpoint"), "--as", "adam")
+    again = running.run("witness", "init", "witness.example/remit", "--key", key)
+
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert second["size"] > first["size"] > 0
+    assert kept.returncode == 0, kept.stdout + kept.stderr
+    assert (again.returncode, "never overwritten" in again.stderr) == (2, True)
+    assert running.run(*look, "--as", "bob").returncode == 1
+
+
 def test_tail_prints_what_is_written_from_now_on(running: Running) -> None:
     """A search that is made while a tail runs comes out of it."""
     tail = subprocess.Popen(
@@ -296,6 +316,9 @@ def test_doctor_finds_everything_in_order(running: Running) -> None:
         (["audit", "list", "--class", "secret", "--as", "adam"], 2, "`secret` is no class of records"),
         (["audit", "verify", "--folder", "nowhere"], 2, "not a folder with an audit log"),
         (["audit", "verify", "--seen", "people.yaml", "--as", "adam"], 2, "not a checkpoint of"),
+        (["witness", "init", "a name"], 2, "no name of a witness"),
+        (["witness", "run", "--once", "--log-key", "people.yaml", "--state", "s"], 2, "not the public key"),
+        (["witness", "run", "--once", "--log-key", "nothing", "--state", "s"], 2, "cannot be read"),
         (["audit", "export", "/proc/nowhere", "--as", "adam"], 2, "cannot be made"),
         (["audit", "export", "out", "--as", "bob"], 1, "role `auditor`"),
         (["--config", "other.yaml", "whoami"], 2, "other.yaml does not exist: `remit init` writes one"),
@@ -376,6 +399,24 @@ def test_a_model_path_without_a_model_is_one_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
+def test_an_issuer_that_cannot_be_reached_stops_the_start_with_its_line(tmp_path: Path) -> None:
+    """File, line, key, address and why, exit code 2; `remit doctor` says the same and goes on."""
+    lay_out(tmp_path)
+    settings = tmp_path / "remit.yaml"
+    settings.write_text(settings.read_text().replace("jwks: ./keys/dev.jwks.json", "jwks: https://127.0.0.1:1/keys", 1))
+    line = next(n for n, text in enumerate(settings.read_text().splitlines(), 1) if "- issuer:" in text)
+
+    done = remit("serve", folder=tmp_path)
+    checked = remit("doctor", "--json", folder=tmp_path)
+
+    sentence = f"remit.yaml:{line}: issuers[0]: the keys of the issuer cannot be fetched: `https://127.0.0.1:1/keys`"
+    assert done.returncode == 2
+    assert sentence in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert checked.returncode == 1
+    assert sentence in checked.stdout
+
+
 def test_the_index_is_made_anew_from_the_catalog(running: Running, tmp_path: Path) -> None:
     """`remit index rebuild` brings every passage back without a model; with a server running it refuses in a sentence.
 
@@ -396,21 +437,3 @@ def test_the_index_is_made_anew_from_the_catalog(running: Running, tmp_path: Pat
     assert empty.returncode == 0
     nothing = remit("index", "rebuild", folder=tmp_path / "empty")
     assert (nothing.returncode, "holds nothing yet" in nothing.stderr) == (2, True)
-
-
-def test_an_issuer_that_cannot_be_reached_stops_the_start_with_its_line(tmp_path: Path) -> None:
-    """File, line, key, address and why, exit code 2; `remit doctor` says the same and goes on."""
-    lay_out(tmp_path)
-    settings = tmp_path / "remit.yaml"
-    settings.write_text(settings.read_text().replace("jwks: ./keys/dev.jwks.json", "jwks: https://127.0.0.1:1/keys", 1))
-    line = next(n for n, text in enumerate(settings.read_text().splitlines(), 1) if "- issuer:" in text)
-
-    done = remit("serve", folder=tmp_path)
-    checked = remit("doctor", "--json", folder=tmp_path)
-
-    sentence = f"remit.yaml:{line}: issuers[0]: the keys of the issuer cannot be fetched: `https://127.0.0.1:1/keys`"
-    assert done.returncode == 2
-    assert sentence in done.stderr.splitlines()[-1]
-    assert "Traceback" not in done.stderr
-    assert checked.returncode == 1
-    assert sentence in checked.stdout

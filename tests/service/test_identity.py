@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from acl.principal import Principal, realm
+from acl.principal import Principal, Realm, realm
 from connectors.directories import base as directories
 from connectors.directories.static import StaticDirectory
 from service import devissuer, initial
 from service.audit import AuditKey, Verifier
 from service.authn import Authenticator, Subject, TokenRefusedError
+from service.directories import build
 from service.errors import DirectoryUnavailableError, StartError, UnauthenticatedError
 from service.identity import MAX_RESOLUTION_AGE, Identity
 from service.keys.provider import FileKey
@@ -154,6 +155,10 @@ class Fixed:
         held = frozenset({OPERATORS})
         return directories.Resolution(value, value, held, {OPERATORS: ()}, frozenset({STATIC}), self.at)
 
+    def feeds(self, realm: Realm) -> bool:
+        """Its own."""
+        return realm == STATIC
+
 
 def test_a_resolution_of_another_time_is_not_used() -> None:
     """Older than the bound, or from the future: unavailable; just within the bound it counts for what is left."""
@@ -199,7 +204,7 @@ def test_what_init_writes_starts(tmp_path: Path) -> None:
     settings = load(folder / "remit.yaml")
     authenticator = Authenticator(settings.issuers)
     (directory,) = settings.directories
-    identity = Identity({directory.name: StaticDirectory(directory.name, directory.path)}, Roles(settings.roles))
+    identity = Identity({directory.name: build(directory, settings.base)}, Roles(settings.roles))
     alice = identity.resolve(authenticator.authenticate(f"Bearer {devissuer.mint(settings, 'alice')}"))
     bob = identity.resolve(authenticator.authenticate(f"Bearer {devissuer.mint(settings, 'bob')}"))
 

@@ -71,7 +71,7 @@ def test_the_example_is_read_in_full(write: Callable[[str], Path], tmp_path: Pat
     assert (issuer.issuer, issuer.audience, issuer.claim) == ("https://remit.localhost/dev", "remit", "sub")
     assert (issuer.directory, issuer.attribute) == ("people", "id")
     assert issuer.max_token_lifetime == timedelta(hours=24)
-    assert settings.directories[0].path == tmp_path / "people.yaml"
+    assert settings.directories[0].options == {"path": "./people.yaml"}
     assert settings.roles == {
         "operator": frozenset({Principal(Realm("static:people"), "group-operators")}),
         "auditor": frozenset({Principal(Realm("static:people"), "group-auditors")}),
@@ -119,7 +119,13 @@ REFUSED = [
     ("claim: sub", "claim: email", 12, "issuers[0].claim: expected an immutable claim"),
     ("attribute: id", "attribute: name", 14, "issuers[0].attribute: expected one of `id`, `uid`"),
     ("directory: people", "directory: persons", 13, "issuers[0].directory: expected one of the directories `people`"),
-    ("kind: static", "kind: ldap", 16, "directories[0].kind: expected `static`, found `ldap`"),
+    ("kind: static", "kind: nis", 16, "directories[0].kind: expected `static` or `active_directory` or `ldap` or"),
+    ("kind: static", "kind: static, keep_for: 5s", 16, "directories[0].keep_for: a static directory is read again"),
+    ("kind: static", "kind: ldap, keep_for: 2h", 16, "directories[0].keep_for: expected at most `1h`"),
+    ("kind: static", "kind: ldap, keep_for: 5m", 16, "`keep_for` is longer than `max_directory_age`"),
+    ("kind: static", "kind: ldap, poll_every: 16s", 16, "`poll_every` is longer than `keep_for`"),
+    ("roles:", "links: [{from: people, fact: id, to: people, equals: id}]\nroles:", 17, "links[0].to: leads from"),
+    ("roles:", "links: [{from: people, fact: name, to: x, equals: id}]\nroles:", 17, "links[0].to: expected one of"),
     ("operator: [", "operators: [", 18, "roles.operators: unknown key, did you mean `operator`?"),
     ("[group:operators]", "[operators]", 18, "roles.operator[0]: expected `group:<id>`"),
     ("[group:operators]", "[static:people:members]", 18, "which is everybody"),

@@ -1,0 +1,223 @@
+"""One person in several directories: links, what is complete, and what happens when one of them cannot answer."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from acl.decide import Allowed, decide
+from acl.model import Acl, Clause, Effect, Rule
+from acl.principal import Principal, Realm
+from service.authn import Subject
+from service.directories import Link
+from service.errors import DirectoryUnavailableError, UnauthenticatedError
+from service.identity import Identity, Resolved
+from service.lookups import Keeping
+from service.roles import Roles
+from tests.service.directory_fake import FakeDirectory
+
+AD, UNIX, CLOUD = Realm("ad"), Realm("posix:corp"), Realm("entra:t")
+LINKS = (Link("corp", "sid", "cloud", "onprem"), Link("cloud", "number", "unix", "uid"))
+KEEPING = Keeping(timedelta(seconds=15), timedelta(seconds=60))
+
+
+class World:
+    """alice and bob in three directories, linked one after the other; carol in the first alone."""
+
+    def __init__(self, *, links: tuple[Link, ...] = LINKS) -> None:
+        self.seconds = 1000.0
+        self.corp, self.cloud = FakeDirectory("corp", AD), FakeDirectory("cloud", CLOUD)
+        self.unix = FakeDirectory("unix", UNIX)
+        for name in ("alice", "bob"):
+            self.corp.add("sid", name, "staff", sid=name)
+            self.cloud.add("onprem", name, "team", account=f"cloud-{name}", number=name)
+            self.unix.add("uid", name, "gid-7", account=f"unix-{name}")
+        self.corp.add("sid", "carol", "staff")
+        every = (self.corp, self.cloud, self.unix)
+        start = datetime.now(UTC)
+        for one in every:
+            one.now = lambda: start + timedelta(seconds=self.seconds)
+        self.identity = Identity(
+            {one.name: one for one in every},
+            Roles({}),
+            links=links,
+            keeping={one.name: KEEPING for one in every},
+            now=lambda: start + timedelta(seconds=self.seconds),
+            clock=lambda: self.seconds,
+        )
+        self.expires = start + timedelta(days=1)
+
+    def resolve(self, name: str = "alice") -> Resolved:
+        """Resolve somebody of the first directory."""
+        return self.identity.resolve(Subject("https://i", name, "corp", "sid", name, self.expires, "t"))
+
+
+@pytest.fixture
+def world() -> World:
+    """The three directories."""
+    return World()
+
+
+def allowed(found: Resolved, *realms: Realm) -> list[bool]:
+    """Whether a document opens that everybody of a realm may read, but for a group that nobody is in."""
+    at = found.caller.resolved_at
+    return [isinstance(decide(_members_but_enemies(one), found.caller, at), Allowed) for one in realms]
+
+
+def _members_but_enemies(of: Realm) -> Acl:
+    deny = Rule(Effect.DENY, frozenset({Principal(of, "enemies")}))
+    allow = Rule(Effect.ALLOW, frozenset({Principal(of, "members")}))
+    return Acl(None, Clause((deny, allow)))
+
+
+def test_links_lead_to_everything_that_a_person_holds(world: World) -> None:
+    """From the own directory to the next and from there on, with paths, and every realm complete."""
+    found = world.resolve()
+    assert {p.token for p in found.caller.principals} >= {"ad:staff", "entra:t:team", "posix:corp:gid-7"}
+    assert found.caller.complete == {AD, CLOUD, UNIX}
+    assert found.caller.subject == "corp/alice"
+    assert found.resolution.paths[Principal(UNIX, "gid-7")] == ("unix-alice", "gid-7")
+    assert not found.left_out
+    assert allowed(found, AD, CLOUD, UNIX) == [True, True, True]
+
+
+def test_an_account_that_is_not_linked_holds_nothing_there(world: World) -> None:
+    """No class of the other realms either, and what names them denies; the own realm is whole."""
+    found = world.resolve("carol")
+    assert {p.realm for p in found.caller.principals} == {AD}
+    assert found.caller.complete == {AD}
+    assert not found.left_out
+    assert allowed(found, AD, CLOUD, UNIX) == [True, False, False]
+
+
+def test_a_linked_account_that_is_disabled_holds_nothing(world: World) -> None:
+    """Nor what would be reached through it, although it stands enabled there; others are not touched."""
+    del world.cloud.accounts["onprem", "alice"]
+    assert allowed(world.resolve(), AD, CLOUD, UNIX) == [True, False, False]
+    assert allowed(world.resolve("bob"), AD, CLOUD, UNIX) == [True, True, True]
+
+
+@pytest.mark.parametrize(("down", "left"), [("cloud", [True, False, False]), ("unix", [True, True, False])])
+def test_a_directory_that_is_down_withholds_its_realm_alone(world: World, down: str, left: list[bool]) -> None:
+    """What names it denies and the answer says so; the others' documents are served; back again it counts again."""
+    directory: FakeDirectory = getattr(world, down)
+    directory.down = f"{down} is gone"
+    found = world.resolve()
+    assert allowed(found, AD, CLOUD, UNIX) == left
+    assert found.left_out == {down: f"{down} is gone"}
+
+    directory.down = ""
+    world.seconds += 1
+    assert allowed(world.resolve(), AD, CLOUD, UNIX) == [True, True, True]
+
+
+def test_everybody_does_not_wait_for_a_directory_that_is_down(world: World) -> None:
+    """Within a second it is asked once about each person."""
+    world.cloud.down = "gone"
+    for _ in range(50):
+        world.resolve()
+    assert world.cloud.asked == 1
+
+
+def test_the_own_directory_down_refuses(world: World) -> None:
+    """Whoever is of another directory is still served."""
+    world.corp.down = "gone"
+    with pytest.raises(DirectoryUnavailableError, match="gone"):
+        world.resolve()
+    cloud = Subject("https://i", "alice", "cloud", "onprem", "alice", world.expires, "t")
+    assert allowed(world.identity.resolve(cloud), CLOUD, UNIX, AD) == [True, True, False]
+
+
+def test_an_incomplete_answer_makes_its_realm_incomplete(world: World) -> None:
+    """What was found there counts for nothing, because what is missing could deny."""
+    world.unix.whole = False
+    found = world.resolve()
+    assert found.caller.complete == {AD, CLOUD}
+    assert allowed(found, AD, CLOUD, UNIX) == [True, True, False]
+
+
+def test_a_realm_that_two_directories_feed_needs_both(world: World) -> None:
+    """One that cannot answer, or does not know the person, may hold a group that denies."""
+    world.corp.realm = world.cloud.realm = Realm("ad")
+    assert AD in world.resolve().caller.complete
+    world.cloud.down = "gone"
+    world.seconds += 61
+    assert AD not in world.resolve().caller.complete
+    assert AD not in world.resolve("carol").caller.complete
+
+
+def test_links_to_two_accounts_are_to_nobody() -> None:
+    """Two ways that end at different accounts: one of them is somebody else's."""
+    world = World(links=(*LINKS, Link("corp", "badge", "unix", "uid")))
+    world.corp.add("sid", "alice", sid="alice", badge="bob")
+    found = world.resolve()
+    assert not [p for p in found.caller.principals if p.realm == UNIX]
+    assert "two accounts" in found.left_out["unix"]
+
+    world.corp.add("sid", "bob", sid="bob", badge="bob")
+    assert allowed(world.resolve("bob"), UNIX) == [True]
+
+
+def test_links_in_a_circle_end(world: World) -> None:
+    """A link back to where it came from changes nothing."""
+    circle = World(links=(*LINKS, Link("unix", "number", "corp", "sid"), Link("unix", "number", "cloud", "onprem")))
+    circle.unix.add("uid", "alice", account="unix-alice", number="bob")
+    found = circle.resolve()
+    assert found.caller.subject == "corp/alice"
+    assert "entra:t:team" not in {p.token for p in found.caller.principals}
+    assert "two accounts" in found.left_out["cloud"]
+    assert world.resolve().caller.complete == {AD, CLOUD, UNIX}
+
+
+def test_a_kept_caller_is_the_same_until_something_changes(world: World) -> None:
+    """No directory is asked again; a change in any of them makes a new caller; the credential still bounds it."""
+    first = world.resolve()
+    assert world.resolve() is first
+    assert (world.corp.asked, world.cloud.asked, world.unix.asked) == (1, 1, 1)
+
+    world.unix.add("uid", "alice", account="unix-alice")
+    world.unix.everything = True
+    for lookups in world.identity._watched:
+        lookups.poll()
+    assert "posix:corp:gid-7" not in {p.token for p in world.resolve().caller.principals}
+
+    soon = world.corp.now() + timedelta(seconds=2)
+    short = world.identity.resolve(Subject("https://i", "alice", "corp", "sid", "alice", soon, "t"))
+    assert short.caller.expires_at == soon
+    world.seconds += 2
+    with pytest.raises(UnauthenticatedError, match="expired"):
+        world.identity.resolve(Subject("https://i", "alice", "corp", "sid", "alice", soon, "t"))
+    assert world.resolve().caller.expires_at > soon
+
+
+def test_a_caller_ends_before_its_oldest_answer_is_too_old(world: World) -> None:
+    """Whatever directory the answer is from, and even if the caller was made later."""
+    world.resolve()
+    world.cloud.down = "gone"
+    world.seconds += 40
+    found = world.resolve()
+    assert allowed(found, AD, CLOUD, UNIX) == [True, True, True]
+    assert found.caller.expires_at == world.cloud.now() + timedelta(seconds=20)
+    world.seconds += 20
+    found = world.resolve()
+    assert allowed(found, AD, CLOUD, UNIX) == [True, False, False]
+    assert "its last answer is 60 s old" in found.left_out["cloud"]
+
+
+def test_an_answer_from_the_future_is_left_out(world: World) -> None:
+    """A directory whose clock runs ahead of itself does not make answers that last longer."""
+    now = world.cloud.now
+    world.cloud.now = lambda: now() + timedelta(seconds=5)
+    found = world.resolve()
+    assert "still to come" in found.left_out["cloud"]
+    assert allowed(found, AD, CLOUD) == [True, False]
+
+
+def test_answers_from_before_a_text_are_asked_again(world: World) -> None:
+    """`need` reaches every directory: as_of is that of the oldest answer."""
+    subject = Subject("https://i", "alice", "corp", "sid", "alice", world.expires, "t")
+    assert world.identity.resolve(subject, mark=lambda: 3).as_of == 3
+    assert world.identity.resolve(subject, mark=lambda: 8).as_of == 3
+    assert world.identity.resolve(subject, mark=lambda: 8, need=8).as_of == 8
+    assert (world.corp.asked, world.cloud.asked, world.unix.asked) == (2, 2, 2)
