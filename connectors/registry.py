@@ -21,6 +21,7 @@ from connectors.directories.base import Directory, DirectoryUnavailableError
 from connectors.directories.static import StaticDirectory
 from connectors.feed import Feed
 from connectors.filesystem import Filesystem
+from connectors.secret import read_password
 
 if TYPE_CHECKING:
     from connectors.directories.ldap_client import LdapAccess
@@ -104,6 +105,21 @@ class Options:
                 return word
         raise OptionError(key, f"`{key}`: expected `{first}` or `{second}`, found {_shown(value)}")
 
+    def one_of(self, key: str, words: tuple[_T, ...]) -> _T:
+        """Read one of some words; the first when there is none."""
+        value = self._values.get(key, words[0])
+        for word in words:
+            if value == word:
+                return word
+        raise OptionError(key, f"`{key}`: expected {', '.join(f'`{one}`' for one in words)}, found {_shown(value)}")
+
+    def name(self, key: str) -> str:
+        """Read the name of a server or of something on it: no path."""
+        value = self.text(key)
+        if not value.isprintable() or set(value) & set("\\/ "):
+            raise OptionError(key, f"`{key}`: expected a name, found {_shown(value)}")
+        return value
+
     def relative_paths(self, key: str) -> tuple[str, ...]:
         """Read a list of paths that stay below the source's root; none is an empty list."""
         value = self._values.get(key, [])
@@ -174,6 +190,32 @@ def _sql(values: Mapping[str, object], base: Path) -> Connector:
         declared(values.get("documents"), values.get("scopes")),
         options.audience("audience"),
     )
+
+
+def _smb(values: Mapping[str, object], base: Path) -> Connector:
+    # Imported when configured: the command line starts without its libraries.
+    from connectors.smb.client import Auth, Login, Share
+    from connectors.smb.connector import Smb
+    from connectors.smb.rules import Rights, Translator
+
+    login = ("server", "share", "username", "password_file", "auth", "encryption")
+    options = Options("smb", values, base, (*login, "domain_sid", "share_access", "rights"))
+    server, share, username = options.name("server"), options.name("share"), options.text("username")
+    password_file = options.path("password_file")
+    auths: tuple[Auth, ...] = ("negotiate", "kerberos", "ntlm")
+    auth = options.one_of("auth", auths)
+    encrypt = options.choice("encryption", "require", "allow", "require") == "require"
+    rights: tuple[Rights, ...] = ("open", "data")
+    try:
+        translator = Translator(options.text("domain_sid"), options.one_of("rights", rights))
+    except InvalidValueError as err:
+        raise OptionError("domain_sid", f"`domain_sid`: {err}") from err
+
+    def connect() -> Share:
+        return Share(Login(server, share, username, read_password(password_file), auth, encrypt))
+
+    declared = (options.audience("share_access"),) if "share_access" in values else None
+    return Smb(connect, translator, declared)
 
 
 def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:
@@ -300,6 +342,7 @@ def _ldap_access(options: Options) -> LdapAccess:
 _CONNECTORS: Final[Mapping[str, plugins.Factory]] = {
     "feed": _feed,
     "filesystem": _filesystem,
+    "smb": _smb,
     "sql": _sql,
 }
 _DIRECTORIES: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Directory]]] = {

@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import Directory, Watched
-from service import directories
+from service import audit_copies, directories
 from service.access import Access
 from service.api import tls
 from service.api.audit import AuditServicer
@@ -34,7 +34,6 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, 
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
-from service.audit.anchor import Anchors, FileAnchor, SyslogAnchor
 from service.authn import Authenticator
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
@@ -165,13 +164,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(folder.close)
     audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
     closing.callback(audit.close)
-    places = [*map(FileAnchor, settings.audit.checkpoints)]
-    if places or settings.audit.syslog is not None:
-        syslog = [] if settings.audit.syslog is None else [SyslogAnchor(settings.audit.syslog)]
-        closing.callback(Anchors(audit, [*places, *syslog]).close)
     audit_reader = AuditReader(audit, folder.audit, audit_key)
     audit_reader.start()
     closing.callback(audit_reader.close)
+    copies = audit_copies.start(audit, audit_reader, folder.audit, settings.audit, version("remit-server"))
+    closing.callback(copies)
     keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)

@@ -12,6 +12,7 @@ from typing import Protocol
 from acl.model import Caller
 from service.authn import Subject, TokenRefusedError
 from service.authn.subject import OnBehalf
+from service.errors import DirectoryUnavailableError
 from service.identity import Resolved
 
 
@@ -67,7 +68,11 @@ class Callers:
 
 
 def _check_named(person: Resolved, by: OnBehalf) -> None:
-    """Raise TokenRefusedError unless the service may name this person."""
+    """Raise TokenRefusedError unless the service may name this person, DirectoryUnavailableError if nobody can tell."""
+    if person.left_out and by.never:
+        # A group that may not be named could be in the directory that did not answer.
+        left_out = ", ".join(f"`{name}`" for name in sorted(person.left_out))
+        raise DirectoryUnavailableError(f"directory {left_out} does not say whether this person may be named")
     if person.caller.principals & by.never:
         raise TokenRefusedError("privileged person")
     if not person.caller.principals & by.groups:

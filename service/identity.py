@@ -132,34 +132,44 @@ class Identity:
         if (wrong := self._wrong_time(subject.directory, parts[subject.directory])) is not None:
             raise DirectoryUnavailableError(wrong)
         left_out: dict[str, str] = {}
-        strangers: set[str] = set()
+        while doubtful := self._follow(subject, parts, left_out, mark, need):
+            # What was reached through an account that may be somebody else's is dropped with it: once more without it.
+            left_out |= doubtful
+            parts = {subject.directory: parts[subject.directory]}
+        return parts, left_out
+
+    def _follow(
+        self,
+        subject: Subject,
+        parts: dict[str, Kept],
+        left_out: Mapping[str, str],
+        mark: Callable[[], int],
+        need: int,
+    ) -> dict[str, str]:
+        """Add the person's accounts in other directories, but for those left out. Return more to leave out, and why."""
+        doubtful: dict[str, str] = {}
         queue = [subject.directory]
         for source in queue:
             for link in self._links.get(source, ()):
                 fact = parts[source].resolution.facts.get(link.fact)
-                if fact is None or link.target == subject.directory:
+                if fact is None or link.target == subject.directory or link.target in left_out:
                     continue
                 try:
                     found = self._lookups[link.target].resolve(link.attribute, fact, mark=mark, need=need)
                 except directories.UnknownSubjectError:
                     continue
                 except directories.DirectoryUnavailableError as err:
-                    left_out[link.target] = err.detail
+                    doubtful[link.target] = err.detail
                     continue
                 if (wrong := self._wrong_time(link.target, found)) is not None:
-                    left_out[link.target] = wrong
+                    doubtful[link.target] = wrong
                 elif link.target not in parts:
                     parts[link.target] = found
                     queue.append(link.target)
                 elif parts[link.target].resolution.account_id != found.resolution.account_id:
-                    strangers.add(link.target)
-        for name in strangers:
-            # Two links that lead to two accounts: one of them is somebody else's.
-            del parts[name]
-            left_out[name] = f"the links of this person lead to two accounts of directory `{name}`"
-        for name in left_out:
-            parts.pop(name, None)
-        return parts, left_out
+                    # Two links that lead to two accounts: one of them is somebody else's.
+                    doubtful[link.target] = f"the links of this person lead to two accounts of `{link.target}`"
+        return doubtful
 
     def _join(self, subject: Subject, parts: Mapping[str, Kept], left_out: Mapping[str, str]) -> Resolved:
         own = parts[subject.directory].resolution

@@ -70,7 +70,7 @@ def read(item: Field, base: Path) -> Listen:
         places["services"] = entries["services"]
     addresses: dict[str, Address] = {}
     for name, place in places.items():
-        found = _address(place)
+        found = address(place)
         if found.port != 0 and found in addresses.values():
             other = next(other for other, address in addresses.items() if address == found)
             place.fail(f"expected another address than that of the {other}, found `{found}`")
@@ -104,7 +104,8 @@ def _tls(item: Field, base: Path, services: Field | None) -> Tls:
     return Tls(certificate, key, client_ca, f"{item.file}:{item.line}: {item.key}")
 
 
-def _address(item: Field) -> Address:
+def address(item: Field) -> Address:
+    """Read host:port. Raises YamlFileError."""
     found = _ADDRESS.fullmatch(item.text("host:port"))
     if found is None or int(found["port"]) > 65535:
         item.expected("host:port")

@@ -21,6 +21,7 @@ from typing import Final
 import structlog
 
 from connectors.directories.base import (
+    Changes,
     Directory,
     DirectoryError,
     DirectoryUnavailableError,
@@ -122,6 +123,9 @@ class Lookups:
         self._position = changes.position
         if not changes.everything and not changes.accounts:
             return
+        self._drop(changes)
+
+    def _drop(self, changes: Changes) -> None:
         with self._lock:
             # INVARIANT: a question that is under way was asked before the change was known: its answer is not kept, and
             # nobody who asks from now on waits for it.
@@ -157,6 +161,10 @@ class Lookups:
                 if self._reachable:
                     log.warning("directory_unavailable", directory=self.directory.name, reason=err.detail)
                 self._reachable = False
+            except Exception:
+                log.exception("directory_poll_failed", directory=self.directory.name)
+                self._position = ""
+                self._drop(Changes("", True))
             else:
                 if not self._reachable:
                     log.info("directory_available", directory=self.directory.name)
@@ -174,7 +182,8 @@ class Lookups:
             question.answer.set_exception(err)
         else:
             with self._lock:
-                if self.epoch == epoch:
+                other = self._kept.get(key)
+                if self.epoch == epoch and (other is None or other.as_of <= kept.as_of):
                     self._make_room()
                     self._kept[key] = kept
                 self._forget(key, question)

@@ -17,7 +17,8 @@ from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
-from service import directories, issuers, listeners, roles, service_accounts
+from service import audit_settings, directories, issuers, listeners, roles, service_accounts
+from service.audit_settings import AuditSettings
 from service.directories import DirectorySettings, Link
 from service.errors import StartError
 from service.index.planner import MAX_BITS, Tuning
@@ -64,18 +65,6 @@ class KeySettings:
     path: Path
     audit: Path
     store: Path
-
-
-@dataclass(frozen=True, slots=True)
-class AuditSettings:
-    """The audit log. keep_queries: records hold the texts of queries, sealed.
-
-    checkpoints: files to which every signed checkpoint is appended; syslog: the socket that gets them, or None.
-    """
-
-    keep_queries: bool = True
-    checkpoints: tuple[Path, ...] = ()
-    syslog: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +167,7 @@ def _read(root: Field, path: Path) -> Settings:
         index=_index(top.get("index")),
         limits=_limits(top.get("limits")),
         sources=sources,
-        audit=_audit(top["audit"], base) if "audit" in top else AuditSettings(),
+        audit=audit_settings.read(top["audit"], base) if "audit" in top else AuditSettings(),
     )
 
 
@@ -199,16 +188,6 @@ def _keys(item: Field, base: Path, data: Path) -> KeySettings:
 
 def _within(path: Path, folder: Path) -> bool:
     return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
-
-
-def _audit(item: Field, base: Path) -> AuditSettings:
-    entries = item.mapping(["query_text", "checkpoints", "syslog"])
-    kept = "query_text" not in entries or entries["query_text"].choice(["sealed", "none"]) == "sealed"
-    return AuditSettings(
-        keep_queries=kept,
-        checkpoints=tuple(one.path(base) for one in entries["checkpoints"].items()) if "checkpoints" in entries else (),
-        syslog=entries["syslog"].path(base) if "syslog" in entries else None,
-    )
 
 
 def _roles(

@@ -30,9 +30,6 @@ from connectors.directories.secrets import read_secret
 
 _T = TypeVar("_T")
 
-BASE: Final = "BASE"
-ONE_LEVEL: Final = "LEVEL"
-SUBTREE: Final = "SUBTREE"
 DOMAIN_SCOPE: Final = ("1.2.840.113556.1.4.1339", False, None)
 """Of Active Directory: no references to other naming contexts, which a search of the domain's root always meets."""
 SHOW_DELETED: Final = ("1.2.840.113556.1.4.417", True, None)
@@ -42,9 +39,8 @@ _MAX_RANGES: Final = 10_000
 _PAGE: Final = 500
 _PAGED: Final = "1.2.840.113556.1.4.319"
 _SUCCESS, _NO_SUCH_OBJECT, _INVALID_CREDENTIALS = 0, 32, 49
-_ANOTHER_SERVER_MAY: Final = frozenset(
-    {1, 8, 51, 52, 80}
-)  # operationsError, strongAuthRequired, busy, unavailable, other
+# operationsError, strongAuthRequired, busy, unavailable, other
+_ANOTHER_SERVER_MAY: Final = frozenset({1, 8, 51, 52, 80})
 _INCOMPLETE: Final = {
     3: "a time limit cut the answer short",
     4: "a size limit cut the answer short",
@@ -159,10 +155,10 @@ class LdapClient:
         return self._run(lambda connection: self._read(connection, dn, attributes, tuple(controls)))
 
     def search(
-        self, base: str, filter_: str, attributes: Sequence[str], *, scope: str = SUBTREE, controls: Iterable[Any] = ()
+        self, base: str, filter_: str, attributes: Sequence[str], *, controls: Iterable[Any] = ()
     ) -> list[Entry]:
         """Return every object below `base` that the filter finds. Paged; more than MAX_ENTRIES are an error."""
-        return self._run(lambda connection: self._search(connection, base, filter_, attributes, scope, tuple(controls)))
+        return self._run(lambda connection: self._search(connection, base, filter_, attributes, tuple(controls)))
 
     def read_range(self, dn: str, attribute: str, step: int) -> tuple[bytes, ...]:
         """Return all values of an attribute, asking for `step` at a time. Source: [MS-ADTS] 3.1.1.3.1.3.3."""
@@ -322,7 +318,6 @@ class LdapClient:
         base: str,
         filter_: str,
         attributes: Sequence[str],
-        scope: Any,
         controls: Any,
     ) -> list[Entry]:
         found: list[Entry] = []
@@ -331,7 +326,7 @@ class LdapClient:
             connection.search(
                 base,
                 filter_,
-                scope,
+                ldap3.SUBTREE,
                 attributes=list(attributes),
                 controls=controls or None,
                 paged_size=_PAGE,
@@ -370,8 +365,8 @@ class LdapClient:
             name, _, option = key.partition(";")
             if option.startswith("range=") and not option.endswith("-*"):
                 values[name] = self._ranges(connection, entry.dn, name, part, len(part), 0)
-            else:
-                values.setdefault(name, part)
+            elif not option or option.startswith("range="):
+                values[name] = part  # other options, such as a language, are other attributes
         return Entry(entry.dn, values)
 
     def _ranges(

@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from connectors.errors import ConnectorError, FatalError, RetriableError
 from connectors.registry import OptionError
+from connectors.secret import read_password
 from connectors.sql.declared import Declared, Documents, Fixed, InColumn, InTable, RuleSource, Scopes
 
 PAGE: Final = 500
@@ -324,10 +325,7 @@ def _begin(connection: sa.Connection) -> None:
 
 def _password(access: Access) -> str | None:
     if access.password_file is not None:
-        try:
-            return access.password_file.read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as err:
-            raise FatalError(f"`password_file`: {access.password_file} cannot be read") from err
+        return read_password(access.password_file)
     if access.password_env is not None:
         found = os.environ.get(access.password_env)
         if not found:

@@ -75,7 +75,7 @@ class Certificates:
                 self._seen = stamp
                 try:
                     self._loaded = load(self._tls, self._now())
-                    log.info("certificate_loaded", not_after=self._loaded.not_after.isoformat())
+                    log.info("certificate_loaded", detail=f"valid until {self._loaded.not_after:%Y-%m-%d %H:%M} UTC")
                 except StartError as err:
                     # Half replaced, say: the next change is looked at again.
                     log.error("certificate_unusable", detail=str(err))

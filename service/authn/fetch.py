@@ -60,7 +60,8 @@ class KeyFetcher:
             raise FetchError(f"`{url}` did not answer within {TIMEOUT_S:.0f} s") from err
         except httpx2.TransportError as err:
             raise FetchError(f"`{url}` cannot be reached: {str(err) or type(err).__name__}") from err
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as err:
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, RuntimeError) as err:
+            # Whatever else a server's answer can do to the library: it must not end the task that fetches.
             raise FetchError(f"`{url}` does not answer as HTTP asks for") from err
 
     def _key_set_url(self, data: bytes) -> str:

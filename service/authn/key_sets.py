@@ -213,10 +213,10 @@ class PublishedKeys:
             found = keys.read_published(await self._fetch(), self._algorithms)
         except (FetchError, KeySetError) as err:
             self._failure = f"the key set {err}" if isinstance(err, KeySetError) else str(err)
-            log.error("issuer_keys_unavailable", issuer=self._place, detail=self._failure)
+            log.error("issuer_keys_unavailable", detail=f"{self._place}: {self._failure}")
         else:
             if found.keys() != self._keys.keys():
-                log.info("issuer_keys_changed", issuer=self._place, keys=len(found))
+                log.info("issuer_keys_changed", detail=self._place, seen=len(found))
             # As old as the moment before they were asked for.
             self._keys, self._fetched_at, self._failure = found, started, None
         finally:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import yaml
 
 from acl.decide import Allowed, decide
-from acl.model import Acl, Caller, Clause, Scope, ScopeId, Unknown
+from acl.model import Caller, Clause, Unknown
 from acl.principal import Principal, realm
 from connectors.base import Change, Level, ScanComplete, ScopeChange, Skip, Upsert
 from connectors.errors import FatalError, RetriableError, SkippableError
@@ -22,6 +22,7 @@ from connectors.registry import OptionError, build
 from connectors.sql import tables
 from connectors.testing.contract import CONNECTOR_CHECKS, World
 from tests.connectors.databases import ANYBODY, DOCUMENTS, SCOPES, Database, DatabaseWorld
+from tests.connectors.sent import acl_of
 
 PEOPLE = realm("static", "people")
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
@@ -47,21 +48,6 @@ def readers(changes: list[Change], people: list[str]) -> dict[str, set[str]]:
                 if not isinstance(acl, Unknown) and isinstance(decide(acl, caller(person), NOW), Allowed)
             }
     return found
-
-
-def acl_of(document: Upsert, scopes: dict[ScopeId, ScopeChange]) -> Acl | Unknown:
-    """The ACL of a document as it was sent."""
-    chain: list[ScopeChange] = []
-    here = document.scope
-    while here is not None:
-        chain.append(scopes[here])
-        here = scopes[here].parent
-    scope: Scope | None = None
-    for change in reversed(chain):
-        if isinstance(change.clause, Unknown):
-            return change.clause
-        scope = Scope(change.id, scope, change.clause)
-    return document.own if isinstance(document.own, Unknown) else Acl(scope, document.own)
 
 
 def caller(person: str) -> Caller:

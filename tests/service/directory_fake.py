@@ -21,7 +21,7 @@ from connectors.directories.base import (
 class FakeDirectory:
     """accounts: by attribute and value, the account's id, its groups and its facts. down: why it cannot answer.
 
-    asked: how many questions came. before_answer: called while a question is under way.
+    asked: how many questions came. before_answer: called while a question is under way. broken: polls fail by mistake.
     """
 
     name: str
@@ -35,6 +35,7 @@ class FakeDirectory:
     pending: set[str] = field(default_factory=set)
     everything: bool = False
     closed: bool = False
+    broken: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, attribute: str, value: str, *groups: str, account: str = "", **facts: str) -> None:
@@ -63,6 +64,8 @@ class FakeDirectory:
 
     def changes(self, position: str) -> Changes:
         """See `Watched`."""
+        if self.broken:
+            raise ZeroDivisionError
         if self.down:
             raise DirectoryUnavailableError(self.down)
         found = Changes("1", self.everything or not position, frozenset(self.pending))

@@ -9,7 +9,9 @@ import pytest
 from acl.decide import Allowed, decide
 from acl.model import Acl, Clause, Effect, Rule
 from acl.principal import Principal, Realm
-from service.authn import Subject
+from service.authn import Subject, TokenRefusedError
+from service.authn.subject import OnBehalf
+from service.callers import Callers
 from service.directories import Link
 from service.errors import DirectoryUnavailableError, UnauthenticatedError
 from service.identity import Identity, Resolved
@@ -159,6 +161,16 @@ def test_links_to_two_accounts_are_to_nobody() -> None:
     assert allowed(world.resolve("bob"), UNIX) == [True]
 
 
+def test_nothing_is_reached_through_an_account_that_may_be_somebody_elses() -> None:
+    """Two links to two accounts of one directory: what one of those accounts is linked to is not held either."""
+    world = World(links=(*LINKS, Link("corp", "badge", "cloud", "onprem")))
+    world.corp.add("sid", "alice", sid="alice", badge="bob")
+    found = world.resolve()
+    assert {p.realm for p in found.caller.principals} == {AD}
+    assert set(found.left_out) == {"cloud"}
+    assert allowed(world.resolve("bob"), AD, CLOUD, UNIX) == [True, True, True]
+
+
 def test_links_in_a_circle_end(world: World) -> None:
     """A link back to where it came from changes nothing."""
     circle = World(links=(*LINKS, Link("unix", "number", "corp", "sid"), Link("unix", "number", "cloud", "onprem")))
@@ -221,3 +233,28 @@ def test_answers_from_before_a_text_are_asked_again(world: World) -> None:
     assert world.identity.resolve(subject, mark=lambda: 8).as_of == 3
     assert world.identity.resolve(subject, mark=lambda: 8, need=8).as_of == 8
     assert (world.corp.asked, world.cloud.asked, world.unix.asked) == (2, 2, 2)
+
+
+def test_nobody_is_named_while_a_directory_cannot_say_that_they_are_privileged(world: World) -> None:
+    """A service names alice while everything answers, and not when her groups in one directory are unknown."""
+
+    def subject(name: str, on_behalf: OnBehalf | None = None) -> Subject:
+        return Subject("https://i", name, "corp", "sid", name, world.expires, "t", on_behalf=on_behalf)
+
+    callers = Callers(world.identity, lambda: 0)
+    groups, never = frozenset({Principal(AD, "staff")}), frozenset({Principal(CLOUD, "operators")})
+    named = subject("alice", OnBehalf("bot", subject("carol"), groups, never))
+    assert callers.resolve(named).resolved.caller.subject == "corp/alice"
+
+    world.cloud.down = "gone"
+    world.seconds += 61
+    with pytest.raises(DirectoryUnavailableError, match="directory `cloud` does not say"):
+        callers.resolve(named)
+    assert callers.resolve(subject("alice")).resolved.caller.subject == "corp/alice"
+
+    world.cloud.down = ""
+    world.seconds += 2
+    world.cloud.add("onprem", "alice", "operators", account="cloud-alice")
+    world.seconds += 15
+    with pytest.raises(TokenRefusedError):
+        callers.resolve(named)

@@ -198,6 +198,41 @@ def test_a_watched_directory_is_polled_and_closed(directory: FakeDirectory) -> N
     assert directory.closed
 
 
+def test_an_older_answer_does_not_take_the_place_of_a_newer_one(lookups: Lookups, directory: FakeDirectory) -> None:
+    """A question that hangs while a newer one is answered: its answer comes last and is not kept."""
+    under_way, answered = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        under_way.set()
+        assert answered.wait(10)
+
+    directory.before_answer = wait
+    with ThreadPoolExecutor(1) as pool:
+        old = pool.submit(ask, lookups, mark=3)
+        assert under_way.wait(10)
+        directory.before_answer = lambda: None
+        directory.add("id", "alice")
+        assert not holds(ask(lookups, mark=8, need=8), "sales")
+        answered.set()
+        assert holds(old.result(), "sales")
+    assert not holds(ask(lookups), "sales")
+
+
+def test_a_poll_that_fails_in_an_unforeseen_way_drops_everything(directory: FakeDirectory) -> None:
+    """The thread goes on, and what was kept is asked anew."""
+    lookups = Lookups(directory, KEEPING)
+    lookups.start()
+    ask(lookups)
+    directory.broken = True
+    ends = time.monotonic() + 10
+    while directory.asked < 3:
+        assert time.monotonic() < ends
+        ask(lookups)
+        time.sleep(0.01)
+    directory.broken = False
+    lookups.close()
+
+
 def test_a_mistake_in_a_directory_leaves_nobody_waiting(lookups: Lookups, directory: FakeDirectory) -> None:
     """An error that nobody foresaw is one for those who wait too, and the next question is asked anew."""
 

@@ -1,0 +1,395 @@
+"""A share through smbprotocol, only to read: listings, names with their descriptors, contents, the share's own rules.
+
+The only place that knows the library. Answers are read here from their bytes, for speed, and because the library reads
+a null DACL wrongly. No symlink and no reparse point is followed, no privilege for backups is asked for, and nothing is
+opened by a way through the name space of another server.
+Source: [MS-SMB2] 2.2.14, 2.2.33, 2.2.38; [MS-FSCC] 2.4.17 (FileIdBothDirectoryInformation), 2.6 (attributes).
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal
+
+from smbprotocol.connection import Connection
+from smbprotocol.create_contexts import CreateContextName, SMB2CreateContextRequest
+from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
+from smbprotocol.open import CreateDisposition, CreateOptions, ImpersonationLevel, Open, SMB2QueryInfoRequest
+from smbprotocol.session import Session
+from smbprotocol.tree import TreeConnect
+
+from acl.dialects.ntfs import READ_ATTRIBUTES, READ_CONTROL, READ_DATA, SYNCHRONIZE
+from connectors.errors import FatalError, RetriableError
+from connectors.smb import srvsvc
+
+DIRECTORY: Final = 0x10
+REPARSE_POINT: Final = 0x400
+
+_TIMEOUT_S: Final = 30
+_AT_ONCE: Final = 8
+"""How many names are asked about before the first answer is awaited."""
+
+_SHARE_ALL: Final = 0x7
+_WRITE_DATA: Final = 0x2
+_NORMAL: Final = 0x80
+_FOLDER_CLASS: Final = 37
+_LIST_BYTES: Final = 1 << 16
+_READ_BYTES: Final = 1 << 16
+_DESCRIPTOR_BYTES: Final = 1 << 16
+_OWNER_GROUP_DACL: Final = 0x7
+_SECURITY: Final = 3
+_CREATED: Final = struct.Struct("<HBBIQQQQQQII16sII")
+_CONTEXT: Final = struct.Struct("<IHHHHI")
+_ENTRY: Final = struct.Struct("<IIQQQQQQIIIBx24sHQ")
+
+# SOURCE: [MS-ERREF] 2.3.1.
+_NO_MORE_FILES: Final = 0x8000_0006
+_NO_SUCH_FILE: Final = 0xC000_000F
+_END_OF_FILE: Final = 0xC000_0011
+_DENIED: Final = frozenset({0xC000_0022, 0xC000_0043})
+_GONE: Final = frozenset({_NO_SUCH_FILE, 0xC000_0034, 0xC000_003A, 0xC000_0056, 0xC000_00BA, 0xC000_0103})
+_ELSEWHERE: Final = frozenset({0xC000_0257, 0x8000_002D})
+_LOGIN_REFUSED: Final = frozenset({0xC000_006D, 0xC000_006E, 0xC000_0064, 0xC000_006A, 0xC000_0071, 0xC000_0072})
+_NO_SHARE: Final = 0xC000_00CC
+_WIN32_DENIED: Final = frozenset({5, 0x1C00_0011})
+
+Auth = Literal["negotiate", "kerberos", "ntlm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where the share is and who asks. require_encryption: refuse a server that does not encrypt; signing always is."""
+
+    server: str
+    share: str
+    username: str
+    password: str
+    auth: Auth
+    require_encryption: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A name in a folder, and what it led to when the folder was listed."""
+
+    name: str
+    attributes: int
+    file_id: int
+    created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a name is. Times are in units of 100 ns since 1601.
+
+    descriptor: its bytes, or why they could not be read.
+    """
+
+    file_id: int
+    volume_id: int
+    created: int
+    written: int
+    changed: int
+    size: int
+    attributes: int
+    descriptor: bytes | str
+
+
+class NameFailedError(Exception):
+    """A name cannot be used. reason: `unreadable`, `vanished` or `elsewhere`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Share:
+    """One connection to a share. Not thread-safe. Raises FatalError and RetriableError for the whole of it."""
+
+    def __init__(self, login: Login) -> None:
+        """Connect. Raises FatalError or RetriableError, each with the option it is about."""
+        self._login: Final = login
+        self._connection = Connection(uuid.uuid4(), login.server, 445, require_signing=True)
+        self._pipe: Open | None = None
+        try:
+            self._connection.connect(timeout=_TIMEOUT_S)
+            self._session = Session(
+                self._connection,
+                username=login.username,
+                password=login.password,
+                require_encryption=login.require_encryption,
+                auth_protocol=login.auth,
+            )
+            self._session.connect()
+            self._tree = TreeConnect(self._session, f"\\\\{login.server}\\{login.share}")
+            self._tree.connect()
+        except (SMBException, ValueError, OSError) as err:
+            self.close()
+            raise self._refused(err) from err
+        if self._tree.is_dfs_share:
+            self.close()
+            raise FatalError(
+                f"`share`: `{login.share}` is a DFS name space, which leads elsewhere: name the server and the share "
+                "that hold the files"
+            )
+
+    def close(self) -> None:
+        """Log off. May be called twice."""
+        try:
+            self._connection.disconnect(True, timeout=_TIMEOUT_S)
+        except (SMBException, ValueError, OSError):
+            self._connection.transport.close()
+
+    def entries(self, path: str) -> list[Entry]:
+        """Return what is in a folder but `.` and `..`. Raises NameFailedError."""
+        found: list[Entry] = []
+        folder = Open(self._tree, path)
+        try:
+            self._create(folder, READ_DATA | READ_ATTRIBUTES | SYNCHRONIZE, CreateOptions.FILE_DIRECTORY_FILE)
+            try:
+                while data := self._listing(folder):
+                    found += _entries(data)
+            finally:
+                self._close(folder)
+        except SMBResponseException as err:
+            raise self._name_error(err) from err
+        except (SMBException, OSError) as err:
+            raise self._lost(err) from err
+        return found
+
+    def looks(self, paths: Sequence[str]) -> Iterator[Look | NameFailedError]:
+        """Yield what each name is, in order; several are asked about at once."""
+        waiting: deque[list[Any]] = deque()
+        names = iter(paths)
+        try:
+            while True:
+                for path in islice(names, _AT_ONCE - len(waiting)):
+                    waiting.append(self._ask(path))
+                if not waiting:
+                    return
+                yield self._answer(waiting.popleft())
+        except (SMBException, OSError) as err:
+            raise self._lost(err) from err
+
+    def look(self, path: str) -> Look:
+        """Return what one name is. Raises NameFailedError."""
+        (found,) = self.looks([path])
+        if isinstance(found, NameFailedError):
+            raise found
+        return found
+
+    def read(self, path: str, at_most: int) -> bytes:
+        """Return the first `at_most` bytes of a file. Raises NameFailedError."""
+        file = Open(self._tree, path)
+        blocks: list[bytes] = []
+        size = 0
+        try:
+            self._create(file, READ_DATA | SYNCHRONIZE, CreateOptions.FILE_NON_DIRECTORY_FILE)
+            try:
+                step = min(_READ_BYTES, self._connection.max_read_size)
+                while size < at_most:
+                    block = file.read(size, min(step, at_most - size))
+                    blocks.append(block)
+                    size += len(block)
+            except SMBResponseException as err:
+                if err.status != _END_OF_FILE:
+                    raise
+            finally:
+                self._close(file)
+        except SMBResponseException as err:
+            raise self._name_error(err) from err
+        except (SMBException, OSError) as err:
+            raise self._lost(err) from err
+        return b"".join(blocks)
+
+    def own_descriptor(self) -> bytes | None:
+        """Return the share's own descriptor, None when this account may not ask for it or the server holds none."""
+        try:
+            pipe = self._server_service()
+            pipe.write(srvsvc.share_info_request(self._login.server, self._login.share))
+            fragments = [pipe.read(0, _READ_BYTES)]
+            while not srvsvc.is_last(fragments[-1]):
+                fragments.append(pipe.read(0, _READ_BYTES))
+            return srvsvc.share_descriptor(fragments)
+        except srvsvc.RpcError as err:
+            if err.status in _WIN32_DENIED:
+                return None
+            raise RetriableError(f"`{self._login.server}`: {err} ({err.status:#x})") from err
+        except SMBResponseException as err:
+            if err.status in _DENIED:
+                return None
+            raise self._lost(err) from err
+        except (SMBException, OSError) as err:
+            raise self._lost(err) from err
+
+    def _server_service(self) -> Open:
+        """Return the pipe to the server service, bound; it stays open."""
+        if self._pipe is None:
+            tree = TreeConnect(self._session, f"\\\\{self._login.server}\\IPC$")
+            tree.connect()
+            pipe = Open(tree, srvsvc.PIPE)
+            pipe.create(
+                ImpersonationLevel.Impersonation,
+                READ_DATA | 0x2 | SYNCHRONIZE,
+                0,
+                _SHARE_ALL,
+                CreateDisposition.FILE_OPEN,
+                0,
+            )
+            pipe.write(srvsvc.bind())
+            srvsvc.require_bound(pipe.read(0, _READ_BYTES))
+            self._pipe = pipe
+        return self._pipe
+
+    def _create(self, opened: Open, access: int, options: int) -> None:
+        opened.create(
+            ImpersonationLevel.Impersonation,
+            access,
+            _NORMAL,
+            _SHARE_ALL,
+            CreateDisposition.FILE_OPEN,
+            options | CreateOptions.FILE_OPEN_REPARSE_POINT,
+        )
+
+    def _close(self, opened: Open) -> None:
+        # A handle that cannot be closed goes with the connection.
+        with suppress(SMBException):
+            opened.close()
+
+    def _listing(self, folder: Open) -> bytes:
+        """The next part of a listing, empty at its end."""
+        query, _ = folder.query_directory("*", _FOLDER_CLASS, max_output=_LIST_BYTES, send=False)
+        request = self._connection.send(query, self._session.session_id, self._tree.tree_connect_id)
+        try:
+            return _output(self._received(request))
+        except SMBResponseException as err:
+            if err.status in (_NO_MORE_FILES, _NO_SUCH_FILE):
+                return b""
+            raise
+
+    def _ask(self, path: str) -> list[Any]:
+        """Send one message that opens, asks for the descriptor, and closes."""
+        opened = Open(self._tree, path)
+        context = SMB2CreateContextRequest()
+        context["buffer_name"] = CreateContextName.SMB2_CREATE_QUERY_ON_DISK_ID
+        create, _ = opened.create(
+            ImpersonationLevel.Impersonation,
+            READ_CONTROL | READ_ATTRIBUTES | SYNCHRONIZE,
+            _NORMAL,
+            _SHARE_ALL,
+            CreateDisposition.FILE_OPEN,
+            CreateOptions.FILE_OPEN_REPARSE_POINT,
+            create_contexts=[context],
+            send=False,
+        )
+        query = SMB2QueryInfoRequest()
+        query["info_type"] = _SECURITY
+        query["output_buffer_length"] = _DESCRIPTOR_BYTES
+        query["additional_information"] = _OWNER_GROUP_DACL
+        query["file_id"] = opened.file_id
+        close, _ = opened.close(send=False)
+        requests: list[Any] = self._connection.send_compound(
+            [create, query, close], self._session.session_id, self._tree.tree_connect_id, related=True
+        )
+        return requests
+
+    def _answer(self, requests: list[Any]) -> Look | NameFailedError:
+        answers: list[bytes | SMBResponseException] = []
+        for request in requests:
+            # Each one is received, whatever the others say: what is not stays in the library's tables.
+            try:
+                answers.append(self._received(request))
+            except SMBResponseException as err:
+                answers.append(err)
+        created, queried = answers[0], answers[1]
+        if isinstance(created, SMBResponseException):
+            return self._name_error(created)
+        if isinstance(queried, SMBResponseException):
+            descriptor: bytes | str = f"its security descriptor cannot be read: {queried.status:#x}"
+        else:
+            descriptor = _output(queried)
+        return _look(created, descriptor)
+
+    def _received(self, request: Any) -> bytes:
+        response = self._connection.receive(request, timeout=_TIMEOUT_S, resolve_symlinks=False)
+        data: bytes = response["data"].get_value()
+        return data
+
+    def _name_error(self, err: SMBResponseException) -> NameFailedError:
+        """What a status says of a name; raises RetriableError when it says something of the server instead."""
+        if err.status in _DENIED:
+            return NameFailedError("unreadable")
+        if err.status in _GONE:
+            return NameFailedError("vanished")
+        if err.status in _ELSEWHERE:
+            return NameFailedError("elsewhere")
+        raise self._lost(err)
+
+    def _lost(self, err: Exception) -> RetriableError:
+        what = f"{err.status:#x}" if isinstance(err, SMBResponseException) else type(err).__name__
+        return RetriableError(f"`{self._login.server}`: the share does not answer ({what}): nothing counts as deleted")
+
+    def _refused(self, err: Exception) -> FatalError | RetriableError:
+        login = self._login
+        status = err.status if isinstance(err, SMBResponseException) else 0
+        if status in _LOGIN_REFUSED or isinstance(err, SMBAuthenticationError):
+            return FatalError(f"`username`: `{login.server}` refuses the login as `{login.username}`")
+        if status == _NO_SHARE:
+            return FatalError(f"`share`: `{login.server}` has no share `{login.share}`: nothing counts as deleted")
+        if status in _DENIED:
+            return FatalError(f"`username`: `{login.username}` may not connect to `{login.share}`")
+        if "encryption" in str(err) or "sign" in str(err):
+            return FatalError(f"`encryption`: `{login.server}` does not encrypt or sign as it must")
+        return self._lost(err)
+
+
+def _output(response: bytes) -> bytes:
+    """The buffer of an answer to QUERY_INFO or QUERY_DIRECTORY; offsets count from the header, which has 64 bytes."""
+    _, offset, length = struct.unpack_from("<HHI", response)
+    found = response[offset - 64 : offset - 64 + length]
+    if len(found) != length:
+        raise SMBException("an answer is cut short")
+    return found
+
+
+def _look(response: bytes, descriptor: bytes | str) -> Look:
+    try:
+        (_, _, _, _, born, _, written, changed, _, size, attributes, _, _, offset, length) = _CREATED.unpack_from(
+            response
+        )
+        place, end = offset - 64, offset - 64 + length
+        while length:
+            after, name_at, name_length, _, data_at, data_length = _CONTEXT.unpack_from(response, place)
+            name = response[place + name_at : place + name_at + name_length]
+            if name == CreateContextName.SMB2_CREATE_QUERY_ON_DISK_ID and data_length >= 16:
+                file_id, volume_id = struct.unpack_from("<QQ", response, place + data_at)
+                return Look(file_id, volume_id, born, written, changed, size, attributes, descriptor)
+            if not after or place + after >= end:
+                break
+            place += after
+    except struct.error as err:
+        raise SMBException("an answer is cut short") from err
+    raise SMBException("the server gives files no numbers")
+
+
+def _entries(data: bytes) -> Iterator[Entry]:
+    place = 0
+    try:
+        while True:
+            after, _, created, _, _, _, _, _, attributes, length, _, _, _, _, file_id = _ENTRY.unpack_from(data, place)
+            start = place + _ENTRY.size
+            name = data[start : start + length].decode("utf-16-le", errors="surrogatepass")
+            # A server that could name a way out of the folder would lead the walk anywhere.
+            if name not in (".", "..") and not set(name) & {"\\", "/", "\0"}:
+                yield Entry(name, attributes, file_id, created)
+            if not after:
+                return
+            place += after
+    except (struct.error, UnicodeDecodeError) as err:
+        raise SMBException("a listing is damaged") from err
