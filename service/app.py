@@ -27,6 +27,7 @@ from service import directories
 from service.access import Access
 from service.api import tls
 from service.api.audit import AuditServicer
+from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
@@ -36,6 +37,7 @@ from service.api.wrapper import Wrapper
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.audit.anchor import Anchors, FileAnchor, SyslogAnchor
 from service.authn import Authenticator
+from service.backup import Backups
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
@@ -44,12 +46,13 @@ from service.extract import Extractor
 from service.identity import Identity
 from service.index.edge import EdgeIndex
 from service.index.follow import Follower, follow
-from service.keys import FileKey
+from service.keys import Custody, FileKey
 from service.lookups import Keeping
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings
 from service.shadow import Shadow
+from service.shred import Shredder
 from service.source_runs import SourceRuns
 from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
@@ -233,11 +236,18 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         auditor=calls,
         executor=executor,
     )
+    custody = Custody(keys)
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
         "SourceService": SourceServicer(runs, executor),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
+        "CustodyService": CustodyServicer(
+            custody,
+            Shredder(catalog, custody, follower.settle, lambda: datetime.now(UTC)),
+            Backups(folder, settings.keys.store, custody, lambda: datetime.now(UTC)),
+            executor,
+        ),
     }
     server = Server(
         wrapper=wrapper,
