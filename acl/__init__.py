@@ -1,6 +1,7 @@
 """The access model: who may read what, decided in one place. Pure values and functions; see `acl/README.md`.
 
 Dialects that translate the languages of other systems are imported by name: `acl.dialects.posix`, `acl.dialects.ntfs`.
+So is `acl.readable`, which brings numpy: whoever only decides, or only names principals, does without.
 """
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
@@ -28,7 +29,6 @@ from acl.model import (
 )
 from acl.normalize import decode, encode, fingerprint, normalize
 from acl.principal import Principal, Realm, realm
-from acl.readable import Readable, ReadableIndex
 from acl.scopes import ScopeRow, ScopeTree
 
 __all__ = [
@@ -61,8 +61,6 @@ __all__ = [
     "Match",
     "Memberships",
     "Principal",
-    "Readable",
-    "ReadableIndex",
     "Realm",
     "Reason",
     "Rule",
