@@ -140,8 +140,7 @@ def _lay_out(folder: Path, slapd: Slapd) -> None:
         ("7420", "0"),
         ("7421", "0"),
         ("directories:\n", directory),
-        ("group:operators", "static:people:group-operators"),
-        ("group:auditors", "static:people:group-auditors"),
+        ("[group:", "[static:people:group-"),
     ):
         assert old in text, old
         text = text.replace(old, new)
