@@ -84,10 +84,11 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How old what an answer rests on is."""
+    """How old what an answer rests on is. principals_incomplete: a directory could not say what the caller holds."""
 
     principals_resolved_at: datetime
     sources: tuple[SourceAge, ...]
+    principals_incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +315,7 @@ class Retrieval:
             known = {age.source for age in snapshot.ages(current.actor, sources)}
             ages = tuple(age for age in ages if age.source in known)
         return _Facts(
-            Freshness(current.resolved.caller.resolved_at, ages),
+            Freshness(current.resolved.caller.resolved_at, ages, bool(current.resolved.left_out)),
             snapshot.epochs(frozenset(age.source for age in ages)),
         )
 

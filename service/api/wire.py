@@ -165,7 +165,9 @@ def _grants(passage: Passage, paths: Mapping[Principal, tuple[str, ...]]) -> lis
 def freshness(value: Freshness) -> common_pb2.Freshness:
     """Write how fresh an answer is."""
     return common_pb2.Freshness(
-        principals_resolved_at=moment(value.principals_resolved_at), sources=[_age(age) for age in value.sources]
+        principals_resolved_at=moment(value.principals_resolved_at),
+        sources=[_age(age) for age in value.sources],
+        principals_incomplete=value.principals_incomplete,
     )
 
 

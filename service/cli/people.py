@@ -45,6 +45,8 @@ def whoami(ctx: typer.Context, token: Token = "", person: As = "", json: Json = 
         table.add_row(held.token, " → ".join(held.path))
     out.print(table)
     out.print(f"known in full: {', '.join(caller.complete_realms) or 'no realm'}")
+    if caller.freshness.principals_incomplete:
+        out.print("[red]a directory does not answer:[/] what names its realm is withheld")
     for source in caller.freshness.sources:
         withheld = " [red]withheld: too old[/]" if source.withheld else ""
         out.print(f"{source.source}: permissions verified {ago(source.permissions_age)} ago{withheld}")

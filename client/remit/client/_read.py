@@ -197,6 +197,7 @@ def _freshness(message: common_pb2.Freshness) -> values.Freshness:
             )
             for one in message.sources
         ),
+        principals_incomplete=message.principals_incomplete,
     )
 
 

@@ -28,10 +28,14 @@ class SourceFreshness:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """How fresh the permissions behind an answer are."""
+    """How fresh the permissions behind an answer are.
+
+    principals_incomplete: a directory could not say what the caller holds there; what names its realm is withheld.
+    """
 
     principals_resolved_at: datetime
     sources: tuple[SourceFreshness, ...]
+    principals_incomplete: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,9 @@ class Freshness(_message.Message):
 
     PRINCIPALS_RESOLVED_AT_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_INCOMPLETE_FIELD_NUMBER: _builtins.int
+    principals_incomplete: _builtins.bool
+    """True when a directory could not say now what the caller holds there: everything that names its realm is withheld."""
     @_builtins.property
     def principals_resolved_at(self) -> _timestamp_pb2.Timestamp:
         """When the caller's groups were resolved from the directory."""
@@ -145,10 +148,11 @@ class Freshness(_message.Message):
         *,
         principals_resolved_at: _timestamp_pb2.Timestamp | None = ...,
         sources: _abc.Iterable[Global___SourceFreshness] | None = ...,
+        principals_incomplete: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["principals_resolved_at", b"principals_resolved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["principals_resolved_at", b"principals_resolved_at", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principals_incomplete", b"principals_incomplete", "principals_resolved_at", b"principals_resolved_at", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
