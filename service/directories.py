@@ -149,7 +149,7 @@ def open_directory(settings: DirectorySettings, base: Path) -> Directory:
             directory.close()
             raise StartError(f"{settings.place('bind')}: {err.detail}") from err
         except DirectoryUnavailableError as err:
-            log.warning("directory_unavailable", directory=settings.name, reason=err.detail)
+            log.warning("directory_unavailable", directory=settings.name, detail=err.detail)
     return directory
 
 

@@ -102,7 +102,7 @@ class ModelEmbedder:
         self.dimension = int(str(known["dimension"]))
         self.digest = str(known["digest"])
         self.precision = str(known["precision"])
-        log.info("embedding_ready", precision=self.precision, why=known["why"], cosine=known["cosine"])
+        log.info("embedding_ready", precision=self.precision, detail=known["why"], cosine=known["cosine"])
 
     @property
     def pid(self) -> int | None:

@@ -159,7 +159,7 @@ class Lookups:
                 self.poll()
             except DirectoryUnavailableError as err:
                 if self._reachable:
-                    log.warning("directory_unavailable", directory=self.directory.name, reason=err.detail)
+                    log.warning("directory_unavailable", directory=self.directory.name, detail=err.detail)
                 self._reachable = False
             except Exception:
                 log.exception("directory_poll_failed", directory=self.directory.name)
