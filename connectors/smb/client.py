@@ -18,9 +18,10 @@ from itertools import islice
 from typing import Any, Final, Literal
 
 from smbprotocol.connection import Connection
-from smbprotocol.create_contexts import CreateContextName, SMB2CreateContextRequest
+from smbprotocol.create_contexts import CreateContextName
 from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
-from smbprotocol.open import CreateDisposition, CreateOptions, ImpersonationLevel, Open, SMB2QueryInfoRequest
+from smbprotocol.header import Commands
+from smbprotocol.open import CreateDisposition, CreateOptions, ImpersonationLevel, Open
 from smbprotocol.session import Session
 from smbprotocol.tree import TreeConnect
 
@@ -32,8 +33,11 @@ DIRECTORY: Final = 0x10
 REPARSE_POINT: Final = 0x400
 
 _TIMEOUT_S: Final = 30
-_AT_ONCE: Final = 8
+_AT_ONCE: Final = 16
 """How many names are asked about before the first answer is awaited."""
+
+_REQUESTS: Final = 3
+"""How many requests one name takes: open, ask, close."""
 
 _SHARE_ALL: Final = 0x7
 _WRITE_DATA: Final = 0x2
@@ -109,6 +113,45 @@ class NameFailedError(Exception):
         self.reason = reason
 
 
+class _Message:
+    """A request as its bytes. The library's own classes take most of the time that a walk has."""
+
+    def __init__(self, command: int, body: bytes) -> None:
+        self.COMMAND: Final = command
+        self._body: Final = body
+
+    def __len__(self) -> int:
+        return len(self._body)
+
+    def pack(self) -> bytes:
+        """What follows the header."""
+        return self._body
+
+
+def _create(path: str) -> _Message:
+    """Open a name to look at it, and say which file it is. SOURCE: [MS-SMB2] 2.2.13, 2.2.13.2.9."""
+    name = path.encode("utf-16-le", errors="surrogatepass")
+    padded = name + b"\0" * (-len(name) % 8)
+    access = READ_CONTROL | READ_ATTRIBUTES | SYNCHRONIZE
+    first = (57, 0, 0, ImpersonationLevel.Impersonation, 0, 0, access, _NORMAL, _SHARE_ALL)
+    contexts_at = 64 + _CREATE.size + len(padded)
+    options = CreateOptions.FILE_OPEN_REPARSE_POINT
+    rest = (CreateDisposition.FILE_OPEN, options, 64 + _CREATE.size, len(name), contexts_at, len(_WHICH_FILE))
+    return _Message(Commands.SMB2_CREATE, _CREATE.pack(*first, *rest) + padded + _WHICH_FILE)
+
+
+_CREATE: Final = struct.Struct("<HBBIQQIIIIIHHII")
+_DISK_ID: Final[bytes] = CreateContextName.SMB2_CREATE_QUERY_ON_DISK_ID
+_WHICH_FILE: Final = struct.pack("<IHHHHI", 0, 16, 4, 0, 0, 0) + _DISK_ID + b"\0" * 4
+# Of the file that the message before it opened. SOURCE: [MS-SMB2] 2.2.37, 2.2.15.
+_THE_SAME: Final = b"\xff" * 16
+_QUERY: Final = _Message(
+    Commands.SMB2_QUERY_INFO,
+    struct.pack("<HBBIHHIII", 41, _SECURITY, 0, _DESCRIPTOR_BYTES, 0, 0, 0, _OWNER_GROUP_DACL, 0) + _THE_SAME,
+)
+_CLOSE: Final = _Message(Commands.SMB2_CLOSE, struct.pack("<HHI", 24, 0, 0) + _THE_SAME)
+
+
 class Share:
     """One connection to a share. Not thread-safe. Raises FatalError and RetriableError for the whole of it."""
 
@@ -157,6 +200,9 @@ class Share:
                     found += _entries(data)
             finally:
                 self._close(folder)
+        except UnicodeEncodeError as err:
+            # The library cannot say a name with half a surrogate pair in it.
+            raise NameFailedError("unreadable") from err
         except SMBResponseException as err:
             raise self._name_error(err) from err
         except (SMBException, OSError) as err:
@@ -169,13 +215,19 @@ class Share:
         names = iter(paths)
         try:
             while True:
-                for path in islice(names, _AT_ONCE - len(waiting)):
+                for path in islice(names, self._room(len(waiting))):
                     waiting.append(self._ask(path))
                 if not waiting:
                     return
                 yield self._answer(waiting.popleft())
         except (SMBException, OSError) as err:
             raise self._lost(err) from err
+
+    def _room(self, waiting: int) -> int:
+        """How many more names may be asked about before an answer: a server grants credits, one for each request."""
+        window = self._connection.sequence_window
+        granted: int = (window["high"] - window["low"]) // _REQUESTS
+        return max(0 if waiting else 1, min(_AT_ONCE - waiting, granted))
 
     def look(self, path: str) -> Look:
         """Return what one name is. Raises NameFailedError."""
@@ -202,6 +254,8 @@ class Share:
                     raise
             finally:
                 self._close(file)
+        except UnicodeEncodeError as err:
+            raise NameFailedError("unreadable") from err
         except SMBResponseException as err:
             raise self._name_error(err) from err
         except (SMBException, OSError) as err:
@@ -275,27 +329,8 @@ class Share:
 
     def _ask(self, path: str) -> list[Any]:
         """Send one message that opens, asks for the descriptor, and closes."""
-        opened = Open(self._tree, path)
-        context = SMB2CreateContextRequest()
-        context["buffer_name"] = CreateContextName.SMB2_CREATE_QUERY_ON_DISK_ID
-        create, _ = opened.create(
-            ImpersonationLevel.Impersonation,
-            READ_CONTROL | READ_ATTRIBUTES | SYNCHRONIZE,
-            _NORMAL,
-            _SHARE_ALL,
-            CreateDisposition.FILE_OPEN,
-            CreateOptions.FILE_OPEN_REPARSE_POINT,
-            create_contexts=[context],
-            send=False,
-        )
-        query = SMB2QueryInfoRequest()
-        query["info_type"] = _SECURITY
-        query["output_buffer_length"] = _DESCRIPTOR_BYTES
-        query["additional_information"] = _OWNER_GROUP_DACL
-        query["file_id"] = opened.file_id
-        close, _ = opened.close(send=False)
         requests: list[Any] = self._connection.send_compound(
-            [create, query, close], self._session.session_id, self._tree.tree_connect_id, related=True
+            [_create(path), _QUERY, _CLOSE], self._session.session_id, self._tree.tree_connect_id, related=True
         )
         return requests
 
@@ -367,7 +402,7 @@ def _look(response: bytes, descriptor: bytes | str) -> Look:
         while length:
             after, name_at, name_length, _, data_at, data_length = _CONTEXT.unpack_from(response, place)
             name = response[place + name_at : place + name_at + name_length]
-            if name == CreateContextName.SMB2_CREATE_QUERY_ON_DISK_ID and data_length >= 16:
+            if name == _DISK_ID and data_length >= 16:
                 file_id, volume_id = struct.unpack_from("<QQ", response, place + data_at)
                 return Look(file_id, volume_id, born, written, changed, size, attributes, descriptor)
             if not after or place + after >= end:

@@ -22,8 +22,8 @@ from connectors.smb.rules import AD, BITS, SHARE
 from connectors.testing.contract import CONNECTOR_CHECKS, World
 from tests.acl.descriptors import Entry, descriptor
 from tests.connectors.sent import acl_of
-from tests.support.samba import ADDRESS, BASE, DOMAIN_LOCAL, GLOBAL, PASSWORD, UNIVERSAL
-from tests.support.samba_share import FULL, Client, FileServer, reads, running_share
+from tests.support.samba import BASE, DOMAIN_LOCAL, GLOBAL, PASSWORD, UNIVERSAL
+from tests.support.samba_share import ADDRESS, FULL, Client, FileServer, reads, running_share
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 

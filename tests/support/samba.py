@@ -45,9 +45,9 @@ DISTRIBUTION: Final = _GLOBAL
 class SambaDomain:
     """A domain with one controller. Every name that is made in it is new, so tests need not clean up."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = ADDRESS) -> None:
         """Provision it; `folder` must be empty."""
-        self.address = ADDRESS
+        self.address = address
         self.folder = folder
         self.authority = Authority("Authority of the test domain")
         self.ca = folder / "ca.pem"

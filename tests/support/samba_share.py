@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -23,8 +25,11 @@ from smbprotocol.tree import TreeConnect
 
 from connectors.directories.sids import sid_text
 from tests.support.needs import need
-from tests.support.samba import ADDRESS, PASSWORD, SambaDomain
+from tests.support.samba import PASSWORD, SambaDomain
 from tests.support.servers import accepts
+
+ADDRESS: Final = "127.0.0.42"
+"""Its own, so that it runs beside the domain controller of the tests of directories."""
 
 SHARE: Final = "docs"
 FULL: Final = 0x1F01FF
@@ -36,7 +41,7 @@ class FileServer(SambaDomain):
     """The domain controller with the share `docs`."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, ADDRESS)
         self.root = folder / SHARE
         self.root.mkdir()
         self.root.chmod(0o777)
@@ -54,6 +59,15 @@ class FileServer(SambaDomain):
         while not self._logs_in():
             assert time.monotonic() < ends, (self.folder / "samba.log").read_text(errors="replace")[-2000:]
             time.sleep(0.2)
+
+    def stop(self) -> None:
+        """Stop it, and the helpers that it started in sessions of their own."""
+        super().stop()
+        mine = f"--configfile={self.config}".encode()
+        for found in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if mine in found.read_bytes().split(b"\0"):
+                    os.kill(int(found.parent.name), signal.SIGTERM)
 
     def _logs_in(self) -> bool:
         """Whether the file server listens, and has found who asks winbind for it."""
@@ -96,7 +110,7 @@ def running_share() -> Iterator[FileServer]:
         "Samba's domain controller is not installed: deploy/test-deps.sh installs samba-ad-dc",
     )
     with (
-        (Path(tempfile.gettempdir()) / "remit-samba.lock").open("w") as lock,
+        (Path(tempfile.gettempdir()) / "remit-samba-share.lock").open("w") as lock,
         tempfile.TemporaryDirectory(prefix="remit-fs-") as folder,
     ):
         fcntl.flock(lock, fcntl.LOCK_EX)
