@@ -27,6 +27,7 @@ from service import audit_copies, directories
 from service.access import Access
 from service.api import tls
 from service.api.audit import AuditServicer
+from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
@@ -35,6 +36,7 @@ from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
+from service.backup import Backups
 from service.callers import Callers
 from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
@@ -45,12 +47,13 @@ from service.index.edge import EdgeIndex
 from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import Generations
 from service.index.keyword import KeywordIndex, TermFeed, term_hash
-from service.keys import FileKey
+from service.keys import Custody, FileKey
 from service.lookups import Keeping
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings
 from service.shadow import Shadow
+from service.shred import Shredder
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
@@ -200,11 +203,14 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         follower.notify()
         words.notify()
 
+    def settle() -> None:
+        follower.settle()
+        words.settle()
+
     def finished(run: StoredRun) -> None:
-        # A run that has ended can be searched: the index follows before anybody is told.
+        # A run that has ended can be searched: both indexes follow before anybody is told.
         try:
-            follower.settle()
-            words.settle()
+            settle()
         finally:
             audit.append_blocking(_run_record(run))
 
@@ -247,11 +253,18 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         auditor=calls,
         executor=executor,
     )
+    custody = Custody(keys)
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
         "SourceService": SourceServicer(runs, executor),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
+        "CustodyService": CustodyServicer(
+            custody,
+            Shredder(catalog, custody, settle, lambda: datetime.now(UTC)),
+            Backups(folder, settings.keys.store, custody, lambda: datetime.now(UTC)),
+            executor,
+        ),
     }
     server = Server(
         wrapper=wrapper,

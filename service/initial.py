@@ -80,9 +80,9 @@ directories:
 roles:
   operator: [group:operators]       # sources and syncs
   auditor: [group:auditors]         # the audit log
+  key-admin: [group:key-admins]     # keys, shredding and backups
 #  audit-reader-content: [group:audit-content]   # may open the texts of queries in the audit log
 #  access-admin: [group:access]     # is told of all sources
-#  key-admin: [group:keys]
 #  source-owner: {company: [group:sales]}   # is told of that source, and checks it
 
 # The bundled model. A folder with another sentence-transformers model: {kind: model, path: ./model}
@@ -104,7 +104,8 @@ PEOPLE: Final = """\
 version: 1
 id_domain: corp                     # whose numbers uid and gid are
 users:
-  - {id: u-1001, name: alice, display_name: Alice Example, uid: 20001, gid: 20101, groups: [sales, operators]}
+  - {id: u-1001, name: alice, display_name: Alice Example, uid: 20001, gid: 20101,
+     groups: [sales, operators, key-admins]}
   - {id: u-1002, name: bob, display_name: Bob Example, uid: 20002, gid: 20102, groups: [fin-emea, auditors]}
 groups:
   - {id: sales, gid: 20101}
@@ -112,6 +113,7 @@ groups:
   - {id: fin-emea, gid: 20110, member_of: [finance]}
   - {id: operators}
   - {id: auditors}
+  - {id: key-admins}
 """
 
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import Message
-from remit.v1 import audit_pb2, retrieval_pb2, source_pb2
+from remit.v1 import audit_pb2, custody_pb2, retrieval_pb2, source_pb2
 
 from service.api.floods import Floods
 from service.api.status import Failure
@@ -36,6 +36,7 @@ _KINDS: Final = {
     "remit.v1.AccessService": Kind.ACCESS,
     "remit.v1.SourceService": Kind.ADMIN,
     "remit.v1.AuditService": Kind.AUDIT,
+    "remit.v1.CustodyService": Kind.ADMIN,
 }
 
 
@@ -179,8 +180,12 @@ def _detail(error: Exception | None) -> str:
 def _target(request: Message | None) -> str:
     """What a call was about, as it was asked, found or not."""
     match request:
-        case retrieval_pb2.GetDocumentRequest():
+        case retrieval_pb2.GetDocumentRequest() | custody_pb2.ShredDocumentRequest():
             target = request.document_id
+        case custody_pb2.ShredSourceRequest():
+            target = request.name
+        case custody_pb2.CreateBackupRequest():
+            target = request.folder
         case source_pb2.GetSourceRequest() | source_pb2.CheckSourceRequest() | source_pb2.StartSyncRequest():
             target = request.name
         case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest():

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from service.roles import ACCESS_ADMIN, AUDITOR, CONTENT_AUDITOR, OPERATOR, SOURCE_OWNER, kind
+from service.roles import ACCESS_ADMIN, AUDITOR, CONTENT_AUDITOR, KEY_ADMIN, OPERATOR, SOURCE_OWNER, kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,7 @@ _CALLER: Final = Rule(None)
 _OPERATOR: Final = Rule(OPERATOR)
 _LOOK: Final = Rule(OPERATOR, also=_LOOKS)
 _AUDITOR: Final = Rule(AUDITOR)
+_KEY_ADMIN: Final = Rule(KEY_ADMIN, default_s=60.0, longest_s=600.0)
 _DAY_S: Final = 24 * 3600.0
 
 METHODS: Final = {
@@ -60,4 +61,10 @@ METHODS: Final = {
     "remit.v1.AuditService/GetCheckpoint": _AUDITOR,
     "remit.v1.AuditService/GetInclusionProof": _AUDITOR,
     "remit.v1.AuditService/GetConsistencyProof": _AUDITOR,
+    "remit.v1.CustodyService/GetKeyStatus": _KEY_ADMIN,
+    "remit.v1.CustodyService/RotateKeys": _KEY_ADMIN,
+    "remit.v1.CustodyService/RewrapKeys": _KEY_ADMIN,
+    "remit.v1.CustodyService/ShredDocument": _KEY_ADMIN,
+    "remit.v1.CustodyService/ShredSource": _KEY_ADMIN,
+    "remit.v1.CustodyService/CreateBackup": Rule(KEY_ADMIN, default_s=600.0, longest_s=_DAY_S),
 }

@@ -1,7 +1,8 @@
 """The listeners: one for callers, one for administrators, and one for services, which bring a client certificate.
 
 Starting, stopping and limits; no method is known here. Callers get retrieval, access and health; administrators get
-the sources, the audit log, health and reflection; services get the methods of both, each as far as their roles go.
+the sources, the audit log, the keys, health and reflection; services get the methods of both, each as far as their
+roles go.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from remit.v1 import access_pb2, audit_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, source_pb2
 
 from service.api.health import Health
 from service.api.tls import Certificates
@@ -31,6 +32,7 @@ CALLER_SERVICES: tuple[ServiceDescriptor, ...] = (
 ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (
     source_pb2.DESCRIPTOR.services_by_name["SourceService"],
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
+    custody_pb2.DESCRIPTOR.services_by_name["CustodyService"],
 )
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

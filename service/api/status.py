@@ -24,6 +24,8 @@ from service.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from service.keys.provider import ProviderError
+from service.stores.errors import StorageError
 
 DOMAIN = "remit.v1"
 DETAILS_KEY = "grpc-status-details-bin"
@@ -40,6 +42,8 @@ _CODES: dict[str, tuple[grpc.StatusCode, str]] = {
     "SYNC_RUNNING": (grpc.StatusCode.FAILED_PRECONDITION, "a run over this source is under way"),
     "OVERLOADED": (grpc.StatusCode.RESOURCE_EXHAUSTED, "more work is waiting than the service accepts"),
     "DEADLINE_EXCEEDED": (grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed"),
+    "KEYS_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, "the key-encryption key cannot be reached or changed"),
+    "STORAGE_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, "a file of the service cannot be read or written"),
     "INTERNAL": (grpc.StatusCode.INTERNAL, "a defect in the service"),
 }
 
@@ -86,6 +90,10 @@ def failure_of(error: Exception, request_id: str) -> Failure:
             return Failure("DIRECTORY_UNAVAILABLE")
         case AuditUnavailableError():
             return Failure("AUDIT_UNAVAILABLE")
+        case ProviderError():
+            return Failure("KEYS_UNAVAILABLE")
+        case StorageError():
+            return Failure("STORAGE_UNAVAILABLE")
         case UnavailableError():
             return Failure("SEARCH_UNAVAILABLE")
         case SyncRunningError(run_id=run_id):

@@ -11,7 +11,7 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from remit.v1 import access_pb2, common_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, common_pb2, custody_pb2, retrieval_pb2, source_pb2
 
 from acl.principal import Principal
 from connectors.base import Finding, Level
@@ -30,6 +30,7 @@ MAX_SOURCES: Final = 32
 MAX_ID_BYTES: Final = 64
 MAX_CHUNKS: Final = 100
 MAX_NAME_BYTES: Final = 256
+MAX_PATH_BYTES: Final = 4096
 
 _MODES: Final[Mapping[int, Mode]] = {
     retrieval_pb2.SEARCH_MODE_UNSPECIFIED: Mode.HYBRID,
@@ -64,11 +65,24 @@ def document_id(request: retrieval_pb2.GetDocumentRequest) -> str:
     return _text("document_id", request.document_id, MAX_ID_BYTES)
 
 
+def shredded_document(request: custody_pb2.ShredDocumentRequest) -> str:
+    """Read the id of a document to shred."""
+    return _text("document_id", request.document_id, MAX_ID_BYTES)
+
+
 def chunk_ids(request: retrieval_pb2.BatchGetChunksRequest) -> tuple[str, ...]:
     """Read the ids of passages."""
     if not 1 <= len(request.chunk_ids) <= MAX_CHUNKS:
         raise InvalidRequestError("chunk_ids", f"{len(request.chunk_ids)} ids, expected 1 to {MAX_CHUNKS}")
     return tuple(_text("chunk_ids", one, MAX_ID_BYTES) for one in request.chunk_ids)
+
+
+def path(field: str, text: str) -> str:
+    """Read a path on this machine."""
+    found = _text(field, text, MAX_PATH_BYTES)
+    if "\0" in found:
+        raise InvalidRequestError(field, "a path holds no zero byte")
+    return found
 
 
 def name(field: str, value: str) -> str:

@@ -38,6 +38,8 @@ from service.authn import Credentials, Subject
 from service.callers import Current
 from service.errors import AuditUnavailableError, InvalidRequestError, RoleRequiredError, StartError
 from service.executor import Executor
+from service.keys.provider import ProviderError
+from service.stores.errors import StorageError
 
 log = structlog.get_logger()
 
@@ -286,6 +288,9 @@ class Wrapper:
             # Where, and never the message: it may hold a document's text.
             where = "".join(traceback.format_tb(error.__traceback__))
             log.error("request_failed", error=type(error).__name__, where=where)
+        elif isinstance(error, StorageError | ProviderError):
+            # Its sentence names files of ours and where keys are; who calls is told only that there is one.
+            log.error("request_failed", error=type(error).__name__, detail=str(error))
         try:
             await self._auditor.record(trial.entry(failure.reason, error))
         except AuditUnavailableError:

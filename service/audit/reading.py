@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,7 @@ _PATIENCE_S: Final = 5.0
 _EVERY_S: Final = 1.0
 _STRETCH_BYTES: Final = 512 * 1024
 _STRETCH_RECORDS: Final = 1000
+_MOST_ENDS: Final = 64
 
 _log = structlog.get_logger()
 
@@ -74,6 +75,8 @@ class AuditReader:
         self._folder = folder
         self._leaves = Leaves(folder)
         self._index = RecordIndex(folder, key.verifier.name, key.index_key)
+        self._ends: dict[int, Place] = {}
+        self._lock = threading.Lock()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="audit index", daemon=True)
         self.public_key = key.verifier.text
@@ -171,35 +174,48 @@ class AuditReader:
         """Records from number `first` up to, and without, `stop`, in parts. Raises AuditTamperedError."""
         if first >= stop:
             return
-        part: list[Entry] = []
+        part: list[bytes] = []
         room = _STRETCH_BYTES
         try:
             for place, data in segments.read_from(self._folder, self._place(first), stop):
-                part.append(self._checked(place.index, data))
+                part.append(data)
                 room -= len(data)
-                if room <= 0 or len(part) >= _STRETCH_RECORDS:
-                    yield part
+                if room <= 0 or len(part) >= _STRETCH_RECORDS or place.index == stop - 1:
+                    self._remember(Place(place.index + 1, place.segment, place.offset + segments.stored_bytes(data)))
+                    yield self._checked(place.index + 1 - len(part), part)
                     part, room = [], _STRETCH_BYTES
         except segments.DamagedError as err:
             raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
-        if part:
-            yield part
 
     def _place(self, index: int) -> Place:
-        """Where a record stands: by the names of the segments and, from its first record on, by counting."""
+        """Where a record stands: where a reading ended, or from the first record of its segment on, by counting."""
+        known = self._ends.get(index)
+        if known is not None:
+            return known
         start = segments.place_before(self._folder, index)
         return next((at for at, _ in segments.read_from(self._folder, start, index + 1) if at.index == index), start)
 
+    def _remember(self, place: Place) -> None:
+        # Whoever follows the log asks next for what comes behind.
+        with self._lock:
+            self._ends[place.index] = place
+            while len(self._ends) > _MOST_ENDS:
+                del self._ends[next(iter(self._ends))]
+
     def _entry(self, place: Place) -> Entry:
         for at, data in segments.read_from(self._folder, place, place.index + 1):
-            return self._checked(at.index, data)
+            return self._checked(at.index, [data])[0]
         raise AuditTamperedError(f"record {place.index} is missing", place.index)
 
-    def _checked(self, index: int, data: bytes) -> Entry:
-        leaf = leaf_hash(data)
-        if self._leaves.read(index, index + 1)[0] != leaf:
-            raise AuditTamperedError(f"record {index} and its leaf hash do not belong together", index)
-        return Entry(index, leaf, data)
+    def _checked(self, first: int, part: Sequence[bytes]) -> list[Entry]:
+        """Hold records from number `first` on against their leaves."""
+        leaves = self._leaves.read(first, first + len(part))
+        found: list[Entry] = []
+        for index, (data, stored) in enumerate(zip(part, leaves, strict=True), first):
+            if leaf_hash(data) != stored:
+                raise AuditTamperedError(f"record {index} and its leaf hash do not belong together", index)
+            found.append(Entry(index, stored, data))
+        return found
 
     # --- the index ---
 

@@ -12,7 +12,20 @@ from typing import Annotated
 
 import typer
 
-from service.cli import audit, directory, doctor, evidence, index, people, retrieval, serving, sources, witness
+from service.cli import (
+    audit,
+    backup,
+    directory,
+    doctor,
+    evidence,
+    index,
+    keys,
+    people,
+    retrieval,
+    serving,
+    sources,
+    witness,
+)
 from service.cli.connect import Context
 from service.cli.screen import complain
 from service.errors import RemitError, StartError
@@ -28,11 +41,14 @@ app = typer.Typer(
 app.add_typer(sources.app, name="source")
 app.add_typer(audit.app, name="audit")
 app.add_typer(directory.app, name="directory")
+app.add_typer(keys.app, name="keys")
 app.add_typer(evidence.app, name="evidence")
 app.add_typer(index.app, name="index")
 app.add_typer(witness.app, name="witness")
 app.command("init")(serving.init)
 app.command("serve")(serving.serve)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.command("doctor")(doctor.doctor)
 app.command("token")(people.token)
 app.command("whoami")(people.whoami)

@@ -7,6 +7,7 @@ the room of removed chunks comes back.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,7 +104,8 @@ class Generations:
         durable_file.replace(self._folder / "current", f"{self._number + 1}\n".encode())
         self._number += 1
         old, self._live = self._live, built
-        old.close()
+        with contextlib.suppress(SearchUnavailableError):  # nobody will read what it could not write
+            old.close()
         self._sweep()
 
     def close(self) -> None:

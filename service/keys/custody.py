@@ -75,6 +75,11 @@ class Custody:
         self._keys = keys
         self._lock = threading.Lock()
 
+    @property
+    def key_id(self) -> str:
+        """The id of the key-encryption key in use."""
+        return self._keys.provider.key_id
+
     def status(self) -> Status:
         """Count. Reads every key's row once."""
         own, docs = source_keys.c, documents.c
@@ -158,6 +163,11 @@ class Custody:
         with self._keys.write() as connection:
             connection.execute(insert(backups).values(backup_id=made, made_at=at, folder=folder))
         return made
+
+    def forget_backup(self, backup_id: str) -> None:
+        """Take back what `note_backup` wrote: there is no such copy."""
+        with self._keys.write() as connection:
+            connection.execute(delete(backups).where(backups.c.backup_id == backup_id))
 
     def backups(self) -> Sequence[Backup]:
         """The copies of the key store that were made."""

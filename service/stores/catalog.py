@@ -86,6 +86,7 @@ class Catalog:
             self.close()
             raise
         self.incarnation: str = about["incarnation"]
+        self.rebuild_pending = False
 
     def close(self) -> None:
         """Close the database. The key store is closed by who opened it."""
@@ -191,6 +192,31 @@ class Catalog:
             self._keys.shred(source, buried)
             with self.writer(source, fence) as writer:
                 writer.remove_buried()
+
+    def take_fence(self, source: str) -> int:
+        """Return a new number for writing to `source`: runs that were opened before may not write any more."""
+        with self._write() as connection:
+            table = schema.sources.c
+            connection.execute(update(schema.sources).where(table.name == source).values(fence=table.fence + 1))
+            fence: int = connection.execute(select(table.fence).where(table.name == source)).scalar_one()
+        return fence
+
+    def shred_source(self, source: str, fence: int) -> int:
+        """Remove everything of a source with its keys, and give it new ones; return how many documents that were."""
+        with self.writer(source, fence) as writer:
+            documents = writer.forget_source()
+        self._keys.shred_source(source)
+        self._keys.add_source(source)
+        with self.writer(source, fence) as writer:
+            writer.remove_buried()
+        return documents
+
+    def renew(self) -> None:
+        """Have the next start build the index anew: what it holds now may remember what was forgotten."""
+        with self._write() as connection:
+            values = [{"name": "incarnation", "value": secrets.token_hex(16)}]
+            connection.execute(insert(schema.about).prefix_with("OR REPLACE"), values)
+        self.rebuild_pending = True
 
     def _bury_unreadable(self, source: str, fence: int) -> None:
         """Make tombstones of documents whose key is gone, so that a run reads them anew.

@@ -17,6 +17,7 @@ from service.stores import schema
 from service.stores.copies import find_text
 from service.stores.records import (
     AccessChange,
+    RunState,
     Sealed,
     StoredChunk,
     StoredDocument,
@@ -167,6 +168,24 @@ class Reader:
             )
         )
         return found is not None
+
+    def same_contents(self, ordinal: int) -> int:
+        """Count the other documents of its source with the content of this one."""
+        documents = schema.documents.c
+        this = select(documents.source, documents.content).where(documents.ordinal == ordinal).subquery()
+        found = self._connection.scalar(
+            select(func.count())
+            .select_from(schema.documents)
+            .join(this, and_(this.c.source == documents.source, this.c.content == documents.content))
+            .where(documents.ordinal != ordinal, documents.deleted.is_(False))
+        )
+        return found or 0
+
+    def running(self, source: str) -> str | None:
+        """Return the id of the run over a source that is under way, None when none is."""
+        wanted = _RUNS.where(schema.sources.c.name == source, schema.runs.c.state == RunState.RUNNING.value)
+        row = self._connection.execute(wanted).first()
+        return None if row is None else str(row.run_id)
 
     def find_text(self, source: str, content: bytes) -> FoundText | None:
         """Return the text that is stored for a content of a source; see `copies`."""

@@ -155,6 +155,25 @@ class Writer:
             delete(schema.documents).where(documents.source == self._source_id, documents.deleted.is_(True))
         )
 
+    def forget_source(self) -> int:
+        """Make tombstones of all documents, and remove containers, rules, runs and the cursor; return how many."""
+        documents, scopes = schema.documents.c, schema.scopes.c
+        ordinals = self._connection.scalars(
+            select(documents.ordinal).where(documents.source == self._source_id, documents.deleted.is_(False))
+        ).all()
+        self.bury(ordinals)
+        self.rules.drop_scopes(
+            self._connection.scalars(select(scopes.id).where(scopes.source == self._source_id)).all()
+        )
+        self.rules.drop_unused()
+        self._connection.execute(delete(schema.runs).where(schema.runs.c.source == self._source_id))
+        self._connection.execute(
+            update(schema.sources)
+            .where(schema.sources.c.id == self._source_id)
+            .values(cursor=None, permissions_verified_at=None)
+        )
+        return len(ordinals)
+
     # Text.
 
     def find_text(self, content: bytes) -> FoundText | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,13 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        return one.getsockname()[1], two.getsockname()[1]
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_every_command_of_the_page_works(tmp_path: Path) -> None:
     """All blocks, one after the other in one shell, end without an error and show two different answers."""
     need(shutil.which("setfacl") is not None, "the page uses setfacl: install the package `acl`")
@@ -30,7 +37,10 @@ def test_every_command_of_the_page_works(tmp_path: Path) -> None:
     command.chmod(0o755)
     script = "set -eu\n" + "\n".join(blocks)
     # The ports of the page may be taken on this machine.
-    script = script.replace("remit init\n", "remit init\nsed -i 's/:7420/:17420/; s/:7421/:17421/' remit.yaml\n")
+    callers, administrators = _free_ports()
+    script = script.replace(
+        "remit init\n", f"remit init\nsed -i 's/:7420/:{callers}/; s/:7421/:{administrators}/' remit.yaml\n"
+    )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("REMIT_")}
     environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "client")])
@@ -41,7 +51,7 @@ def test_every_command_of_the_page_works(tmp_path: Path) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
 

@@ -34,6 +34,7 @@ from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
 from service import devissuer, initial, settings
 from service.access import Access
 from service.api.audit import AuditServicer
+from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
@@ -45,6 +46,7 @@ from service.audit.key import AuditKey
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader
 from service.authn import Authenticator
+from service.backup import Backups
 from service.callers import Callers
 from service.errors import NotFoundError
 from service.executor import Executor
@@ -55,13 +57,14 @@ from service.index.follow import follow
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.index.planner import SearchPath, Tuning
 from service.index.postings import Postings
-from service.keys import FileKey, KeyStore
+from service.keys import Custody, FileKey, KeyStore
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings
 from service.shadow import Shadow
+from service.shred import Shredder
 from service.stores.catalog import Catalog, open_stores
-from service.stores.folder import open_folder
+from service.stores.folder import DataFolder, open_folder
 from service.stores.records import StoredRun
 from service.sync import SyncEngine
 from service.terms import TermHash, query_terms
@@ -88,6 +91,7 @@ users:
   - {id: u-1003, name: olga, display_name: Olga Olsen, groups: [operators]}
   - {id: u-1004, name: adam, display_name: Adam Audit, groups: [auditors]}
   - {id: u-1005, name: carla, display_name: Carla Content, groups: [content-auditors]}
+  - {id: u-1006, name: kai, display_name: Kai Keyes, groups: [key-admins]}
 groups:
   - {id: sales, gid: 20101}
   - {id: finance, gid: 20102}
@@ -95,6 +99,7 @@ groups:
   - {id: operators}
   - {id: auditors}
   - {id: content-auditors}
+  - {id: key-admins}
 """
 
 
@@ -326,6 +331,7 @@ class Service:
     executor: Executor
     sources: EngineSources
     wrapper: Wrapper
+    custody: Custody
     server: Server
     callers: Address
     administrators: Address
@@ -416,11 +422,11 @@ def _trailing(metadata: grpc.aio.Metadata | None) -> tuple[tuple[str, str | byte
 
 
 @contextmanager
-def _stores(folder: Path, config: Settings, clock: Clock) -> Iterator[tuple[KeyStore, Catalog]]:
+def _stores(folder: Path, config: Settings, clock: Clock) -> Iterator[tuple[DataFolder, KeyStore, Catalog]]:
     data = open_folder(config.data)
     keys, catalog = open_stores(data, config.keys.store, FileKey(config.keys.path), clock())
     try:
-        yield keys, catalog
+        yield data, keys, catalog
     finally:
         catalog.close()
         keys.close()
@@ -451,7 +457,7 @@ async def serving(
         (folder / "remit.yaml").write_text(text.replace("sources: []\n", source))
     config = settings.load(folder / "remit.yaml")
     clock = Clock()
-    with _stores(folder, config, clock) as (keys, catalog):
+    with _stores(folder, config, clock) as (folder_of_data, keys, catalog):
         source_in_memory = MemorySource()
         source_in_memory.scopes[ScopeId("root")] = MemoryScope(None, allow(EVERYBODY), "/")
         embedder, extractor = CountingEmbedder(), ParagraphExtractor()
@@ -505,9 +511,18 @@ async def serving(
             Served(CALLER_SERVICES[0], RetrievalServicer(retrieval, executor)),
             Served(CALLER_SERVICES[1], AccessServicer(retrieval, executor)),
         ]
+        custody = Custody(keys)
+
+        def settle() -> None:
+            follow(catalog, index)
+            follow(TermFeed(catalog, hashed), keywords)
+
+        shredder = Shredder(catalog, custody, settle, clock)
+        backups = Backups(folder_of_data, config.keys.store, custody, clock)
         administered = [
             Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
+            Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, shredder, backups, executor)),
         ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
         server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)
@@ -537,6 +552,7 @@ async def serving(
                 executor,
                 sources,
                 wrapper,
+                custody,
                 server,
                 callers_at,
                 administrators_at,

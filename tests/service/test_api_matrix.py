@@ -12,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, audit_pb2, common_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, common_pb2, custody_pb2, retrieval_pb2, source_pb2
 
 from service import devissuer
 from service.api.methods import METHODS
@@ -39,6 +39,12 @@ _REQUESTS: dict[str, Message] = {
     "AuditService/GetCheckpoint": audit_pb2.GetCheckpointRequest(),
     "AuditService/GetInclusionProof": audit_pb2.GetInclusionProofRequest(index=0),
     "AuditService/GetConsistencyProof": audit_pb2.GetConsistencyProofRequest(first_size=1),
+    "CustodyService/GetKeyStatus": custody_pb2.GetKeyStatusRequest(),
+    "CustodyService/RotateKeys": custody_pb2.RotateKeysRequest(),
+    "CustodyService/RewrapKeys": custody_pb2.RewrapKeysRequest(limit=10),
+    "CustodyService/ShredDocument": custody_pb2.ShredDocumentRequest(document_id="x"),
+    "CustodyService/ShredSource": custody_pb2.ShredSourceRequest(name=COMPANY),
+    "CustodyService/CreateBackup": custody_pb2.CreateBackupRequest(folder="here", keys_folder="there"),
 }
 # Who gets what. A new method fails the first test below until it has a row here.
 _FOR_A_CALLER = {
@@ -66,11 +72,21 @@ _FOR_AN_AUDITOR = {
     "AuditService/GetConsistencyProof": "OK",
 }
 _FOR_A_CONTENT_AUDITOR = {**_FOR_A_CALLER, "AuditService/GetQueryText": "NOT_FOUND"}
+_FOR_A_KEY_ADMIN = {
+    **_FOR_A_CALLER,
+    "CustodyService/GetKeyStatus": "OK",
+    "CustodyService/RotateKeys": "OK",
+    "CustodyService/RewrapKeys": "OK",
+    "CustodyService/ShredDocument": "NOT_FOUND",
+    "CustodyService/ShredSource": "OK",
+    "CustodyService/CreateBackup": "INVALID_ARGUMENT",
+}
 _FOR = {
     "alice": _FOR_A_CALLER,
     "olga": _FOR_AN_OPERATOR,
     "adam": _FOR_AN_AUDITOR,
     "carla": _FOR_A_CONTENT_AUDITOR,
+    "kai": _FOR_A_KEY_ADMIN,
 }
 
 
@@ -93,7 +109,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def test_every_described_method_has_its_rows() -> None:
     """The tables here and in the service name exactly the methods of the `.proto` files."""
-    files = [retrieval_pb2, access_pb2, source_pb2, audit_pb2, common_pb2]
+    files = [retrieval_pb2, access_pb2, source_pb2, audit_pb2, custody_pb2, common_pb2]
     everything = {
         f"{service.name}/{method.name}"
         for file in files
@@ -283,7 +299,7 @@ def test_handlers_touch_no_status_of_grpc() -> None:
     """Servicers neither import grpc nor set codes: they return or raise."""
     folder = Path(__file__).parents[2] / "service" / "api"
 
-    for name in ("retrieval.py", "source.py", "audit.py", "pages.py", "wire.py", "evidence.py"):
+    for name in ("retrieval.py", "source.py", "audit.py", "custody.py", "pages.py", "wire.py", "evidence.py"):
         text = (folder / name).read_text()
         assert "import grpc" not in text
         assert "set_code" not in text

@@ -207,9 +207,9 @@ async def test_a_log_that_hangs_is_unavailable(tmp_path: Path) -> None:
         append(*args)  # type: ignore[arg-type]  # handed on
 
     log._writer.append = slow  # type: ignore[assignment, method-assign]  # the disk's clock is the fake
-    with pytest.raises(AuditUnavailableError, match="within"):
+    with pytest.raises(AuditUnavailableError, match=r"within|hangs"):
         await log.append(answer(1))
-    with pytest.raises(AuditUnavailableError, match="within"):
+    with pytest.raises(AuditUnavailableError, match=r"within|hangs"):
         log.append_blocking(answer(2))
     go_on.set()
     log.close()

@@ -55,12 +55,13 @@ def lay_out(folder: Path) -> None:
         f"""version: 1
 id_domain: corp
 users:
-  - {{id: u-1001, name: alice, display_name: Alice Ahlgren, uid: {me}, gid: {mine}, groups: [operators]}}
+  - {{id: u-1001, name: alice, display_name: Alice Ahlgren, uid: {me}, gid: {mine}, groups: [operators, key-admins]}}
   - {{id: u-1002, name: bob, display_name: Bob Berg, uid: 20002, gid: 20102}}
   - {{id: u-1003, name: adam, display_name: Adam Audit, groups: [auditors]}}
 groups:
   - {{id: operators}}
   - {{id: auditors}}
+  - {{id: key-admins}}
 """
     )
     company = folder / "company"
@@ -321,6 +322,13 @@ def test_doctor_finds_everything_in_order(running: Running) -> None:
         (["witness", "run", "--once", "--log-key", "nothing", "--state", "s"], 2, "cannot be read"),
         (["audit", "export", "/proc/nowhere", "--as", "adam"], 2, "cannot be made"),
         (["audit", "export", "out", "--as", "bob"], 1, "role `auditor`"),
+        (["keys", "status", "--as", "bob"], 1, "role `key-admin`"),
+        (["keys", "shred", "--yes", "--as", "alice"], 2, "name either a document by its id or a source"),
+        (["keys", "shred", "nothing", "--yes", "--as", "alice"], 1, "does not exist"),
+        (["keys", "rewrap", "--batch", "0", "--as", "alice"], 2, "`limit`"),
+        (["backup", "company", "--keys", "other", "--as", "alice"], 2, "where nothing is yet"),
+        (["backup", "new", "--keys", "other", "--as", "bob"], 1, "role `key-admin`"),
+        (["restore", "company", "--keys", "company"], 2, "is no whole backup"),
         (["--config", "other.yaml", "whoami"], 2, "other.yaml does not exist: `remit init` writes one"),
         (["init"], 2, "overwrites nothing"),
         (["token", "alice", "--minutes", "600"], 2, "expected 1 to 60"),

@@ -208,7 +208,7 @@ def test_what_init_writes_starts(tmp_path: Path) -> None:
     alice = identity.resolve(authenticator.authenticate(f"Bearer {devissuer.mint(settings, 'alice')}"))
     bob = identity.resolve(authenticator.authenticate(f"Bearer {devissuer.mint(settings, 'bob')}"))
 
-    assert (alice.resolution.account_id, alice.roles) == ("u-1001", frozenset({"operator"}))
+    assert (alice.resolution.account_id, alice.roles) == ("u-1001", frozenset({"key-admin", "operator"}))
     assert (bob.resolution.account_id, bob.roles) == ("u-1002", frozenset({"auditor"}))
     assert FileKey(settings.keys.path).key_id
     assert Verifier.parse((folder / "keys/audit.pub").read_text()) == AuditKey.load(settings.keys.audit).verifier
@@ -278,7 +278,7 @@ def test_a_token_is_for_a_person_of_that_name_with_an_enabled_account(tmp_path: 
     for name in ("nobody", "Alice", "u-1001", ""):
         with pytest.raises(StartError, match="no enabled account called"):
             devissuer.mint(settings, name)
-    people.write_text(people.read_text().replace("groups: [sales, operators]}", "groups: [sales], enabled: false}"))
+    people.write_text(people.read_text().replace("operators, key-admins]}", "operators], enabled: false}"))
     with pytest.raises(StartError, match="no enabled account called `alice`"):
         devissuer.mint(settings, "alice")
 

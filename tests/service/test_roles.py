@@ -19,6 +19,7 @@ from tests.service.harness import COMPANY, FINANCE, SALES, Service, allow, servi
 from tests.service.test_api_matrix import (
     _FOR_A_CALLER,
     _FOR_A_CONTENT_AUDITOR,
+    _FOR_A_KEY_ADMIN,
     _FOR_AN_AUDITOR,
     _FOR_AN_OPERATOR,
     _REQUESTS,
@@ -28,6 +29,7 @@ from tests.service.test_settings import GOOD
 EVERYBODY = frozenset({"", *roles.NAMES})
 SOURCES = frozenset({"operator", "access-admin", "source-owner"})
 AUDITORS = frozenset({"auditor"})
+KEY_ADMINS = frozenset({"key-admin"})
 
 # Every method of the `.proto` files has a row here: who may call it; "" is a caller without any role.
 TABLE: dict[str, frozenset[str]] = {
@@ -48,8 +50,14 @@ TABLE: dict[str, frozenset[str]] = {
     "AuditService/GetInclusionProof": AUDITORS,
     "AuditService/GetConsistencyProof": AUDITORS,
     "AuditService/GetQueryText": frozenset({"audit-reader-content"}),
+    "CustodyService/GetKeyStatus": KEY_ADMINS,
+    "CustodyService/RotateKeys": KEY_ADMINS,
+    "CustodyService/RewrapKeys": KEY_ADMINS,
+    "CustodyService/ShredDocument": KEY_ADMINS,
+    "CustodyService/ShredSource": KEY_ADMINS,
+    "CustodyService/CreateBackup": KEY_ADMINS,
 }
-ANSWERS = {**_FOR_AN_OPERATOR, **_FOR_AN_AUDITOR, **_FOR_A_CONTENT_AUDITOR, **_FOR_A_CALLER}
+ANSWERS = {**_FOR_AN_OPERATOR, **_FOR_AN_AUDITOR, **_FOR_A_CONTENT_AUDITOR, **_FOR_A_KEY_ADMIN, **_FOR_A_CALLER}
 
 
 def described() -> Iterator[str]:

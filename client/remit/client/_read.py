@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from remit.client import values
-from remit.v1 import access_pb2, common_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, common_pb2, custody_pb2, retrieval_pb2, source_pb2
 
 
 def search(message: retrieval_pb2.SearchResponse) -> values.SearchResult:
@@ -112,6 +113,53 @@ def check(message: source_pb2.CheckSourceResponse) -> values.Check:
     """Read what a check found."""
     found = tuple(values.CheckFinding(_SEVERITIES[finding.severity], finding.text) for finding in message.findings)
     return values.Check(message.ready, found)
+
+
+def key_status(message: custody_pb2.GetKeyStatusResponse) -> values.KeyStatus:
+    """Read how all keys stand."""
+    return values.KeyStatus(
+        key_encryption_key=message.key_encryption_key,
+        provider=message.provider,
+        older_source_keys=message.older_source_keys,
+        sources=tuple(
+            values.SourceKeys(
+                source=one.source,
+                documents=one.documents,
+                behind=one.behind,
+                generations=one.generations,
+                made_at=_moment(one.made_at),
+                wraps=one.wraps,
+                seals=one.seals,
+                most_seals=one.most_seals,
+            )
+            for one in message.sources
+        ),
+        backups=_backups(message.backups),
+        index_rebuild_pending=message.index_rebuild_pending,
+    )
+
+
+def certificate(message: custody_pb2.ShredCertificate) -> values.ShredCertificate:
+    """Read a certificate."""
+    return values.ShredCertificate(
+        response_id=message.response_id,
+        source=message.source,
+        document_id=message.document_id,
+        documents=message.documents,
+        shredded_at=_moment(message.shredded_at),
+        backups=_backups(message.backups),
+        index_rebuild_pending=message.index_rebuild_pending,
+        same_content=message.same_content,
+    )
+
+
+def backup(message: custody_pb2.CreateBackupResponse) -> values.BackupMade:
+    """Read what was backed up."""
+    return values.BackupMade(message.backup_id, _moment(message.made_at), message.files, message.size_bytes)
+
+
+def _backups(messages: Iterable[custody_pb2.KeyStoreBackup]) -> tuple[values.KeyStoreBackup, ...]:
+    return tuple(values.KeyStoreBackup(one.backup_id, _moment(one.made_at), one.folder) for one in messages)
 
 
 def _chunk(message: retrieval_pb2.Chunk) -> values.Chunk:

@@ -10,8 +10,9 @@ import grpc
 from remit.client import _read, values
 from remit.client._connect import Connection, Token
 from remit.client.errors import error_of
-from remit.v1 import access_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, custody_pb2, retrieval_pb2, source_pb2
 from remit.v1.access_pb2_grpc import AccessServiceStub
+from remit.v1.custody_pb2_grpc import CustodyServiceStub
 from remit.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from remit.v1.source_pb2_grpc import SourceServiceStub
 
@@ -53,6 +54,7 @@ class _Blocking:
         self._retrieval = RetrievalServiceStub(self._channel)
         self._access = AccessServiceStub(self._channel)
         self._sources = SourceServiceStub(self._channel)
+        self._custody = CustodyServiceStub(self._channel)
 
     def close(self) -> None:
         """Close the channel."""
@@ -121,7 +123,7 @@ class Client(_Blocking):
 
 
 class AdminClient(_Blocking):
-    """Sources and their runs, on the administrators' listener, for holders of the role `operator`."""
+    """Sources, runs and keys, on the administrators' listener, for holders of the role `operator` or `key-admin`."""
 
     def list_sources(self) -> tuple[values.Source, ...]:
         """Return every source, by name."""
@@ -143,6 +145,38 @@ class AdminClient(_Blocking):
     def get_sync_run(self, run_id: str) -> values.SyncRun:
         """Return one run as it stands."""
         return _read.run(self._call(self._sources.GetSyncRun, source_pb2.GetSyncRunRequest(run_id=run_id)).run)
+
+    def get_key_status(self) -> values.KeyStatus:
+        """Return how all keys stand (role `key-admin`, as for all methods about keys)."""
+        return _read.key_status(self._call(self._custody.GetKeyStatus, custody_pb2.GetKeyStatusRequest()))
+
+    def rotate_keys(self) -> values.Rotation:
+        """Make a new key-encryption key and new wrapping keys, or finish a rotation that was broken off."""
+        answer = self._call(self._custody.RotateKeys, custody_pb2.RotateKeysRequest())
+        return values.Rotation(answer.key_encryption_key, tuple(answer.retired))
+
+    def rewrap_keys(self, limit: int = 10_000) -> int:
+        """Move some keys of documents to the newest wrapping keys; return how many are left."""
+        return self._call(self._custody.RewrapKeys, custody_pb2.RewrapKeysRequest(limit=limit)).remaining
+
+    def shred_document(self, document_id: str) -> values.ShredCertificate:
+        """Take a document away for good. Raises NotFoundError and SyncRunningError."""
+        request = custody_pb2.ShredDocumentRequest(document_id=document_id)
+        return _read.certificate(self._call(self._custody.ShredDocument, request).certificate)
+
+    def shred_source(self, name: str) -> values.ShredCertificate:
+        """Take all of a source away for good. Raises NotFoundError and SyncRunningError."""
+        request = custody_pb2.ShredSourceRequest(name=name)
+        return _read.certificate(self._call(self._custody.ShredSource, request).certificate)
+
+    def create_backup(self, folder: str, keys_folder: str, *, timeout_s: float = 3600.0) -> values.BackupMade:
+        """Have the service back up its content and, elsewhere, its keys: absolute paths on its machine."""
+        request = custody_pb2.CreateBackupRequest(folder=folder, keys_folder=keys_folder)
+        try:
+            made = self._custody.CreateBackup(request, timeout=timeout_s, metadata=self._connection.metadata())
+        except grpc.RpcError as err:
+            raise error_of(err, self._connection.address) from None
+        return _read.backup(made)
 
     def watch_sync_run(self, run_id: str, *, timeout_s: float | None = None) -> Iterator[values.SyncRun]:
         """Yield a run as it stands, then each change of it, until it has ended. timeout_s: None means no limit here."""

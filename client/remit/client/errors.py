@@ -27,6 +27,8 @@ _RANGES = {
     "first_index": "0 or more",
     "first_size": "1 or more",
     "index": "0 or more",
+    "folder": "a path on the service's machine where nothing is yet, in a folder that exists and is not of the service",
+    "keys_folder": "a path as `folder`, and not in it",
 }
 
 
@@ -120,6 +122,12 @@ def error_of(error: grpc.RpcError, address: str) -> RemitError:
             return UnavailableError("the audit log cannot be written, so nothing is answered", reason=reason)
         case "SEARCH_UNAVAILABLE":
             return UnavailableError("the index or the model does not answer at the moment", reason=reason)
+        case "KEYS_UNAVAILABLE":
+            message = "the key-encryption key cannot be reached or changed: the service's log says why"
+            return UnavailableError(message, reason=reason)
+        case "STORAGE_UNAVAILABLE":
+            message = "a file of the service cannot be read or written, perhaps for lack of space: its log says which"
+            return UnavailableError(message, reason=reason)
         case "OVERLOADED":
             return OverloadedError("more work is waiting than the service accepts", reason=reason)
         case "DEADLINE_EXCEEDED":

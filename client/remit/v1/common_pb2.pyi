@@ -63,6 +63,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DEADLINE_EXCEEDED. The call's deadline passed in the service. Example: a deadline of one millisecond."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 11
     """INTERNAL. A defect; metadata `request_id` finds it in the service's log. Example: none that we know of."""
+    ERROR_REASON_KEYS_UNAVAILABLE: _ErrorReason.ValueType  # 12
+    """UNAVAILABLE. The key-encryption key cannot be reached or changed; the service's log says why.
+    Example: `RotateKeys` with a key file on a read-only file system.
+    """
+    ERROR_REASON_STORAGE_UNAVAILABLE: _ErrorReason.ValueType  # 13
+    """UNAVAILABLE. A file of the service cannot be read or written; the service's log says which.
+    Example: `CreateBackup` to a full disk.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. It travels as the `reason` of a `google.rpc.ErrorInfo` whose domain is `remit.v1`,
@@ -106,6 +114,14 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 10
 """DEADLINE_EXCEEDED. The call's deadline passed in the service. Example: a deadline of one millisecond."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 11
 """INTERNAL. A defect; metadata `request_id` finds it in the service's log. Example: none that we know of."""
+ERROR_REASON_KEYS_UNAVAILABLE: ErrorReason.ValueType  # 12
+"""UNAVAILABLE. The key-encryption key cannot be reached or changed; the service's log says why.
+Example: `RotateKeys` with a key file on a read-only file system.
+"""
+ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 13
+"""UNAVAILABLE. A file of the service cannot be read or written; the service's log says which.
+Example: `CreateBackup` to a full disk.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,114 @@
+"""`remit keys …`: how keys stand, changing them, and taking content away for good, through the running service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from service.cli.connect import As, Json, Token, context
+from service.cli.screen import err, out, print_json, since
+from service.errors import StartError
+
+if TYPE_CHECKING:
+    from remit.client import ShredCertificate
+
+app = typer.Typer(no_args_is_help=True, help="Keys and shredding (role `key-admin`).", rich_markup_mode=None)
+
+
+@app.command()
+def status(ctx: typer.Context, token: Token = "", person: As = "", json: Json = False) -> None:
+    """Show how all keys stand: which is in use, how often each was used, what is left to re-wrap."""
+    with context(ctx).admin(token, person) as admin:
+        found = admin.get_key_status()
+    if json:
+        print_json(found)
+        return
+    out.print(f"key-encryption key {found.key_encryption_key} in {escape(found.provider)}")
+    if found.older_source_keys:
+        out.print(f"[yellow]a rotation was broken off[/]: {found.older_source_keys} keys to go, `remit keys rotate`")
+    table = Table("source", "documents", "to re-wrap", "wrapping key made", "wraps", "seals", "most for one", box=None)
+    for one in found.sources:
+        numbers = (one.wraps, one.seals, one.most_seals)
+        table.add_row(
+            one.source, f"{one.documents:,}", f"{one.behind:,}", since(one.made_at), *(f"{n:,}" for n in numbers)
+        )
+    out.print(table)
+    for backup in found.backups:
+        out.print(f"backup {backup.backup_id} of the key store, {since(backup.made_at)}, in {escape(backup.folder)}")
+    if found.index_rebuild_pending:
+        out.print("[yellow]the index may hold vectors of shredded documents[/]: start the service again")
+
+
+@app.command()
+def rotate(ctx: typer.Context, token: Token = "", person: As = "", json: Json = False) -> None:
+    """Make a new key-encryption key, and new wrapping keys for every source; `rewrap` moves the documents' keys."""
+    with context(ctx).admin(token, person) as admin:
+        done = admin.rotate_keys()
+    if json:
+        print_json(done)
+        return
+    out.print(f"key-encryption key {done.key_encryption_key} is in use")
+    for retired in done.retired:
+        out.print(f"{retired} was set aside: keep it as long as backups of the key store from before are to be read")
+    out.print("next: `remit keys rewrap`")
+
+
+@app.command()
+def rewrap(
+    ctx: typer.Context,
+    batch: Annotated[int, typer.Option(help="How many keys at a time, 1 to 100,000.")] = 10_000,
+    token: Token = "",
+    person: As = "",
+    json: Json = False,
+) -> None:
+    """Move the keys of all documents to the newest wrapping keys. Break it off at any time; it goes on from there."""
+    with context(ctx).admin(token, person) as admin:
+        while remaining := admin.rewrap_keys(batch):
+            if not json:
+                err.print(f"{remaining:,} to go")
+    if json:
+        print_json({"remaining": 0})
+    else:
+        out.print("every key is under the newest wrapping key of its source; the older ones are gone")
+
+
+@app.command()
+def shred(
+    ctx: typer.Context,
+    document_id: Annotated[str, typer.Argument(help="The document's id.", show_default=False)] = "",
+    source: Annotated[str, typer.Option(help="All of this source instead.", show_default=False)] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    token: Token = "",
+    person: As = "",
+    json: Json = False,
+) -> None:
+    """Destroy the keys of a document, or of a whole source, and print a certificate. This cannot be undone."""
+    if bool(document_id) == bool(source):
+        raise StartError("name either a document by its id or a source with `--source`")
+    what = f"source `{source}`" if source else f"document `{document_id}`"
+    if not yes and not typer.confirm(f"Destroy the keys of {what}? This cannot be undone.", err=True):
+        raise StartError("nothing was shredded")
+    with context(ctx).admin(token, person) as admin:
+        done = admin.shred_source(source) if source else admin.shred_document(document_id)
+    if json:
+        print_json(done)
+    else:
+        _certificate(done, what)
+
+
+def _certificate(done: ShredCertificate, what: str) -> None:
+    at = done.shredded_at.isoformat(timespec="seconds")
+    out.print(f"{escape(what)}: {done.documents:,} keys were destroyed at {at}, record `{done.response_id}`")
+    out.print("still to come, until no copy anywhere can be read:")
+    for backup in done.backups:
+        at = backup.made_at.isoformat(timespec="seconds")
+        out.print(f"  backup {backup.backup_id} of the key store, of {at}, in {escape(backup.folder)}, must expire")
+    out.print("  copies of the key store that were made by other means must expire")
+    if done.index_rebuild_pending:
+        out.print("  the service must be started again: files of the index may hold the vectors until then")
+    if done.same_content:
+        out.print(f"[yellow]left alone[/]: {done.same_content} other documents with the same content")
+    out.print("What the source still has is read again by the next run: remove it there first.")
