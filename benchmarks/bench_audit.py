@@ -2,6 +2,7 @@
 
     python -m benchmarks.bench_audit                     # a million records; needs about 3 GB under --folder
     python -m benchmarks.bench_audit --records 100000
+    python -m benchmarks.bench_audit --search-only       # what a search pays, into a file of its own, in a minute
 
 A search is the whole service over gRPC on one event loop, with a hash embedding and an exact index in memory, so that
 little else is measured; phases with the log and with nothing in its place alternate. `audit_p50_ms` and `audit_p95_ms`
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
 import resource
 import secrets
@@ -165,6 +167,20 @@ async def _compared(
     report.add(f"{name}audit_p50_ms", with_[49] - without[49], "ms", aims[0], n=count)
     report.add(f"{name}audit_p95_ms", with_[94] - without[94], "ms", aims[1], n=count)
     report.add(f"{name}audit_cpu_ms", spent[True] - spent[False], "ms CPU a search", n=count)
+
+
+def _disk(folder: Path) -> float:
+    """The median time to append a record to a file and make it durable, which no log can be quicker than."""
+    handle = os.open(folder / "probe", os.O_WRONLY | os.O_CREAT, 0o600)
+    times = []
+    for _ in range(300):
+        began = time.perf_counter()
+        os.write(handle, bytes(6000))
+        os.fdatasync(handle)
+        times.append((time.perf_counter() - began) * 1000)
+        time.sleep(0.005)
+    os.close(handle)
+    return statistics.median(times)
 
 
 # --- writing ---
@@ -342,15 +358,21 @@ def main() -> None:
     parser.add_argument("--phases", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--folder", type=Path, help="where the logs are made; the temporary folder by default")
+    parser.add_argument("--search-only", action="store_true")
     parser.add_argument("--ask", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.ask is not None:
         ask(asked.ask, asked.records)
         return
-    report = Report("audit", SEED)
+    report = Report("audit_search" if asked.search_only else "audit", SEED)
     folder = Path(tempfile.mkdtemp(prefix="remit-bench-audit-", dir=asked.folder))
     try:
         asyncio.run(added(folder / "search", report, asked.phases, asked.seconds))
+        if asked.search_only:
+            report.add("disk_append_p50_ms", _disk(folder), "ms", n=300)
+            report.add("load_average", os.getloadavg()[0], "processes")
+            report.write()
+            return
         asyncio.run(written(folder / "written", report, 50_000))
         exported(folder, report, 100_000)
         large(folder, report, asked.records)
