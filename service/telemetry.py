@@ -26,10 +26,24 @@ ALLOWED: Final = frozenset(
         "rpc",
         "run_id",
         "source",
-        # How many, how long, in which state.
+        # Which part of the configuration.
+        "directory",
+        "issuer",
+        "place",
+        # How many, how long, in which state, how good.
+        "cosine",
         "documents",
         "duration_s",
+        "expected",
+        "found",
+        "keys",
+        "not_after",
+        "permitted",
+        "plan",
+        "precision",
+        "recall",
         "records",
+        "searches",
         "seen",
         "state",
         "waiting",
@@ -37,7 +51,9 @@ ALLOWED: Final = frozenset(
         "detail",
         "error",
         "library",
+        "reason",
         "where",
+        "why",
     }
 )
 """The keys that may stand in a line. Never one for a query, a passage, a title, a name, a token or a list of groups."""
