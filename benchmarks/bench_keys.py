@@ -70,11 +70,11 @@ def _sealing(report: Report, store: KeyStore) -> None:
             report.add(f"{name}_passage_us_per_kb_{size}", each * 1e6 / (size / 1024), "us/KB", n=_ROUNDS * count)
         cipher, plain, place = AESGCM(os.urandom(32)), text.encode(), associated("company", "document", "passage", 1, 0)
         ciphertext = envelope.seal(cipher, plain, place)
-        for name, work in (
+        for name, alone in (
             ("encrypt", lambda c=cipher, p=plain, a=place: envelope.seal(c, p, a)),
             ("decrypt", lambda c=cipher, s=ciphertext, a=place: envelope.unseal(c, s, a)),
         ):
-            each = _median_s(work, count)
+            each = _median_s(alone, count)
             report.add(f"{name}_us_per_kb_{size}", each * 1e6 / (size / 1024), "us/KB", "<= 2", _ROUNDS * count)
     vector = np.random.default_rng(SEED).standard_normal(384).astype(np.float32)
     sealed_vector = seal.seal_vector(1, 0, vector)
