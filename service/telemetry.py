@@ -31,6 +31,7 @@ ALLOWED: Final = frozenset(
         "issuer",
         "place",
         # How many, how long, in which state, how good.
+        "chunks",
         "cosine",
         "documents",
         "duration_s",
