@@ -37,7 +37,8 @@ CONTENT: Final = "remit backup of content 1"
 OF_KEYS: Final = "remit backup of keys 1"
 
 _FIRST: Final = ("checkpoint", "leaves")
-_NOT_COPIED: Final = frozenset({"lock"})
+_NOT_COPIED: Final = frozenset({"lock", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"})
+"""Of the audit log: what belongs to the running service, and what it makes again from the records."""
 
 
 class TargetError(StartError):

@@ -93,7 +93,7 @@ class Shadow:
             self._measured = Measured(was.searches + 1, was.expected + len(expected), was.found + found)
             log.info(
                 "recall_measured",
-                path=case.proposal.path.value,
+                plan=case.proposal.path.value,
                 permitted=case.proposal.permitted,
                 expected=len(expected),
                 found=found,

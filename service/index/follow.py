@@ -203,7 +203,7 @@ class RenewingFollower(Follower[FeedItem]):
                 follow(self._catalog, built)
                 index.replace(built)
                 self._unwritten = 0
-            log.info("index_renewed", passages=index.count)
+            log.info("index_renewed", chunks=index.count)
         finally:
             if built.pid != index.pid:
                 built.close()

@@ -17,7 +17,8 @@ from service.errors import RemitError
 KEY_BYTES: Final = 32
 _FORMAT: Final = b"\x01"
 _NONCE_BYTES: Final = 12
-_SCHEMA: Final = "remit/1"
+_SCHEMA: Final = b"remit/1"
+_SCHEMA_PART: Final = len(_SCHEMA).to_bytes(4, "big") + _SCHEMA
 
 
 class UnsealError(RemitError):
@@ -26,8 +27,11 @@ class UnsealError(RemitError):
 
 def associated(*parts: str | int) -> bytes:
     """Encode where a value belongs: each part with its length before it, so that no two lists of parts look alike."""
-    encoded = [str(part).encode("utf-8", "surrogatepass") for part in (_SCHEMA, *parts)]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    written = [_SCHEMA_PART]
+    for part in parts:
+        encoded = str(part).encode("utf-8", "surrogatepass")
+        written += (len(encoded).to_bytes(4, "big"), encoded)
+    return b"".join(written)
 
 
 def seal(cipher: AESGCM, plaintext: bytes, place: bytes) -> bytes:

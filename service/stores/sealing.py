@@ -41,7 +41,8 @@ class DocumentSeal:
     def seal_body(self, version: int, position: int, text: str, headings: Iterable[str]) -> Sealed:
         """Seal a passage with its headings and the hash of its text."""
         encoded = _encode(text)
-        head = json.dumps([_encode(heading).decode() for heading in headings], ensure_ascii=False).encode()
+        named = [_encode(heading).decode() for heading in headings]
+        head = json.dumps(named, ensure_ascii=False).encode() if named else b"[]"
         plain = len(head).to_bytes(4, "big") + head + sha256(encoded).digest() + encoded
         return self._seal(plain, "passage", version, position)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from remit.client import AdminClient, NotFoundError, SyncRunningError
+from remit.client import AdminClient, KeyStatus, NotFoundError, SourceKeys, SyncRunningError
 from remit.v1 import retrieval_pb2
 
 from service.audit import find
@@ -37,6 +37,11 @@ async def custody(service: Service, work: Callable[[AdminClient], T], person: st
 async def titles(service: Service) -> set[str]:
     """What Alice finds."""
     return {hit.chunk.document.location for hit in (await service.client("alice").search("the plan", limit=50)).hits}
+
+
+def company(status: KeyStatus) -> SourceKeys:
+    """How the keys of the source stand; there are others, of what belongs to no source."""
+    return next(one for one in status.sources if one.source == COMPANY)
 
 
 def vectors_in(folder: Path, vectors: list[bytes]) -> set[int]:
@@ -185,7 +190,7 @@ async def test_rotation_under_load_fails_no_read(tmp_path: Path) -> None:
 
         task = asyncio.create_task(search())
         rotation = await custody(service, lambda admin: admin.rotate_keys())
-        (middle,) = (await custody(service, lambda admin: admin.get_key_status())).sources
+        middle = company(await custody(service, lambda admin: admin.get_key_status()))
         while await custody(service, lambda admin: admin.rewrap_keys(7)):
             pass
         status = await custody(service, lambda admin: admin.get_key_status())
@@ -194,7 +199,8 @@ async def test_rotation_under_load_fails_no_read(tmp_path: Path) -> None:
 
         assert rotation.retired == (key_id,)
         assert (middle.behind, middle.generations) == (40, 2)
-        assert [(one.behind, one.generations, one.wraps) for one in status.sources] == [(0, 1, 40)]
+        done = company(status)
+        assert (done.behind, done.generations, done.wraps) == (0, 1, 40)
         assert status.key_encryption_key == rotation.key_encryption_key
         assert len(searches) >= 2
         assert set(searches) == {40}
