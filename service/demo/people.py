@@ -58,8 +58,8 @@ PEOPLE: Final = (
     Person("u-1007", "grace", "Grace Graf", 20007, ("management", "sales", "finance", "staff")),
     Person("u-1008", "heidi", "Heidi Holm", 20008, ("finance", "staff")),
     Person("u-1009", "ivan", "Ivan Ilic", 20009, ("sales", "staff")),
-    Person("u-1010", "judith", "Judith Jansen", 20010, ("legal", "staff")),
-    Person("u-1011", "oskar", "Oskar Olsen", 20011, ("operators", "auditors", "staff")),
+    Person("u-1010", "judith", "Judith Jansen", 20010, ("auditors", "legal", "staff")),
+    Person("u-1011", "oskar", "Oskar Olsen", 20011, ("operators", "staff")),
 )
 
 GROUPS: Final = (
