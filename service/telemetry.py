@@ -29,12 +29,12 @@ ALLOWED: Final = frozenset(
         "run_id",
         "source",
         # How many, how long, how good, in which state.
+        "chunks",
         "cosine",
         "documents",
         "duration_s",
         "expected",
         "found",
-        "passages",
         "permitted",
         "plan",
         "precision",
