@@ -79,7 +79,9 @@ Naming = Callable[[str], Principal]
 def named_in(domain: Realm, local: Realm | None = None) -> Naming:
     """Name SIDs in a domain's realm, and those of a server's own groups (`S-1-5-32-…`) in `local`, if given.
 
-    Every server has its own Administrators and Users under the same SIDs: without `local` they are the domain's.
+    Every server has its own Administrators and Users under the same SIDs. Without `local` they are the domain's: only
+    for callers who were resolved with the groups of that very server. A directory knows none of them, and a deny of
+    theirs would then be missed.
     """
 
     @lru_cache(maxsize=65_536)
