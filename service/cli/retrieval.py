@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
-from remit.client import SearchMode
 from rich.markup import escape
 
 from service.cli.connect import As, Json, Token, context
@@ -21,15 +20,21 @@ def search(
     limit: Annotated[int, typer.Option(help="How many passages at most, 1 to 100.")] = 5,
     source: Annotated[list[str] | None, typer.Option(help="Only of this source; may be repeated.")] = None,
     explain: Annotated[bool, typer.Option(help="Say why you may read each of them.")] = False,
-    mode: Annotated[SearchMode, typer.Option(help="By meaning, by words, or both.")] = SearchMode.HYBRID,
+    mode: Annotated[
+        Literal["hybrid", "dense", "keyword"], typer.Option(help="By meaning and by words, or by one of them alone.")
+    ] = "hybrid",
     exact: Annotated[bool, typer.Option(help="Compare every passage that you may read.")] = False,
     token: Token = "",
     person: As = "",
     json: Json = False,
 ) -> None:
     """Search as the person that the token names."""
+    from remit.client import SearchMode
+
     with context(ctx).client(token, person) as client:
-        result = client.search(query, limit=limit, sources=source or (), explain=explain, mode=mode, exact=exact)
+        result = client.search(
+            query, limit=limit, sources=source or (), explain=explain, mode=SearchMode(mode), exact=exact
+        )
     if json:
         print_json(result)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from service.cli.connect import Json, context
 from service.cli.screen import err, out, print_json
+from service.errors import StartError
 
 if TYPE_CHECKING:
     from service.app import Listening
@@ -45,6 +47,9 @@ def serve(
     """Serve until Ctrl-C or SIGTERM. The service's log goes to standard error."""
     # gRPC has no setting for the versions of TLS. It reads this one when it is imported: the cipher suites of TLS 1.2,
     # of which only one is left that needs a shared secret which nobody has. Those of TLS 1.3 are not touched by it.
+    # INVARIANT: nothing imported gRPC before, or old versions would be spoken.
+    if "grpc" in sys.modules:
+        raise StartError("gRPC was imported before the versions of TLS were set")
     os.environ["GRPC_SSL_CIPHER_SUITES"] = "PSK-AES128-CBC-SHA"
     from service import telemetry
 

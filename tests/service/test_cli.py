@@ -150,6 +150,15 @@ def test_whoami_is_quick_and_says_who(running: Running) -> None:
     assert not any(name in imported.stderr for name in ("torch", "sqlalchemy", "qdrant_edge", "kreuzberg", "numpy"))
 
 
+def test_the_commands_are_known_without_grpc() -> None:
+    """gRPC, which reads the versions of TLS when it is imported, is imported by the commands that speak it."""
+    program = "import sys, service.cli.root; sys.exit(any(name in sys.modules for name in ('grpc', 'remit.client')))"
+
+    done = subprocess.run([sys.executable, "-c", program], env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(sys.path)})
+
+    assert done.returncode == 0
+
+
 def test_audit_shows_and_verifies(running: Running) -> None:
     """The record of an answer names its passages, and the log as a whole verifies."""
     answer = running.json("search", "lamp", "--as", "bob")
