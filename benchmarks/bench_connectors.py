@@ -52,6 +52,7 @@ def smb(report: Report) -> None:
         _tree(server.root, SMB_FILES)
         password = server.folder / "password"
         password.write_text(PASSWORD)
+        password.chmod(0o600)
         options = {
             "server": ADDRESS,
             "share": "docs",

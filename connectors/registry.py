@@ -17,11 +17,11 @@ from acl.model import Clause, Effect, Rule
 from acl.principal import Principal
 from connectors import plugins
 from connectors.base import Connector
-from connectors.directories.base import Directory, DirectoryUnavailableError
+from connectors.directories.base import Directory
 from connectors.directories.static import StaticDirectory
 from connectors.feed import Feed
 from connectors.filesystem import Filesystem
-from connectors.secret import read_password
+from connectors.secret import SecretError, read_password, read_secret
 
 if TYPE_CHECKING:
     from connectors.directories.ldap_client import LdapAccess
@@ -291,7 +291,6 @@ def _entra(name: str, values: Mapping[str, object], base: Path) -> Directory:
 
 def _application_credential(options: Options, values: Mapping[str, object]) -> str | Mapping[str, str]:
     from connectors.directories.graph import certificate_credential
-    from connectors.directories.secrets import read_secret
 
     pair = ("certificate_file", "key_file")
     if ("secret_file" in values) == any(key in values for key in pair):
@@ -303,8 +302,8 @@ def _application_credential(options: Options, values: Mapping[str, object]) -> s
             return secret
         key = "certificate_file"
         return certificate_credential(secret, options.path(key).read_text())
-    except DirectoryUnavailableError as err:
-        raise OptionError(key, f"`{key}`: {err.detail}") from err
+    except SecretError as err:
+        raise OptionError(key, f"`{key}`: {err}") from err
     except OSError as err:
         raise OptionError(key, f"`{key}`: it cannot be read: {err.strerror}") from err
     except (ValueError, TypeError) as err:
@@ -315,7 +314,6 @@ def _ldap_access(options: Options) -> LdapAccess:
     import ssl
 
     from connectors.directories.ldap_client import Endpoint, LdapAccess, tls_context
-    from connectors.directories.secrets import read_secret
 
     servers = []
     for text in options.texts("servers"):
@@ -334,8 +332,8 @@ def _ldap_access(options: Options) -> LdapAccess:
         raise OptionError("ca", f"`ca`: {ca} cannot be read: {err.strerror}") from err
     try:
         read_secret(password_file)
-    except DirectoryUnavailableError as err:
-        raise OptionError("password_file", f"`password_file`: {err.detail}") from err
+    except SecretError as err:
+        raise OptionError("password_file", f"`password_file`: {err}") from err
     return LdapAccess(tuple(servers), ca, options.text("bind"), password_file)
 
 

@@ -26,7 +26,7 @@ from ldap3.core.exceptions import LDAPExceptionError
 from ldap3.utils.conv import escape_filter_chars
 
 from connectors.directories.base import BindRefusedError, DirectoryUnavailableError
-from connectors.directories.secrets import read_secret
+from connectors.secret import SecretError, read_secret
 
 _T = TypeVar("_T")
 
@@ -262,7 +262,10 @@ class LdapClient:
 
     def _open(self, endpoint: Endpoint) -> ldap3.Connection:
         access = self._access
-        password = read_secret(access.password_file)
+        try:
+            password = read_secret(access.password_file)
+        except SecretError as err:
+            raise DirectoryUnavailableError(str(err)) from err
         server = ldap3.Server(
             endpoint.host,
             port=endpoint.port,

@@ -336,7 +336,7 @@ def test_only_the_configured_authority_and_the_right_name_count(samba: SambaDoma
 def test_a_bind_without_a_password_never_counts(samba: SambaDomain, tmp_path: Path) -> None:
     """Empty, blank or wrong: refused, although the server would take an empty one for an anonymous bind."""
     settings = access(samba, tmp_path)
-    for text, error in (("", "holds no password"), (" \n", "holds no password"), ("wrong", "refuses the name")):
+    for text, error in (("", "holds no secret"), (" \n", "holds no secret"), ("wrong", "refuses the name")):
         settings.password_file.write_text(text)
         client = LdapClient("corp", settings)
         with pytest.raises(DirectoryUnavailableError, match=error) as raised:

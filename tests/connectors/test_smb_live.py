@@ -101,6 +101,7 @@ def admin(share: FileServer) -> Iterator[Client]:
 def options(share: FileServer, tmp_path: Path) -> dict[str, object]:
     """Options of a connector that logs in as an administrator."""
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
+    (tmp_path / "password").chmod(0o600)
     domain = share.sid(f"CN=Administrator,CN=Users,{BASE}").rpartition("-")[0]
     return {
         "server": ADDRESS,

@@ -39,6 +39,7 @@ def database(server: Postgres, tmp_path: Path) -> Iterator[Database]:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(sa.text(f"CREATE DATABASE {name}"))
     secret = tmp_path / "password"
     secret.write_text(f"{PASSWORD}\n")
+    secret.chmod(0o600)
     engine = _engine(server, name)
     found = Database(engine, {"url": server.url(READER, name), "password_file": str(secret)}, tmp_path)
     found.do(
@@ -118,6 +119,7 @@ def test_a_wrong_password_is_refused_before_anything_is_sent(
     del database.options["password_file"]
     wrong = "wrong-canary"
     (tmp_path / "wrong").write_text(wrong)
+    (tmp_path / "wrong").chmod(0o600)
     monkeypatch.setenv("REMIT_TEST_SECRET", wrong)
     value = {"password_file": str(tmp_path / "wrong"), "password_env": "REMIT_TEST_SECRET"}[by]
     connector = database.connector(**{by: value})
@@ -132,6 +134,7 @@ def test_a_wrong_password_is_refused_before_anything_is_sent(
     connector.close()
     monkeypatch.setenv("REMIT_TEST_SECRET", PASSWORD)
     (tmp_path / "wrong").write_text(PASSWORD)
+    (tmp_path / "wrong").chmod(0o600)
     assert walk(database, **{by: value})
 
 

@@ -82,7 +82,7 @@ REFUSED = [
     ("ca: ./ca.pem", "ca: ./none.pem", 11, "`ca`: ", "cannot be read: No such file"),
     ("ca: ./ca.pem", "ca: ./password", 11, "`ca`: ", "holds no certificate of an authority"),
     ("password_file: ./password", "password_file: ./none", 13, "`password_file`", "cannot be read"),
-    ("password_file: ./password", "password_file: ./empty", 13, "`password_file`", "holds no password"),
+    ("password_file: ./password", "password_file: ./empty", 13, "`password_file`", "holds no secret"),
     ("password_file: ./password", "password_file: ./open", 13, "`password_file`", "open to everybody"),
     ("bind: remit@corp.example", "bind: ''", 12, "`bind`", "expected text"),
     ("bind: remit@corp.example\n", "\n", 8, "option `bind` is missing", ""),
