@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import random
-import resource
 import statistics
 import struct
 import subprocess
@@ -36,6 +35,7 @@ from acl.dialects.posix import file_clause
 from acl.model import NEVER, AclId, Caller, Clause, Effect, Rule, ScopeId, Unknown
 from acl.principal import Principal, realm
 from acl.readable import Readable, ReadableIndex
+from benchmarks.memory import forget_peak, peak_mb
 from benchmarks.report import Report
 
 SEED = 20261122
@@ -172,7 +172,7 @@ def _ms(call: Callable[[], object]) -> float:
 def measure(acls: int, chunks: int) -> dict[str, tuple[float, int]]:
     """Build an organisation and measure it. Returns values with sample sizes, by metric."""
     found: dict[str, tuple[float, int]] = {}
-    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mb = forget_peak()
     organisation = Organisation(acls, chunks)
     index = ReadableIndex()
     spent = 0.0
@@ -181,7 +181,7 @@ def measure(acls: int, chunks: int) -> dict[str, tuple[float, int]]:
             spent += _ms(lambda batch=batch: index.apply("files", batch))  # type: ignore[misc]
     found["build_s"] = spent / 1e3, 1
     found["build_s_per_million"] = spent / 1e3 / acls * 1e6, 1
-    built_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    built_mb = peak_mb()
     index.readable(caller(50, 2999), AT).chunks  # noqa: B018 (warm-up)
     for size in (50, 200, 2000, 8000):
         callers = [caller(size, number) for number in range(30)]
@@ -200,9 +200,8 @@ def measure(acls: int, chunks: int) -> dict[str, tuple[float, int]]:
             found["decide_p50_us"] = _decide(index, list(zip(callers, answers, strict=True))[:10])
     found.update(_clause_change(index, organisation))
     found.update(_other_changes(index, organisation))
-    peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found["peak_rss_mb"] = (built_kb - before_kb) / 1024, 1
-    found["peak_rss_after_queries_mb"] = (peak_kb - before_kb) / 1024, 1
+    found["peak_rss_mb"] = built_mb - before_mb, 1
+    found["peak_rss_after_queries_mb"] = peak_mb() - before_mb, 1
     return found
 
 
@@ -273,12 +272,12 @@ def _other_changes(index: ReadableIndex, organisation: Organisation) -> dict[str
 
 def workload(acls: int, chunks: int) -> float:
     """The peak memory in MB of the organisation's changes alone."""
-    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before_mb = forget_peak()
     organisation = Organisation(acls, chunks)
     for batches in (organisation.scopes(), organisation.documents()):
         for _ in batches:
             pass
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) / 1024
+    return peak_mb() - before_mb
 
 
 TARGETS = {

@@ -17,7 +17,6 @@ import asyncio
 import json
 import os
 import random
-import resource
 import secrets
 import shutil
 import statistics
@@ -35,6 +34,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from remit.v1 import retrieval_pb2
 
+from benchmarks.memory import peak_mb
 from benchmarks.report import Report
 from service.api.wrapper import Entry
 from service.audit import (
@@ -323,7 +323,7 @@ def ask(folder: Path, count: int) -> None:
         "what_did": statistics.median(did),
         "proof": statistics.median(proofs),
         "memory_mb": memory,
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_rss_mb": peak_mb(),
     }
     print(json.dumps(found))
 

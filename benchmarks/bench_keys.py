@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Final
 import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from benchmarks.memory import peak_mb
 from benchmarks.report import Report
 from service.keys import Custody, FileKey, KeyStore, associated, create_key_file, envelope
 from service.stores.sealing import DocumentSeal
@@ -127,13 +127,14 @@ def _many(report: Report, store: KeyStore, documents: int) -> None:
 
 
 _OPEN: Final = """\
-import resource, sys, time
+import sys, time
 from pathlib import Path
+from benchmarks.memory import forget_peak, peak_mb
 from service.keys import FileKey, KeyStore
 folder = Path(sys.argv[1])
-began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before, began = forget_peak(), time.perf_counter()
 KeyStore(folder / "keys.sqlite", FileKey(folder / "kek"), create=False)
-print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(time.perf_counter() - began, peak_mb() - before)
 """
 
 
@@ -147,12 +148,12 @@ def _start(report: Report, folder: Path, documents: int) -> None:
             check=True,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
-        seconds, kilobytes = done.stdout.split()
+        seconds, megabytes = done.stdout.split()
         times.append(float(seconds))
-        memory.append(float(kilobytes))
+        memory.append(float(megabytes))
     report.add(f"open_store_{documents}_ms", statistics.median(times) * 1000, "ms", n=_ROUNDS)
-    report.add(f"open_store_{documents}_mb", statistics.median(memory) / 1024, "MB", n=_ROUNDS)
-    report.add("peak_rss_mb", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MB")
+    report.add(f"open_store_{documents}_mb", statistics.median(memory), "MB", n=_ROUNDS)
+    report.add("peak_rss_mb", peak_mb(), "MB")
 
 
 if __name__ == "__main__":
