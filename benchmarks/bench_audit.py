@@ -34,7 +34,7 @@ import grpc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from remit.v1 import retrieval_pb2
 
-from benchmarks.memory import peak_mb
+from benchmarks.memory import now_mb, peak_mb
 from benchmarks.report import Report
 from service.api.wrapper import Entry
 from service.audit import (
@@ -279,7 +279,7 @@ def ask(folder: Path, count: int) -> None:
     """Build the index over a log and ask it, in a process whose memory is that of nothing else."""
     log = AuditLog(folder, KEY.signer)
     reader = AuditReader(log, folder, KEY)
-    before = _rss_mb()
+    before = now_mb()
     began = time.perf_counter()
     while not reader._index.follow(reader.size):
         pass
@@ -310,7 +310,7 @@ def ask(folder: Path, count: int) -> None:
         began = time.perf_counter()
         reader.inclusion(drawn.randrange(count))
         proofs.append((time.perf_counter() - began) * 1000)
-    memory = _rss_mb() - before
+    memory = now_mb() - before
     index_mb = sum(path.stat().st_size for path in folder.glob("index.sqlite*")) / 1e6
     reader.close()
     log.close()
@@ -326,11 +326,6 @@ def ask(folder: Path, count: int) -> None:
         "peak_rss_mb": peak_mb(),
     }
     print(json.dumps(found))
-
-
-def _rss_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
 
 
 def exported(folder: Path, report: Report, count: int) -> None:

@@ -11,10 +11,19 @@ from pathlib import Path
 
 def peak_mb(pid: int | str = "self") -> float:
     """The peak resident memory of a process since its start or its last `forget_peak`, in MB (VmHWM of proc(5))."""
+    return _status_mb(pid, "VmHWM")
+
+
+def now_mb(pid: int | str = "self") -> float:
+    """The resident memory of a process, in MB (VmRSS of proc(5))."""
+    return _status_mb(pid, "VmRSS")
+
+
+def _status_mb(pid: int | str, name: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
-    raise OSError(f"process {pid} has no VmHWM")
+    raise OSError(f"process {pid} has no {name}")
 
 
 def forget_peak() -> float:
