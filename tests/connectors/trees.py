@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import tempfile
@@ -61,6 +62,9 @@ def unprivileged() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
+    # Python imports a codec when it is first asked for, remembers for good that it found none, and may lie where only
+    # root can read.
+    codecs.lookup("ascii")
     groups = os.getgroups()
     os.setgroups([])
     os.setegid(UNPRIVILEGED)
