@@ -93,6 +93,7 @@ def play(screen: Screen, stage: Stage, *, keep: bool) -> None:
 
     screen.act(1, "One question, two people")
     screen.say(f"“{QUESTION}”", "bold")
+    screen.say("Ranked by meaning and by words; the number is the nearness in meaning.")
     screen.say("Below each passage: for every list on its way the group that let the reader in, and how it is held.")
     screen.say()
     answers = {name: stage.ask(name, QUESTION) for name in ("alice", "bob")}
