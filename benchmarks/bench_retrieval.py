@@ -308,7 +308,7 @@ class Run:
         start = time.perf_counter()
         try:
             self._parts[name] = work()
-        except Exception as err:
+        except Exception as err:  # a peer that fails is said and left out; ours is raised
             if ours:
                 raise
             _say(f"{name} FAILED and is left out: {type(err).__name__}: {err}")
