@@ -43,11 +43,13 @@ from service.errors import StartError
 from service.executor import Executor
 from service.extract import Extractor
 from service.identity import Identity
+from service.index.base import Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import Generations
-from service.index.keyword import KeywordIndex, TermFeed, term_hash
+from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.keys import Custody, FileKey
+from service.keys.store import KeyStore
 from service.lookups import Keeping
 from service.roles import Roles
 from service.search import Retrieval
@@ -165,13 +167,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 
     folder = open_folder(settings.data)
     closing.callback(folder.close)
-    audit = AuditLog(folder.audit, audit_key.signer, facts={"version": version("remit-server")})
-    closing.callback(audit.close)
-    audit_reader = AuditReader(audit, folder.audit, audit_key)
-    audit_reader.start()
-    closing.callback(audit_reader.close)
-    copies = audit_copies.start(audit, audit_reader, folder.audit, settings.audit, version("remit-server"))
-    closing.callback(copies)
+    audit, audit_reader = _open_audit(settings, folder, audit_key, closing)
     keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
@@ -180,17 +176,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     embedder = open_embedder(settings.embedding)
     closing.callback(embedder.close)
     catalog.bind_model(embedder.digest, embedder.dimension)
-    index = _index(folder, catalog, embedder.dimension, settings)
-    closing.callback(index.close)
-    follower = RenewingFollower(catalog, index)
-    follower.start()
-    closing.callback(follower.close)
-    hashed = term_hash(keys)
-    keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
-    closing.callback(keywords.close)
-    words = Follower(TermFeed(catalog, hashed), keywords)
-    words.start()
-    closing.callback(words.close)
+    indexes = _open_indexes(settings, folder, keys, catalog, embedder.dimension, closing)
     extractor = Extractor(
         tokenizer, passage_tokens(settings.embedding), max_input_bytes=settings.limits.max_document_bytes
     )
@@ -199,18 +185,10 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     def connect(name: str) -> Connector:
         return make(sources[name], settings.base)
 
-    def changed() -> None:
-        follower.notify()
-        words.notify()
-
-    def settle() -> None:
-        follower.settle()
-        words.settle()
-
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: both indexes follow before anybody is told.
         try:
-            settle()
+            indexes.settle()
         finally:
             audit.append_blocking(_run_record(run))
 
@@ -222,7 +200,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         embedder,
         limit_bytes=settings.limits.max_document_bytes,
         now=lambda: datetime.now(UTC),
-        on_commit=changed,
+        on_commit=indexes.notify,
         on_run_finished=finished,
     )
     runs = SourceRuns(sources, catalog, engine, connect, lambda run: audit.append_blocking(_run_record(run)))
@@ -234,24 +212,16 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     callers = Callers(identity, access.latest)
     executor = Executor()
     closing.callback(executor.close)
-    shadow = Shadow(index, settings.index.shadow)
+    shadow = Shadow(indexes.vectors, settings.index.shadow)
     closing.callback(shadow.close)
     retrieval = Retrieval(
         access=access,
-        index=index,
-        keywords=keywords,
+        index=indexes.vectors,
+        keywords=indexes.words,
         embedder=embedder,
         sealing=catalog.sealing,
         callers=callers,
         shadow=shadow,
-    )
-    health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
-    calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
-    wrapper = Wrapper(
-        authenticator=authenticator,
-        callers=callers,
-        auditor=calls,
-        executor=executor,
     )
     custody = Custody(keys)
     servicers = {
@@ -261,18 +231,68 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(
             custody,
-            Shredder(catalog, custody, settle, lambda: datetime.now(UTC)),
+            Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)),
             Backups(folder, settings.keys.store, custody, lambda: datetime.now(UTC)),
             executor,
         ),
     }
+    health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
+    calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
     server = Server(
-        wrapper=wrapper,
+        wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, executor=executor),
         health=health,
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
     return App(settings, authenticator, server, health, audit, calls, runs)
+
+
+def _open_audit(
+    settings: Settings, folder: DataFolder, key: AuditKey, closing: ExitStack
+) -> tuple[AuditLog, AuditReader]:
+    log = AuditLog(folder.audit, key.signer, facts={"version": version("remit-server")})
+    closing.callback(log.close)
+    reader = AuditReader(log, folder.audit, key)
+    reader.start()
+    closing.callback(reader.close)
+    closing.callback(audit_copies.start(log, reader, folder.audit, settings.audit, version("remit-server")))
+    return log, reader
+
+
+@dataclass(frozen=True, slots=True)
+class _Indexes:
+    """Both indexes, each with what brings it up to the catalog."""
+
+    vectors: Generations
+    words: KeywordIndex
+    followers: tuple[RenewingFollower, Follower[AddTerms | Remove]]
+
+    def notify(self) -> None:
+        """Say that the catalog has changed."""
+        for follower in self.followers:
+            follower.notify()
+
+    def settle(self) -> None:
+        """Wait until both hold what the catalog holds."""
+        for follower in self.followers:
+            follower.settle()
+
+
+def _open_indexes(
+    settings: Settings, folder: DataFolder, keys: KeyStore, catalog: Catalog, dimension: int, closing: ExitStack
+) -> _Indexes:
+    vectors = _index(folder, catalog, dimension, settings)
+    closing.callback(vectors.close)
+    vectors_follow = RenewingFollower(catalog, vectors)
+    vectors_follow.start()
+    closing.callback(vectors_follow.close)
+    hashed = term_hash(keys)
+    words = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+    closing.callback(words.close)
+    words_follow = Follower(TermFeed(catalog, hashed), words)
+    words_follow.start()
+    closing.callback(words_follow.close)
+    return _Indexes(vectors, words, (vectors_follow, words_follow))
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
