@@ -227,7 +227,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
-        "SourceService": SourceServicer(runs, executor),
+        "SourceService": SourceServicer(runs, executor, audit_key.page_key),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(
             custody,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from connectors.base import Connector, Finding, Level
 from connectors.errors import ConnectorError
-from service.api.sources import SourceState
+from service.api.sources import RunPage, SourceState
 from service.errors import NotFoundError
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
@@ -92,6 +92,25 @@ class SourceRuns:
         if stored is None or stored.source not in self._sources:
             raise NotFoundError("no run has this id")
         return stored
+
+    def runs(self, name: str, before: int | None, limit: int) -> RunPage:
+        """See `Sources`."""
+        self._known(name)
+        with self._catalog.reader() as reader:
+            found = reader.numbered_runs(name, before, limit + 1)
+        page = [self._live(run) for _, run in found[:limit]]
+        return RunPage(page, found[limit - 1][0] if len(found) > limit else None)
+
+    def cancel(self, run_id: str) -> StoredRun:
+        """See `Sources`."""
+        self.run(run_id)
+        self._engine.cancel(run_id)
+        return self.run(run_id)
+
+    def _live(self, stored: StoredRun) -> StoredRun:
+        """The run with the counts that are not written down before its end."""
+        live = self._engine.progress(stored.run_id)
+        return stored if live is None else live.snapshot()
 
     def close(self) -> None:
         """Stop every run and wait for its end."""

@@ -40,6 +40,10 @@ class StoppedError(RemitError):
     """The run was told to stop."""
 
 
+class CancelledError(RemitError):
+    """Somebody told this run to end."""
+
+
 class SyncEngine:
     """Runs syncs: one at a time over each source, over several sources at once. Safe to use from several threads.
 
@@ -104,6 +108,17 @@ class SyncEngine:
         with self._lock:
             return self._remembered.get(run_id)
 
+    def cancel(self, run_id: str) -> Progress | None:
+        """Tell a run to end before its next document, and return its counts; None when it is none of this process.
+
+        It ends as cancelled, unless it had ended already, or was past its last document.
+        """
+        with self._lock:
+            for run in self._live.values():
+                if run.progress.run_id == run_id:
+                    run.cancel()
+            return self._remembered.get(run_id)
+
     def stop(self) -> None:
         """Tell every run to stop before its next document, and open no more. Who executes them waits for their end."""
         with self._lock:
@@ -116,6 +131,8 @@ class SyncEngine:
         state, failure = RunState.SUCCEEDED, ""
         try:
             cursor = self._sync(run, opening)
+        except CancelledError:
+            state, cursor = RunState.CANCELLED, None
         except Exception as err:  # noqa: BLE001 - the runner's top: whatever it is, the run has ended and says why
             state, failure = RunState.FAILED, self._sentence(source, err)
             cursor = None
@@ -159,8 +176,7 @@ class SyncEngine:
             walk = Walk(self._catalog, self._keys, opening, run.progress, texts.put, self._on_commit)
             run.on_stop(texts.break_off)
             _walk_and_store(walk, texts, connector, opening.cursor)
-            if run.stopped:
-                raise StoppedError(STOPPED)
+            run.require_wanted()
             if walk.cursor is None:
                 raise BrokenOffError
             walk.settle(texts.unconfirmed)
@@ -192,12 +208,16 @@ class SyncRun:
         self._opening = opening
         self._lock = threading.Lock()
         self._stopped = False
+        self._cancelled = False
         self._break_off: Callable[[], None] = lambda: None
 
-    @property
-    def stopped(self) -> bool:
-        """True once the run was told to stop."""
-        return self._stopped
+    def require_wanted(self) -> None:
+        """Raise CancelledError once somebody told the run to end, StoppedError once the service is ending."""
+        with self._lock:
+            if self._cancelled:
+                raise CancelledError
+            if self._stopped:
+                raise StoppedError(STOPPED)
 
     def execute(self) -> StoredRun:
         """Do the run and return how it ended; call it once. Failures are in what it returns, nothing is raised."""
@@ -208,6 +228,12 @@ class SyncRun:
         with self._lock:
             self._stopped = True
             self._break_off()
+
+    def cancel(self) -> None:
+        """Let the run end as cancelled before its next document."""
+        with self._lock:
+            self._cancelled = True
+        self.stop()
 
     def on_stop(self, break_off: Callable[[], None]) -> None:
         """Say what ends the run's threads early."""

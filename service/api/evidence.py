@@ -188,7 +188,9 @@ def _target(request: Message | None) -> str:
             target = request.folder
         case source_pb2.GetSourceRequest() | source_pb2.CheckSourceRequest() | source_pb2.StartSyncRequest():
             target = request.name
-        case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest():
+        case source_pb2.ListSyncRunsRequest():
+            target = request.name
+        case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest() | source_pb2.CancelSyncRunRequest():
             target = request.run_id
         case audit_pb2.GetAuditRecordRequest() | audit_pb2.GetQueryTextRequest():
             target = request.response_id

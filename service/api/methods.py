@@ -51,6 +51,8 @@ METHODS: Final = {
     ),
     "remit.v1.SourceService/StartSync": _OPERATOR,
     "remit.v1.SourceService/GetSyncRun": _LOOK,
+    "remit.v1.SourceService/ListSyncRuns": _LOOK,
+    "remit.v1.SourceService/CancelSyncRun": Rule(OPERATOR, also=frozenset({SOURCE_OWNER})),
     # A watch follows a run to its end; it ends with the credential at the latest.
     "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S, also=_LOOKS),
     "remit.v1.AuditService/GetAuditRecord": _AUDITOR,

@@ -10,22 +10,26 @@ from google.protobuf.message import Message
 from remit.v1 import source_pb2
 
 from service.api import wire
+from service.api.pages import PageTokens
 from service.api.sources import Sources
 from service.api.wrapper import Call, Reply, Stream
-from service.errors import NotFoundError
+from service.errors import InvalidRequestError, NotFoundError
 from service.executor import Executor
 from service.roles import sees
 from service.stores.records import RunState, StoredRun
 
 _POLL_S: Final = 0.2
+_PAGE: Final = 20
+_LARGEST_PAGE: Final = 100
 
 
 class SourceServicer:
     """remit.v1.SourceService. poll_s: how often a watch looks whether its run has changed."""
 
-    def __init__(self, sources: Sources, executor: Executor, *, poll_s: float = _POLL_S) -> None:
+    def __init__(self, sources: Sources, executor: Executor, page_key: bytes, *, poll_s: float = _POLL_S) -> None:
         self._sources = sources
         self._executor = executor
+        self._tokens = PageTokens(page_key)
         self._poll_s = poll_s
 
     async def ListSources(self, request: source_pb2.ListSourcesRequest, call: Call) -> Reply:
@@ -58,6 +62,24 @@ class SourceServicer:
         run = await self._executor.run(self._sources.run, run_id)
         _seen(run.source, call)
         return Reply(source_pb2.GetSyncRunResponse(run=wire.run(run)))
+
+    async def ListSyncRuns(self, request: source_pb2.ListSyncRunsRequest, call: Call) -> Reply:
+        """Return a page of runs."""
+        name = _seen(wire.name("name", request.name), call)
+        if not 0 <= request.page_size <= _LARGEST_PAGE:
+            raise InvalidRequestError("page_size", f"{request.page_size}, expected 0 to {_LARGEST_PAGE}")
+        before = self._tokens.read(request, call)
+        page = await self._executor.run(self._sources.runs, name, before, request.page_size or _PAGE)
+        token = "" if page.following is None else self._tokens.write(page.following, request, call)
+        return Reply(source_pb2.ListSyncRunsResponse(runs=[wire.run(one) for one in page.runs], next_page_token=token))
+
+    async def CancelSyncRun(self, request: source_pb2.CancelSyncRunRequest, call: Call) -> Reply:
+        """Tell one run to end."""
+        run_id = wire.name("run_id", request.run_id)
+        # Whose run it is comes first: who may not be told of it may not end it either.
+        _seen((await self._executor.run(self._sources.run, run_id)).source, call)
+        run = await self._executor.run(self._sources.cancel, run_id)
+        return Reply(source_pb2.CancelSyncRunResponse(run=wire.run(run)))
 
     async def WatchSyncRun(self, request: source_pb2.WatchSyncRunRequest, call: Call) -> Stream:
         """Follow one run to its end."""

@@ -19,6 +19,14 @@ class SourceState:
     max_permissions_age: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """Some runs over a source, the newest first. following: below which number the next ones are, None at the end."""
+
+    runs: Sequence[StoredRun]
+    following: int | None
+
+
 class Sources(Protocol):
     """Configured sources and their runs. Every method blocks and may be called from several threads."""
 
@@ -36,3 +44,15 @@ class Sources(Protocol):
 
     def run(self, run_id: str) -> StoredRun:
         """Return a run with what it counted up to now. Raises NotFoundError."""
+
+    def runs(self, name: str, before: int | None, limit: int) -> RunPage:
+        """Return the newest runs over a source, those before the number `before` where one is given.
+
+        Raises NotFoundError.
+        """
+
+    def cancel(self, run_id: str) -> StoredRun:
+        """Tell a run to end, and return it as it stands; nothing happens to one that has ended. Raises NotFoundError.
+
+        It may return before the run has ended.
+        """

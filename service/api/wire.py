@@ -217,6 +217,7 @@ _RUN_STATES: Final = {
     RunState.RUNNING: source_pb2.SYNC_STATE_RUNNING,
     RunState.SUCCEEDED: source_pb2.SYNC_STATE_SUCCEEDED,
     RunState.FAILED: source_pb2.SYNC_STATE_FAILED,
+    RunState.CANCELLED: source_pb2.SYNC_STATE_CANCELLED,
 }
 
 

@@ -386,7 +386,10 @@ class Call:
 def run_record(
     event: str, run_id: str, source: str, *, counts: Mapping[str, int] | None = None, failure: str = ""
 ) -> Record:
-    """The record of a run over a source. event: `started`, `succeeded` or `failed`; failure: a constant word."""
+    """The record of a run over a source. event: `started`, `succeeded`, `failed` or `cancelled`.
+
+    failure: a constant word.
+    """
     body: dict[str, object] = {"event": event, "run_id": run_id, "source": source}
     if counts is not None:
         body["counts"] = dict(counts)

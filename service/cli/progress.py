@@ -62,12 +62,17 @@ def _bar() -> Iterator[_Show]:
         yield show
 
 
+def state(run: SyncRun) -> str:
+    """Where a run stands, with its colour."""
+    colours = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+    return f"[{colours[run.state.value]}]{run.state.value}[/]"
+
+
 def _report(run: SyncRun) -> None:
     counts = run.counts
-    state = "[green]succeeded[/]" if not run.failure else "[red]failed[/]"
     seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at is not None else 0.0
     out.print(
-        f"{run.source}: {state} in {seconds:.1f} s: {counts.seen:,} documents met, {counts.stored:,} stored, "
+        f"{run.source}: {state(run)} in {seconds:.1f} s: {counts.seen:,} documents met, {counts.stored:,} stored, "
         f"{counts.unchanged:,} unchanged, {counts.permissions_changed:,} permissions changed, "
         f"{counts.skipped:,} skipped, {counts.removed:,} removed, {counts.chunks:,} passages"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,6 +13,9 @@ from rich.table import Table
 from service.cli import progress
 from service.cli.connect import As, Json, Token, context
 from service.cli.screen import out, print_json, since
+
+if TYPE_CHECKING:
+    from remit.client import AdminClient, SyncRun
 
 app = typer.Typer(no_args_is_help=True, help="Sources and their syncs (role `operator`).", rich_markup_mode=None)
 
@@ -76,8 +81,73 @@ def sync(
             print_json(run)
         else:
             out.print(f"run {run.run_id} is under way: `remit source watch {run.run_id}`")
-    if run.failure:
+    if run.state.value != "succeeded" and (wait or run.failure):
         raise typer.Exit(1)
+
+
+@app.command()
+def runs(
+    ctx: typer.Context,
+    name: Name,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many, the newest.")] = 20,
+    token: Token = "",
+    person: As = "",
+    json: Json = False,
+) -> None:
+    """List the runs over a source, the newest first. With --json, one line each."""
+    with context(ctx).admin(token, person) as admin:
+        found = list(islice(_runs(admin, name, limit), limit))
+    if json:
+        for one in found:
+            print_json(one)
+        return
+    table = Table("run", "state", "began", "took", "met", "stored", "removed", "skipped", "what was wrong", box=None)
+    for one in found:
+        took = "" if one.ended_at is None else f"{(one.ended_at - one.started_at).total_seconds():,.1f} s"
+        counts = (one.counts.seen, one.counts.stored, one.counts.removed, one.counts.skipped)
+        table.add_row(
+            one.run_id,
+            progress.state(one),
+            since(one.started_at),
+            took,
+            *(f"{count:,}" for count in counts),
+            escape(one.failure),
+        )
+    out.print(
+        table if found else f"no run over `{name}` yet: `remit source sync {name}` starts one", markup=bool(found)
+    )
+
+
+def _runs(admin: AdminClient, name: str, limit: int) -> Iterator[SyncRun]:
+    page_token = ""
+    while True:
+        page = admin.list_sync_runs(name, page_size=min(limit, 100), page_token=page_token)
+        yield from page.runs
+        page_token = page.next_page_token
+        if not page_token:
+            return
+
+
+@app.command()
+def cancel(
+    ctx: typer.Context,
+    run_id: Annotated[str, typer.Argument(help="The run's id, as `remit source runs` shows it.")],
+    wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    token: Token = "",
+    person: As = "",
+    json: Json = False,
+) -> None:
+    """Tell a run to end; what it stored and narrowed stays, and nothing counts as deleted."""
+    with context(ctx).admin(token, person) as admin:
+        run = admin.cancel_sync_run(run_id)
+        if wait and run.state.value == "running":
+            run = progress.follow(admin, run_id, json=json)
+        elif json:
+            print_json(run)
+        elif run.state.value == "running":
+            out.print(f"run {run.run_id} was told to end: `remit source watch {run.run_id}`")
+        else:
+            out.print(f"run {run.run_id} has ended: {progress.state(run)}")
 
 
 @app.command()
@@ -91,5 +161,5 @@ def watch(
     """Follow a run to its end. With --json, one line each time that something changed."""
     with context(ctx).admin(token, person) as admin:
         run = progress.follow(admin, run_id, json=json)
-    if run.failure:
+    if run.state.value != "succeeded":
         raise typer.Exit(1)

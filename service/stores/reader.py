@@ -238,10 +238,15 @@ class Reader:
 
     def runs(self, source: str, limit: int) -> list[StoredRun]:
         """Return the latest runs over a source, the newest first."""
-        rows = self._connection.execute(
-            _RUNS.where(schema.sources.c.name == source).order_by(schema.runs.c.fence.desc()).limit(limit)
-        )
-        return [run_from_row(row, self._sealing) for row in rows.all()]
+        return [run for _, run in self.numbered_runs(source, None, limit)]
+
+    def numbered_runs(self, source: str, before: int | None, limit: int) -> list[tuple[int, StoredRun]]:
+        """Return runs over a source with their numbers, the newest first: those below `before`, or the latest."""
+        wanted = _RUNS.where(schema.sources.c.name == source)
+        if before is not None:
+            wanted = wanted.where(schema.runs.c.fence < before)
+        rows = self._connection.execute(wanted.order_by(schema.runs.c.fence.desc()).limit(limit)).all()
+        return [(row.fence, run_from_row(row, self._sealing)) for row in rows]
 
     def _all(self, wanted: Select[Any], values: Collection[int] | Collection[str]) -> Iterator[Row[Any]]:
         """Ask for what `wanted` says of `values`, a batch at a time."""

@@ -40,7 +40,7 @@ from service.api.health import Health
 from service.api.retrieval import AccessServicer, RetrievalServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
-from service.api.sources import SourceState
+from service.api.sources import RunPage, SourceState
 from service.api.wrapper import Wrapper
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
@@ -288,6 +288,18 @@ class EngineSources:
             raise NotFoundError("no such run")
         return stored
 
+    def runs(self, name: str, before: int | None, limit: int) -> RunPage:
+        """See `Sources`."""
+        self.state(name)
+        with self._catalog.reader() as reader:
+            found = reader.numbered_runs(name, before, limit + 1)
+        return RunPage([run for _, run in found[:limit]], found[limit - 1][0] if len(found) > limit else None)
+
+    def cancel(self, run_id: str) -> StoredRun:
+        """See `Sources`."""
+        self._engine.cancel(run_id)
+        return self.run(run_id)
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -520,7 +532,7 @@ async def serving(
         shredder = Shredder(catalog, custody, settle, clock)
         backups = Backups(folder_of_data, config.keys.store, custody, clock)
         administered = [
-            Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, poll_s=0.01)),
+            Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, shredder, backups, executor)),
         ]

@@ -32,6 +32,8 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/StartSync": source_pb2.StartSyncRequest(name=COMPANY),
     "SourceService/GetSyncRun": source_pb2.GetSyncRunRequest(run_id="x"),
     "SourceService/WatchSyncRun": source_pb2.WatchSyncRunRequest(run_id="x"),
+    "SourceService/ListSyncRuns": source_pb2.ListSyncRunsRequest(name=COMPANY),
+    "SourceService/CancelSyncRun": source_pb2.CancelSyncRunRequest(run_id="x"),
     "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
     "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
     "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
@@ -61,6 +63,8 @@ _FOR_AN_OPERATOR = {
     "SourceService/StartSync": "OK",
     "SourceService/GetSyncRun": "NOT_FOUND",
     "SourceService/WatchSyncRun": "NOT_FOUND",
+    "SourceService/ListSyncRuns": "OK",
+    "SourceService/CancelSyncRun": "NOT_FOUND",
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,

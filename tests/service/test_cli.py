@@ -295,6 +295,13 @@ def test_sources_are_listed_checked_and_watched(running: Running) -> None:
     assert check["ready"] is True
     assert isinstance(end, dict)
     assert (end["state"], end["counts"]["unchanged"], end["counts"]["stored"]) == ("succeeded", 2, 0)
+    cancelled = running.json("source", "cancel", run["run_id"], "--as", "alice")
+    assert cancelled == end, "it had ended: nothing happens to it"
+    listed = running.run("source", "runs", "company", "--as", "alice", "--json").stdout.splitlines()
+    shown = running.run("source", "runs", "company", "--as", "alice", "--limit", "1").stdout
+    assert json.loads(listed[0]) == end
+    assert run["run_id"] in shown
+    assert len(shown.splitlines()) == 2
 
 
 def test_doctor_finds_everything_in_order(running: Running) -> None:
@@ -318,6 +325,9 @@ def test_doctor_finds_everything_in_order(running: Running) -> None:
         (["source", "list", "--as", "bob"], 1, "role `operator`"),
         (["source", "sync", "nowhere", "--as", "alice"], 1, "does not exist"),
         (["source", "watch", "nothing", "--as", "alice"], 1, "does not exist"),
+        (["source", "cancel", "nothing", "--as", "alice"], 1, "does not exist"),
+        (["source", "runs", "nowhere", "--as", "alice"], 1, "does not exist"),
+        (["source", "runs", "company", "--as", "bob"], 1, "role `operator`"),
         (["audit", "show", "nothing", "--as", "adam"], 2, "no record"),
         (["audit", "show", "nothing", "--folder", "data/audit"], 2, "no record"),
         (["audit", "show", "nothing", "--as", "bob"], 1, "role `auditor`"),

@@ -43,6 +43,8 @@ TABLE: dict[str, frozenset[str]] = {
     "SourceService/StartSync": frozenset({"operator"}),
     "SourceService/GetSyncRun": SOURCES,
     "SourceService/WatchSyncRun": SOURCES,
+    "SourceService/ListSyncRuns": SOURCES,
+    "SourceService/CancelSyncRun": frozenset({"operator", "source-owner"}),
     "AuditService/GetAuditRecord": AUDITORS,
     "AuditService/ListAuditRecords": AUDITORS,
     "AuditService/ExportAuditRecords": AUDITORS,
@@ -132,6 +134,8 @@ async def test_the_owner_of_a_source_is_told_of_that_source_alone(
         await service.call("SourceService/GetSource", source_pb2.GetSourceRequest(name="absent"), token=token),
         await service.call("SourceService/CheckSource", source_pb2.CheckSourceRequest(name=COMPANY), token=token),
         await service.call("SourceService/GetSyncRun", source_pb2.GetSyncRunRequest(**named), token=token),
+        await service.call("SourceService/CancelSyncRun", source_pb2.CancelSyncRunRequest(**named), token=token),
+        await service.call("SourceService/ListSyncRuns", source_pb2.ListSyncRunsRequest(name=COMPANY), token=token),
         await service.call(
             "SourceService/WatchSyncRun", source_pb2.WatchSyncRunRequest(run_id=run.run_id), token=token
         ),

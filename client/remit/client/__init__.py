@@ -53,6 +53,7 @@ from remit.client.values import (
     SyncCounts,
     SyncProblem,
     SyncRun,
+    SyncRunPage,
     SyncState,
 )
 
@@ -99,6 +100,7 @@ __all__ = [
     "SyncCounts",
     "SyncProblem",
     "SyncRun",
+    "SyncRunPage",
     "SyncRunningError",
     "SyncState",
     "Token",

@@ -74,6 +74,7 @@ _STATES = {
     source_pb2.SYNC_STATE_RUNNING: values.SyncState.RUNNING,
     source_pb2.SYNC_STATE_SUCCEEDED: values.SyncState.SUCCEEDED,
     source_pb2.SYNC_STATE_FAILED: values.SyncState.FAILED,
+    source_pb2.SYNC_STATE_CANCELLED: values.SyncState.CANCELLED,
 }
 
 

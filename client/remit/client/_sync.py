@@ -146,6 +146,16 @@ class AdminClient(_Blocking):
         """Return one run as it stands."""
         return _read.run(self._call(self._sources.GetSyncRun, source_pb2.GetSyncRunRequest(run_id=run_id)).run)
 
+    def list_sync_runs(self, name: str, *, page_size: int = 0, page_token: str = "") -> values.SyncRunPage:
+        """Return a page of the runs over a source, the newest first. page_size: up to 100; 0 is the service's own."""
+        request = source_pb2.ListSyncRunsRequest(name=name, page_size=page_size, page_token=page_token)
+        answer = self._call(self._sources.ListSyncRuns, request)
+        return values.SyncRunPage(tuple(_read.run(one) for one in answer.runs), answer.next_page_token)
+
+    def cancel_sync_run(self, run_id: str) -> values.SyncRun:
+        """Tell a run to end; return it as it stands. Watch it to see its end."""
+        return _read.run(self._call(self._sources.CancelSyncRun, source_pb2.CancelSyncRunRequest(run_id=run_id)).run)
+
     def get_key_status(self) -> values.KeyStatus:
         """Return how all keys stand (role `key-admin`, as for all methods about keys)."""
         return _read.key_status(self._call(self._custody.GetKeyStatus, custody_pb2.GetKeyStatusRequest()))

@@ -139,6 +139,7 @@ class SyncState(Enum):
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,14 @@ class SyncRun:
     counts: SyncCounts
     problems: tuple[SyncProblem, ...]
     failure: str
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRunPage:
+    """Some runs over a source, the newest first, and the token of the next page; empty after the last."""
+
+    runs: tuple[SyncRun, ...]
+    next_page_token: str
 
 
 @dataclass(frozen=True, slots=True)

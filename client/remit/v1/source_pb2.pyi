@@ -35,6 +35,8 @@ class _SyncStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncState.V
     """Ended, everything was read."""
     SYNC_STATE_FAILED: _SyncState.ValueType  # 3
     """Ended early; nothing was deleted, and what was already narrowed stays so."""
+    SYNC_STATE_CANCELLED: _SyncState.ValueType  # 4
+    """Ended early because somebody told it to; otherwise as SYNC_STATE_FAILED."""
 
 class SyncState(_SyncState, metaclass=_SyncStateEnumTypeWrapper):
     """Where a run stands."""
@@ -47,6 +49,8 @@ SYNC_STATE_SUCCEEDED: SyncState.ValueType  # 2
 """Ended, everything was read."""
 SYNC_STATE_FAILED: SyncState.ValueType  # 3
 """Ended early; nothing was deleted, and what was already narrowed stays so."""
+SYNC_STATE_CANCELLED: SyncState.ValueType  # 4
+"""Ended early because somebody told it to; otherwise as SYNC_STATE_FAILED."""
 Global___SyncState: _TypeAlias = SyncState  # noqa: Y015
 
 class _Severity:
@@ -529,6 +533,110 @@ class GetSyncRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetSyncRunResponse: _TypeAlias = GetSyncRunResponse  # noqa: Y015
+
+@_typing.final
+class ListSyncRunsRequest(_message.Message):
+    """Asks for the runs over one source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The source's name."""
+    page_size: _builtins.int
+    """At most so many runs, up to 100; 0 means 20."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before, empty for the first. It is good for this caller and this source alone."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSyncRunsRequest: _TypeAlias = ListSyncRunsRequest  # noqa: Y015
+
+@_typing.final
+class ListSyncRunsResponse(_message.Message):
+    """Some runs over one source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """The token of the next page; empty after the last."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___SyncRun]:
+        """The runs, the newest first."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___SyncRun] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSyncRunsResponse: _TypeAlias = ListSyncRunsResponse  # noqa: Y015
+
+@_typing.final
+class CancelSyncRunRequest(_message.Message):
+    """Asks to end one run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run's id."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSyncRunRequest: _TypeAlias = CancelSyncRunRequest  # noqa: Y015
+
+@_typing.final
+class CancelSyncRunResponse(_message.Message):
+    """The run that was told to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___SyncRun:
+        """The run as it stands: it ends soon after, which a watch of it shows."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___SyncRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelSyncRunResponse: _TypeAlias = CancelSyncRunResponse  # noqa: Y015
 
 @_typing.final
 class WatchSyncRunRequest(_message.Message):

@@ -61,6 +61,16 @@ class SourceServiceStub:
                 request_serializer=remit_dot_v1_dot_source__pb2.GetSyncRunRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_source__pb2.GetSyncRunResponse.FromString,
                 _registered_method=True)
+        self.ListSyncRuns = channel.unary_unary(
+                '/remit.v1.SourceService/ListSyncRuns',
+                request_serializer=remit_dot_v1_dot_source__pb2.ListSyncRunsRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_source__pb2.ListSyncRunsResponse.FromString,
+                _registered_method=True)
+        self.CancelSyncRun = channel.unary_unary(
+                '/remit.v1.SourceService/CancelSyncRun',
+                request_serializer=remit_dot_v1_dot_source__pb2.CancelSyncRunRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_source__pb2.CancelSyncRunResponse.FromString,
+                _registered_method=True)
         self.WatchSyncRun = channel.unary_stream(
                 '/remit.v1.SourceService/WatchSyncRun',
                 request_serializer=remit_dot_v1_dot_source__pb2.WatchSyncRunRequest.SerializeToString,
@@ -108,6 +118,21 @@ class SourceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSyncRuns(self, request, context):
+        """Returns the runs over a source, the newest first, a page at a time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelSyncRun(self, request, context):
+        """Tells a run to end. It ends as SYNC_STATE_CANCELLED; what it stored and narrowed stays, and nothing counts as
+        deleted. Asks for the role `operator`, or `source-owner` of the run's source. Does nothing to a run that has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchSyncRun(self, request, context):
         """Sends a run as it stands, then each change of it, and ends when the run has ended.
         """
@@ -142,6 +167,16 @@ def add_SourceServiceServicer_to_server(servicer, server):
                     servicer.GetSyncRun,
                     request_deserializer=remit_dot_v1_dot_source__pb2.GetSyncRunRequest.FromString,
                     response_serializer=remit_dot_v1_dot_source__pb2.GetSyncRunResponse.SerializeToString,
+            ),
+            'ListSyncRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSyncRuns,
+                    request_deserializer=remit_dot_v1_dot_source__pb2.ListSyncRunsRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_source__pb2.ListSyncRunsResponse.SerializeToString,
+            ),
+            'CancelSyncRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelSyncRun,
+                    request_deserializer=remit_dot_v1_dot_source__pb2.CancelSyncRunRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_source__pb2.CancelSyncRunResponse.SerializeToString,
             ),
             'WatchSyncRun': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchSyncRun,
@@ -286,6 +321,60 @@ class SourceService:
             '/remit.v1.SourceService/GetSyncRun',
             remit_dot_v1_dot_source__pb2.GetSyncRunRequest.SerializeToString,
             remit_dot_v1_dot_source__pb2.GetSyncRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSyncRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.SourceService/ListSyncRuns',
+            remit_dot_v1_dot_source__pb2.ListSyncRunsRequest.SerializeToString,
+            remit_dot_v1_dot_source__pb2.ListSyncRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelSyncRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.SourceService/CancelSyncRun',
+            remit_dot_v1_dot_source__pb2.CancelSyncRunRequest.SerializeToString,
+            remit_dot_v1_dot_source__pb2.CancelSyncRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

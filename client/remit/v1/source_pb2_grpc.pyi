@@ -45,6 +45,12 @@ class SourceServiceStub:
     """Opens a run over a source. FAILED_PRECONDITION while another is under way."""
     GetSyncRun: _grpc.UnaryUnaryMultiCallable[_source_pb2.GetSyncRunRequest, _source_pb2.GetSyncRunResponse]
     """Returns one run as it stands."""
+    ListSyncRuns: _grpc.UnaryUnaryMultiCallable[_source_pb2.ListSyncRunsRequest, _source_pb2.ListSyncRunsResponse]
+    """Returns the runs over a source, the newest first, a page at a time."""
+    CancelSyncRun: _grpc.UnaryUnaryMultiCallable[_source_pb2.CancelSyncRunRequest, _source_pb2.CancelSyncRunResponse]
+    """Tells a run to end. It ends as SYNC_STATE_CANCELLED; what it stored and narrowed stays, and nothing counts as
+    deleted. Asks for the role `operator`, or `source-owner` of the run's source. Does nothing to a run that has ended.
+    """
     WatchSyncRun: _grpc.UnaryStreamMultiCallable[_source_pb2.WatchSyncRunRequest, _source_pb2.WatchSyncRunResponse]
     """Sends a run as it stands, then each change of it, and ends when the run has ended."""
 
@@ -65,6 +71,12 @@ class SourceServiceAsyncStub(SourceServiceStub):
     """Opens a run over a source. FAILED_PRECONDITION while another is under way."""
     GetSyncRun: _aio.UnaryUnaryMultiCallable[_source_pb2.GetSyncRunRequest, _source_pb2.GetSyncRunResponse]  # type: ignore[assignment]
     """Returns one run as it stands."""
+    ListSyncRuns: _aio.UnaryUnaryMultiCallable[_source_pb2.ListSyncRunsRequest, _source_pb2.ListSyncRunsResponse]  # type: ignore[assignment]
+    """Returns the runs over a source, the newest first, a page at a time."""
+    CancelSyncRun: _aio.UnaryUnaryMultiCallable[_source_pb2.CancelSyncRunRequest, _source_pb2.CancelSyncRunResponse]  # type: ignore[assignment]
+    """Tells a run to end. It ends as SYNC_STATE_CANCELLED; what it stored and narrowed stays, and nothing counts as
+    deleted. Asks for the role `operator`, or `source-owner` of the run's source. Does nothing to a run that has ended.
+    """
     WatchSyncRun: _aio.UnaryStreamMultiCallable[_source_pb2.WatchSyncRunRequest, _source_pb2.WatchSyncRunResponse]  # type: ignore[assignment]
     """Sends a run as it stands, then each change of it, and ends when the run has ended."""
 
@@ -112,6 +124,24 @@ class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_source_pb2.GetSyncRunResponse, _abc.Awaitable[_source_pb2.GetSyncRunResponse]]:
         """Returns one run as it stands."""
+
+    @_abc_1.abstractmethod
+    def ListSyncRuns(
+        self,
+        request: _source_pb2.ListSyncRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_source_pb2.ListSyncRunsResponse, _abc.Awaitable[_source_pb2.ListSyncRunsResponse]]:
+        """Returns the runs over a source, the newest first, a page at a time."""
+
+    @_abc_1.abstractmethod
+    def CancelSyncRun(
+        self,
+        request: _source_pb2.CancelSyncRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_source_pb2.CancelSyncRunResponse, _abc.Awaitable[_source_pb2.CancelSyncRunResponse]]:
+        """Tells a run to end. It ends as SYNC_STATE_CANCELLED; what it stored and narrowed stays, and nothing counts as
+        deleted. Asks for the role `operator`, or `source-owner` of the run's source. Does nothing to a run that has ended.
+        """
 
     @_abc_1.abstractmethod
     def WatchSyncRun(
