@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 
 class ConnectorError(Exception):
     """Root. `detail` is for people: what was wrong, where, what to do."""
@@ -12,7 +14,14 @@ class ConnectorError(Exception):
 
 
 class RetriableError(ConnectorError):
-    """The run fails now and may succeed later; nothing is deleted. Example: the mount is gone."""
+    """The run fails now and may succeed later; nothing is deleted. Example: the mount is gone.
+
+    retry_after: how long the source asked to be left alone, as by `Retry-After`; None when it did not.
+    """
+
+    def __init__(self, detail: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
 
 
 class FatalError(ConnectorError):

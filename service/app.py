@@ -116,6 +116,7 @@ class App:
             loop.create_task(self._calls.summarize()),
         ]
         try:
+            self._runs.timetable.start()
             ready(Listening(*bound))
             await ended.wait()
             log.info("stopping")

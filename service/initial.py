@@ -96,6 +96,7 @@ sources: []
 #    id_domain: corp                 # uid and gid numbers on these files are those of `id_domain: corp` in people.yaml
 #    ancestors_above_root: enforce   # folders above the root count too; `trust` for a tree that is exported elsewhere
 #    max_permissions_age: 24h        # older permissions withhold the source's documents
+#    every: 15m                      # how often it is read; without it only people start runs
 """
 
 PEOPLE: Final = """\

@@ -8,8 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from service.stores.records import Counts, Problem, RunState, StoredRun
+from connectors.errors import FatalError, RetriableError
+from service.errors import RemitError, StartError
+from service.stores.records import Counts, Problem, Recovery, RunState, StoredRun
 from service.stores.runs import MAX_PROBLEMS
+
+
+class StoppedError(RemitError):
+    """The run was told to stop."""
+
+
+class CancelledError(RemitError):
+    """Somebody told this run to end."""
 
 
 class Progress:
@@ -76,8 +86,8 @@ class Progress:
                 self._run = replace(self._run, counts=replace(self._run.counts, remaining=documents))
                 self._notify()
 
-    def ended(self, state: RunState, failure: str, at: datetime) -> StoredRun:
-        """Return the run as it ends, without saying so yet."""
+    def ended(self, state: RunState, failure: str, at: datetime, error: Exception | None = None) -> StoredRun:
+        """Return the run as it ends, without saying so yet. error: why it failed."""
         with self._changed:
             counts = replace(self._run.counts, remaining=0) if state is RunState.SUCCEEDED else self._run.counts
             return replace(
@@ -87,6 +97,8 @@ class Progress:
                 counts=counts,
                 problems=tuple(self._problems),
                 failure=failure,
+                recovery=_recovery(error),
+                retry_after=error.retry_after if isinstance(error, RetriableError) else None,
             )
 
     def end(self, run: StoredRun) -> None:
@@ -98,6 +110,17 @@ class Progress:
     def _notify(self) -> None:
         self._revision += 1
         self._changed.notify_all()
+
+
+def _recovery(error: Exception | None) -> Recovery:
+    """What nobody foresaw is tried again: it may be a defect of this moment."""
+    match error:
+        case FatalError() | StartError():
+            return Recovery.PERSON
+        case StoppedError():
+            return Recovery.RESUME
+        case _:
+            return Recovery.RETRY
 
 
 class Tally:

@@ -24,6 +24,7 @@ from service.errors import StartError
 from service.index.planner import MAX_BITS, Tuning
 from service.issuers import IssuerSettings
 from service.listeners import Address, Listen, Tls
+from service.schedules import Schedule
 from service.service_accounts import ServiceAccount
 
 __all__ = [
@@ -41,6 +42,9 @@ __all__ = [
     "Tls",
     "load",
 ]
+
+_OF_A_SOURCE: Final = frozenset({"name", "kind", "max_permissions_age", "every", "watch"})
+"""What the service reads of a source; the rest is its connector's."""
 
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
 
@@ -79,13 +83,14 @@ class EmbeddingSettings:
 class SourceSettings:
     """One source. options: what its connector reads, as plain values.
 
-    max_permissions_age: past it the source's documents are withheld.
+    max_permissions_age: past it the source's documents are withheld. schedule: None when only people start runs.
     """
 
     name: str
     kind: str
     max_permissions_age: timedelta
     options: Mapping[str, object]
+    schedule: Schedule | None = None
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, option: str = "") -> str:
@@ -282,13 +287,25 @@ def _sources(item: Field) -> tuple[SourceSettings, ...]:
         if name in found:
             entries["name"].fail(f"`{name}` is listed twice")
         kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
-        age = entries.get("max_permissions_age")
-        options = {key: value for key, value in entries.items() if key not in {"name", "kind", "max_permissions_age"}}
+        age = entries["max_permissions_age"].duration() if "max_permissions_age" in entries else timedelta(hours=24)
+        options = {key: value for key, value in entries.items() if key not in _OF_A_SOURCE}
         found[name] = SourceSettings(
             name=name,
             kind=kind,
-            max_permissions_age=age.duration() if age is not None else timedelta(hours=24),
+            max_permissions_age=age,
             options={key: value.plain() for key, value in options.items()},
+            schedule=_schedule(entries, age),
             places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},
         )
     return tuple(found.values())
+
+
+def _schedule(entries: Mapping[str, Field], age: timedelta) -> Schedule | None:
+    if "every" not in entries:
+        if "watch" in entries:
+            entries["watch"].fail("changes are read early beside a schedule, expected `every` too")
+        return None
+    every = entries["every"].duration()
+    if every >= age:
+        entries["every"].fail("expected less than `max_permissions_age`, or documents are withheld between two runs")
+    return Schedule(every, entries["watch"].flag() if "watch" in entries else True)

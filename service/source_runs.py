@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 
 from connectors.base import Connector, Finding, Level
 from connectors.errors import ConnectorError
 from service.api.sources import RunPage, SourceState
 from service.errors import NotFoundError
+from service.schedules import waits_for_a_person
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
-from service.stores.records import StoredRun
+from service.stores.records import StoredRun, StoredSource
 from service.sync import SyncEngine
+from service.timetable import Timetable
 
 
 class SourceRuns:
@@ -21,6 +24,8 @@ class SourceRuns:
     on_started: called with each run before its first read; writes the audit record, and what it raises ends the run.
     """
 
+    timetable: Timetable
+
     def __init__(
         self,
         sources: Mapping[str, SourceSettings],
@@ -28,6 +33,7 @@ class SourceRuns:
         engine: SyncEngine,
         connect: Callable[[str], Connector],
         on_started: Callable[[StoredRun], object],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._sources = dict(sources)
         self._catalog = catalog
@@ -36,14 +42,20 @@ class SourceRuns:
         self._on_started = on_started
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
+        schedules = {name: one.schedule for name, one in self._sources.items() if one.schedule is not None}
+        self.timetable = Timetable(self, schedules, now)
 
     def states(self) -> Sequence[SourceState]:
         """See `Sources`."""
         with self._catalog.reader() as reader:
-            stored = reader.sources()
-        return [
-            SourceState(one, self._sources[one.name].max_permissions_age) for one in stored if one.name in self._sources
-        ]
+            stored = [one for one in reader.sources() if one.name in self._sources]
+        return [self._state(one) for one in stored]
+
+    def _state(self, stored: StoredSource) -> SourceState:
+        settings, latest = self._sources[stored.name], () if stored.latest_run is None else (stored.latest_run,)
+        return SourceState(
+            stored, settings.max_permissions_age, self.timetable.next_at(stored.name), waits_for_a_person(latest)
+        )
 
     def state(self, name: str) -> SourceState:
         """See `Sources`."""
@@ -77,9 +89,10 @@ class SourceRuns:
                 run.stop()  # nothing is read, but the run has an end that everybody sees
                 run.execute()
                 raise
-            thread = threading.Thread(target=self._execute, args=(run.execute,), name=f"sync-{name}")
+            thread = threading.Thread(target=self._execute, args=(name, run.execute), name=f"sync-{name}")
             self._threads.add(thread)
             thread.start()
+        self.timetable.ran(name)
         return opened
 
     def run(self, run_id: str) -> StoredRun:
@@ -107,13 +120,20 @@ class SourceRuns:
         self._engine.cancel(run_id)
         return self.run(run_id)
 
+    def latest(self, name: str, limit: int) -> Sequence[StoredRun]:
+        """Return the latest runs over a source, the newest first."""
+        with self._catalog.reader() as reader:
+            found = reader.runs(name, limit)
+        return [self._live(run) for run in found]
+
     def _live(self, stored: StoredRun) -> StoredRun:
         """The run with the counts that are not written down before its end."""
         live = self._engine.progress(stored.run_id)
         return stored if live is None else live.snapshot()
 
     def close(self) -> None:
-        """Stop every run and wait for its end."""
+        """Start no run any more, stop every one and wait for its end."""
+        self.timetable.close()
         self._engine.stop()
         with self._lock:
             threads = tuple(self._threads)
@@ -124,9 +144,10 @@ class SourceRuns:
         if name not in self._sources:
             raise NotFoundError(f"no source is called `{name}`")
 
-    def _execute(self, execute: Callable[[], StoredRun]) -> None:
+    def _execute(self, name: str, execute: Callable[[], StoredRun]) -> None:
         try:
             execute()
         finally:
+            self.timetable.ran(name)
             with self._lock:
                 self._threads.discard(threading.current_thread())

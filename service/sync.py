@@ -23,7 +23,7 @@ from service.channel import BrokenOffError
 from service.embed import Embedder
 from service.errors import RemitError, SyncRunningError
 from service.keys.store import KeyStore
-from service.runs import Progress
+from service.runs import CancelledError, Progress, StoppedError
 from service.stores.catalog import Catalog, Opening
 from service.stores.records import RunState, StoredRun
 from service.texts import Extractor, Texts
@@ -34,14 +34,6 @@ log = structlog.get_logger()
 STOPPED: Final = "stopped: the service is shutting down; start the run again, it goes on"
 
 _REMEMBERED_RUNS: Final = 64
-
-
-class StoppedError(RemitError):
-    """The run was told to stop."""
-
-
-class CancelledError(RemitError):
-    """Somebody told this run to end."""
 
 
 class SyncEngine:
@@ -129,14 +121,15 @@ class SyncEngine:
     def _execute(self, run: SyncRun, opening: Opening) -> StoredRun:
         source = opening.run.source
         state, failure = RunState.SUCCEEDED, ""
+        error: Exception | None = None
         try:
             cursor = self._sync(run, opening)
         except CancelledError:
             state, cursor = RunState.CANCELLED, None
         except Exception as err:  # noqa: BLE001 - the runner's top: whatever it is, the run has ended and says why
-            state, failure = RunState.FAILED, self._sentence(source, err)
+            state, failure, error = RunState.FAILED, self._sentence(source, err), err
             cursor = None
-        ended = run.progress.ended(state, failure, self._now())
+        ended = run.progress.ended(state, failure, self._now(), error)
         try:
             with self._catalog.writer(source, opening.fence) as writer:
                 if cursor is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from connectors.base import Finding
@@ -13,10 +13,16 @@ from service.stores.records import StoredRun, StoredSource
 
 @dataclass(frozen=True, slots=True)
 class SourceState:
-    """A configured source with what is stored of it."""
+    """A configured source with what is stored of it.
+
+    next_run_at: None without a schedule, and while a run is under way. waits_for_a_person: the latest run failed by
+    what only a person can mend.
+    """
 
     stored: StoredSource
     max_permissions_age: timedelta
+    next_run_at: datetime | None = None
+    waits_for_a_person: bool = False
 
 
 @dataclass(frozen=True, slots=True)

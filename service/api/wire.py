@@ -210,6 +210,8 @@ def source(state: SourceState) -> source_pb2.Source:
         permissions_verified_at=_optional(stored.permissions_verified_at),
         max_permissions_age=duration(state.max_permissions_age),
         latest_run=None if stored.latest_run is None else run(stored.latest_run),
+        next_run_at=_optional(state.next_run_at),
+        waits_for_a_person=state.waits_for_a_person,
     )
 
 

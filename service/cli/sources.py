@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +13,10 @@ from rich.table import Table
 
 from service.cli import progress
 from service.cli.connect import As, Json, Token, context
-from service.cli.screen import out, print_json, since
+from service.cli.screen import ago, out, print_json, since
 
 if TYPE_CHECKING:
-    from remit.client import AdminClient, SyncRun
+    from remit.client import AdminClient, Source, SyncRun
 
 app = typer.Typer(no_args_is_help=True, help="Sources and their syncs (role `operator`).", rich_markup_mode=None)
 
@@ -31,7 +32,8 @@ def list_sources(ctx: typer.Context, token: Token = "", person: As = "", json: J
         print_json(sources)
         return
     table = Table(
-        "source", "kind", "documents", "passages", "quarantined", "permissions verified", "latest run", box=None
+        *("source", "kind", "documents", "passages", "quarantined", "permissions verified", "latest run", "next run"),
+        box=None,
     )
     for one in sources:
         run = one.latest_run
@@ -42,9 +44,18 @@ def list_sources(ctx: typer.Context, token: Token = "", person: As = "", json: J
             f"{one.chunks:,}",
             f"{one.quarantined:,}",
             since(one.permissions_verified_at),
-            "none" if run is None else f"{run.state.value}, {since(run.started_at)}",
+            "none" if run is None else f"{progress.state(run)}, {since(run.started_at)}",
+            _next(one),
         )
     out.print(table if sources else "no source is configured: add one to `sources` in remit.yaml")
+
+
+def _next(one: Source) -> str:
+    if one.waits_for_a_person:
+        return f"[red]somebody must act: `remit source runs {one.name}`[/]"
+    if one.next_run_at is not None:
+        return f"in {ago(max(one.next_run_at - datetime.now(one.next_run_at.tzinfo), timedelta(0)))}"
+    return "not scheduled" if one.latest_run is None or one.latest_run.state.value != "running" else "under way"
 
 
 @app.command()

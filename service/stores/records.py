@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
 
@@ -92,6 +92,17 @@ class RunState(Enum):
     CANCELLED = "cancelled"
 
 
+class Recovery(Enum):
+    """What a run that failed waits for.
+
+    RETRY: it may succeed later by itself. PERSON: it cannot until somebody acts. RESUME: the service ended.
+    """
+
+    RETRY = "retry"
+    PERSON = "person"
+    RESUME = "resume"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Something that a run left out. `reason` is a constant word; `detail` is for people."""
@@ -118,7 +129,10 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as it was last written. `problems`: the last, at most 20, the newest last. `failure`: for people."""
+    """A run as it was last written. `problems`: the last, at most 20, the newest last. `failure`: for people.
+
+    recovery: of a run that failed. retry_after: how long the source asked to be left alone; None when it did not.
+    """
 
     run_id: str
     source: str
@@ -128,6 +142,8 @@ class StoredRun:
     counts: Counts
     problems: tuple[Problem, ...] = field(default=())
     failure: str = ""
+    recovery: Recovery = Recovery.RETRY
+    retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import Row
 
-from service.stores.records import Counts, Problem, RunState, Sealed, StoredRun
+from service.stores.records import Counts, Problem, Recovery, RunState, Sealed, StoredRun
 from service.stores.sealing import Sealing
 
 MAX_PROBLEMS: Final = 20
@@ -23,6 +24,8 @@ def seal_report(run: StoredRun, sealing: Sealing) -> Sealed:
         "counts": asdict(run.counts),
         "problems": [asdict(problem) for problem in run.problems[-MAX_PROBLEMS:]],
         "failure": run.failure,
+        "recovery": run.recovery.value,
+        "retry_after_s": None if run.retry_after is None else run.retry_after.total_seconds(),
     }
     return sealing.seal_of_source(run.source, "run", run.run_id, json.dumps(report, ensure_ascii=False))
 
@@ -39,4 +42,6 @@ def run_from_row(row: Row[Any], sealing: Sealing) -> StoredRun:
         counts=Counts(**report["counts"]),
         problems=tuple(Problem(**problem) for problem in report["problems"]),
         failure=report["failure"],
+        recovery=Recovery(report.get("recovery", Recovery.RETRY.value)),
+        retry_after=None if report.get("retry_after_s") is None else timedelta(seconds=report["retry_after_s"]),
     )

@@ -12,6 +12,7 @@ import pytest
 from acl.principal import Principal, Realm
 from service.errors import StartError
 from service.index.planner import Tuning
+from service.schedules import Schedule
 from service.settings import Address, SettingsError, load
 
 GOOD = """\
@@ -80,6 +81,35 @@ def test_the_example_is_read_in_full(write: Callable[[str], Path], tmp_path: Pat
     assert (source.name, source.kind, source.max_permissions_age) == ("company", "filesystem", timedelta(hours=12))
     assert source.options == {"root": "./company", "id_domain": "corp", "ancestors_above_root": "enforce"}
     assert source.place("root").endswith("remit.yaml:24: sources[0].root")
+
+
+def test_a_schedule_stands_beside_the_options(write: Callable[[str], Path]) -> None:
+    """`every` and `watch` are the service's and reach no connector; without them only people start runs."""
+    assert load(write(GOOD)).sources[0].schedule is None
+
+    often = load(write(GOOD.replace("max_permissions_age: 12h", "max_permissions_age: 12h\n    every: 15m")))
+    quiet = load(write(GOOD.replace("max_permissions_age: 12h", "every: 15m\n    watch: false")))
+
+    assert often.sources[0].schedule == Schedule(timedelta(minutes=15), watch=True)
+    assert quiet.sources[0].schedule == Schedule(timedelta(minutes=15), watch=False)
+    assert set(often.sources[0].options) == {"root", "id_domain", "ancestors_above_root"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "sentence"),
+    [
+        ("every: 12h", 28, "sources[0].every: expected less than `max_permissions_age`"),
+        ("every: 1 hour", 28, "sources[0].every: expected a duration"),
+        ("watch: true", 28, "sources[0].watch: changes are read early beside a schedule, expected `every` too"),
+        ("every: 1h\n    watch: sometimes", 29, "sources[0].watch: expected `true` or `false`"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(write: Callable[[str], Path], text: str, line: int, sentence: str) -> None:
+    """An interval that would withhold documents between two runs is none."""
+    with pytest.raises(SettingsError) as caught:
+        load(write(GOOD + f"    {text}\n"))
+
+    assert f"remit.yaml:{line}: {sentence}" in str(caught.value)
 
 
 def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -57,7 +58,7 @@ def runs(engine: Engine, error: Exception | None) -> SourceRuns:
             raise error
 
     return SourceRuns(
-        {"company": cast(SourceSettings, object())},
+        {"company": SourceSettings("company", "memory", timedelta(days=1), {})},
         cast(Catalog, object()),
         cast(SyncEngine, engine),
         lambda name: pytest.fail("nothing is connected here"),

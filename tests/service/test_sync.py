@@ -21,9 +21,9 @@ from connectors.testing.hostile import MemoryScope
 from service import texts
 from service.errors import SearchUnavailableError, SyncRunningError
 from service.extract import Extractor
+from service.runs import StoppedError
 from service.stores.errors import FencedError
-from service.stores.records import RunState, StoredRun
-from service.sync import StoppedError
+from service.stores.records import Recovery, RunState, StoredRun
 from service.texts import UNTITLED
 from tests.service.sync_support import SOURCE, World, allow, open_world
 
@@ -459,7 +459,7 @@ def test_what_is_gone_from_a_complete_listing_is_removed_with_its_key(world: Wor
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (RetriableError("the mount `/srv` is gone"), "the mount `/srv` is gone"),
+        (RetriableError("the mount `/srv` is gone", timedelta(minutes=5)), "the mount `/srv` is gone"),
         (FatalError("the root is another folder"), "the root is another folder"),
         (ValueError("text of a document"), "an error that nobody foresaw"),
     ],
@@ -484,6 +484,8 @@ def test_a_failed_walk_removes_nothing_and_keeps_what_it_narrowed(
     assert run.state is RunState.FAILED
     assert sentence in run.failure
     assert "text of a document" not in run.failure
+    assert run.recovery is (Recovery.PERSON if isinstance(error, FatalError) else Recovery.RETRY)
+    assert run.retry_after == (timedelta(minutes=5) if isinstance(error, RetriableError) else None)
     assert set(world.readable(1)) == {"a.txt", "b.txt", "c.txt"}
     assert world.readable(2) == {}
     with world.catalog.reader() as reader:
@@ -633,7 +635,7 @@ def test_a_run_that_is_told_to_stop_fails_and_the_next_goes_on(world: World) -> 
     run = world.sync()
 
     assert run.state is RunState.FAILED
-    assert run.failure.startswith("stopped")
+    assert (run.failure[:7], run.recovery) == ("stopped", Recovery.RESUME)
     assert len(world.extractor.extracted) < 20
     world.extractor.before = lambda text: None
     assert world.sync().state is RunState.SUCCEEDED

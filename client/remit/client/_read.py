@@ -67,6 +67,8 @@ def source(message: source_pb2.Source) -> values.Source:
         permissions_verified_at=None if verified is None else _moment(verified),
         max_permissions_age=_duration(message.max_permissions_age),
         latest_run=run(message.latest_run) if message.HasField("latest_run") else None,
+        next_run_at=_moment(message.next_run_at) if message.HasField("next_run_at") else None,
+        waits_for_a_person=message.waits_for_a_person,
     )
 
 

@@ -190,7 +190,11 @@ class SyncRunPage:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A configured use of a connector, with what is stored of it."""
+    """A configured use of a connector, with what is stored of it.
+
+    next_run_at: None without a schedule, and while a run is under way. waits_for_a_person: the latest run failed by
+    what only a person can mend.
+    """
 
     name: str
     kind: str
@@ -200,6 +204,8 @@ class Source:
     permissions_verified_at: datetime | None
     max_permissions_age: timedelta
     latest_run: SyncRun | None
+    next_run_at: datetime | None = None
+    waits_for_a_person: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,6 +95,8 @@ class Source(_message.Message):
     PERMISSIONS_VERIFIED_AT_FIELD_NUMBER: _builtins.int
     MAX_PERMISSIONS_AGE_FIELD_NUMBER: _builtins.int
     LATEST_RUN_FIELD_NUMBER: _builtins.int
+    NEXT_RUN_AT_FIELD_NUMBER: _builtins.int
+    WAITS_FOR_A_PERSON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, from the configuration."""
     kind: _builtins.str
@@ -105,6 +107,10 @@ class Source(_message.Message):
     """Passages of these documents."""
     quarantined: _builtins.int
     """Documents withheld because their rules are not understood or could not be read."""
+    waits_for_a_person: _builtins.bool
+    """True when the latest run failed by what only a person can mend, such as a wrong password: its `failure` says what.
+    The schedule then waits for hours; a run that somebody starts is tried at once.
+    """
     @_builtins.property
     def permissions_verified_at(self) -> _timestamp_pb2.Timestamp:
         """When the access rules were last verified in full; unset before the first run that completed."""
@@ -117,6 +123,10 @@ class Source(_message.Message):
     def latest_run(self) -> Global___SyncRun:
         """The latest run; unset before the first."""
 
+    @_builtins.property
+    def next_run_at(self) -> _timestamp_pb2.Timestamp:
+        """When the next run is due by the source's schedule; unset without one, and while a run is under way."""
+
     def __init__(
         self,
         *,
@@ -128,10 +138,12 @@ class Source(_message.Message):
         permissions_verified_at: _timestamp_pb2.Timestamp | None = ...,
         max_permissions_age: _duration_pb2.Duration | None = ...,
         latest_run: Global___SyncRun | None = ...,
+        next_run_at: _timestamp_pb2.Timestamp | None = ...,
+        waits_for_a_person: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["latest_run", b"latest_run", "max_permissions_age", b"max_permissions_age", "permissions_verified_at", b"permissions_verified_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["latest_run", b"latest_run", "max_permissions_age", b"max_permissions_age", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "documents", b"documents", "kind", b"kind", "latest_run", b"latest_run", "max_permissions_age", b"max_permissions_age", "name", b"name", "permissions_verified_at", b"permissions_verified_at", "quarantined", b"quarantined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "documents", b"documents", "kind", b"kind", "latest_run", b"latest_run", "max_permissions_age", b"max_permissions_age", "name", b"name", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at", "quarantined", b"quarantined", "waits_for_a_person", b"waits_for_a_person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
