@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from connectors.errors import FatalError, RetriableError
 from service.errors import RemitError, StartError
-from service.stores.records import Counts, Problem, Recovery, RunState, StoredRun
+from service.stores.records import Counts, Live, Phase, Problem, Recovery, RunState, StoredRun
 from service.stores.runs import MAX_PROBLEMS
+
+_SAMPLE_S: Final = 0.5
+_WINDOW_S: Final = 10.0
+"""A rate is that of so many seconds: what was long ago says nothing of what is left."""
 
 
 class StoppedError(RemitError):
@@ -23,9 +29,16 @@ class CancelledError(RemitError):
 
 
 class Progress:
-    """The live counts of one run. Safe to use from several threads."""
+    """The live counts of one run. Safe to use from several threads.
 
-    def __init__(self, run: StoredRun) -> None:
+    expected: how many documents the source had before. clock: seconds, for rates.
+    """
+
+    def __init__(self, run: StoredRun, expected: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._expected = expected
+        self._clock = clock
+        self._phase = Phase.CONNECTING
+        self._samples: deque[tuple[float, int]] = deque([(clock(), 0)])
         self._changed = threading.Condition()
         self._run = run
         self._problems: deque[Problem] = deque(maxlen=MAX_PROBLEMS)
@@ -39,7 +52,7 @@ class Progress:
     def snapshot(self) -> StoredRun:
         """Return the run as it stands."""
         with self._changed:
-            return replace(self._run, problems=tuple(self._problems))
+            return self._standing()
 
     def wait(self, revision: int, timeout_s: float) -> tuple[int, StoredRun]:
         """Wait until there is something newer than `revision` (0 at first); return its number and the run.
@@ -50,13 +63,13 @@ class Progress:
             self._changed.wait_for(
                 lambda: self._revision != revision or self._run.state is not RunState.RUNNING, timeout_s
             )
-            return self._revision, replace(self._run, problems=tuple(self._problems))
+            return self._revision, self._standing()
 
-    def rate(self, at: datetime) -> float:
-        """Return documents met a second, from the beginning to `at` or the run's end."""
-        run = self.snapshot()
-        elapsed_s = ((run.ended_at or at) - run.started_at).total_seconds()
-        return run.counts.seen / elapsed_s if elapsed_s > 0 else 0.0
+    def phase(self, phase: Phase) -> None:
+        """Say what the run is doing now."""
+        with self._changed:
+            self._phase = phase
+            self._notify()
 
     def add(self, counts: Counts, problems: Sequence[Problem] = ()) -> None:
         """Add to every count but `remaining`, and note problems."""
@@ -106,6 +119,24 @@ class Progress:
         with self._changed:
             self._run = run
             self._notify()
+
+    def _standing(self) -> StoredRun:
+        run = replace(self._run, problems=tuple(self._problems))
+        return replace(run, live=self._live(run.counts)) if run.state is RunState.RUNNING else run
+
+    def _live(self, counts: Counts) -> Live:
+        done = counts.stored + counts.unchanged + counts.skipped
+        now = self._clock()
+        if now - self._samples[-1][0] >= _SAMPLE_S:
+            self._samples.append((now, done))
+        while len(self._samples) > 1 and self._samples[1][0] <= now - _WINDOW_S:
+            self._samples.popleft()
+        since, before = self._samples[0]
+        rate = (done - before) / (now - since) if now > since else 0.0
+        # Once the walk is over, what is left was counted; before, the source is taken to be as large as it was.
+        left = self._expected - done if self._phase in (Phase.CONNECTING, Phase.READING) else counts.remaining
+        known = rate > 0 and left > 0
+        return Live(self._phase, self._expected, rate, timedelta(seconds=left / rate) if known else None)
 
     def _notify(self) -> None:
         self._revision += 1

@@ -25,7 +25,7 @@ from service.errors import RemitError, SyncRunningError
 from service.keys.store import KeyStore
 from service.runs import CancelledError, Progress, StoppedError
 from service.stores.catalog import Catalog, Opening
-from service.stores.records import RunState, StoredRun
+from service.stores.records import Phase, RunState, StoredRun
 from service.texts import Extractor, Texts
 from service.walk import LONGEST_WAIT_S, Walk
 
@@ -168,10 +168,12 @@ class SyncEngine:
             )
             walk = Walk(self._catalog, self._keys, opening, run.progress, texts.put, self._on_commit)
             run.on_stop(texts.break_off)
-            _walk_and_store(walk, texts, connector, opening.cursor)
+            run.progress.phase(Phase.READING)
+            _walk_and_store(walk, texts, connector, opening.cursor, lambda: run.progress.phase(Phase.STORING))
             run.require_wanted()
             if walk.cursor is None:
                 raise BrokenOffError
+            run.progress.phase(Phase.FINISHING)
             walk.settle(texts.unconfirmed)
             # Last: until here the text of what is gone serves what has the same content, as after a rename.
             self._catalog.purge(opening.run.source, opening.fence)
@@ -196,7 +198,7 @@ class SyncRun:
     """An opened run. `execute` blocks until its end; everything else may be called from other threads."""
 
     def __init__(self, engine: SyncEngine, opening: Opening) -> None:
-        self.progress = Progress(opening.run)
+        self.progress = Progress(opening.run, len(opening.documents))
         self._engine = engine
         self._opening = opening
         self._lock = threading.Lock()
@@ -236,8 +238,13 @@ class SyncRun:
                 break_off()
 
 
-def _walk_and_store(walk: Walk, texts: Texts, connector: Connector, cursor: Cursor | None) -> None:
-    """Walk in this thread, store in others; return when all are done. Raises the first thing that went wrong."""
+def _walk_and_store(
+    walk: Walk, texts: Texts, connector: Connector, cursor: Cursor | None, walked: Callable[[], None]
+) -> None:
+    """Walk in this thread, store in others; return when all are done. Raises the first thing that went wrong.
+
+    walked: called when the walk is over.
+    """
     ended = threading.Event()
 
     def break_off_after(worker: Future[None]) -> None:
@@ -258,6 +265,7 @@ def _walk_and_store(walk: Walk, texts: Texts, connector: Connector, cursor: Curs
                 # However the walk ends: rules that the source has sent are in force.
                 walk.flush()
             walk.finish()
+            walked()
             texts.close()
             wait(workers[:2])
         except BrokenOffError:

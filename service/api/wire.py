@@ -21,7 +21,7 @@ from service.callers import Current
 from service.errors import InvalidRequestError
 from service.reading import DocumentView, Passage
 from service.search import Answer, Freshness, Mode, Query
-from service.stores.records import RunState, StoredRun
+from service.stores.records import Live, Phase, RunState, StoredRun
 
 MAX_QUERY_BYTES: Final = 8192
 MAX_LIMIT: Final = 100
@@ -248,6 +248,24 @@ def run(value: StoredRun) -> source_pb2.SyncRun:
             for problem in value.problems
         ],
         failure=value.failure,
+        progress=None if value.live is None else _progress(value.live),
+    )
+
+
+_PHASES: Final = {
+    Phase.CONNECTING: source_pb2.SYNC_PHASE_CONNECTING,
+    Phase.READING: source_pb2.SYNC_PHASE_READING,
+    Phase.STORING: source_pb2.SYNC_PHASE_STORING,
+    Phase.FINISHING: source_pb2.SYNC_PHASE_FINISHING,
+}
+
+
+def _progress(live: Live) -> source_pb2.SyncProgress:
+    return source_pb2.SyncProgress(
+        phase=_PHASES[live.phase],
+        expected_documents=live.expected,
+        documents_per_second=live.rate,
+        time_left=None if live.time_left is None else duration(live.time_left),
     )
 
 

@@ -127,11 +127,35 @@ class Counts:
     remaining: int = 0
 
 
+class Phase(Enum):
+    """What a run is doing. READING: it walks, and stores beside that. STORING: the walk is over."""
+
+    CONNECTING = "connecting"
+    READING = "reading"
+    STORING = "storing"
+    FINISHING = "finishing"
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What is known of a run only while it goes on.
+
+    expected: how many documents the source had before. rate: documents dealt with a second, lately. time_left: an
+    estimate, None without ground for one.
+    """
+
+    phase: Phase
+    expected: int
+    rate: float = field(compare=False)
+    time_left: timedelta | None = field(compare=False)
+
+
 @dataclass(frozen=True, slots=True)
 class StoredRun:
     """A run as it was last written. `problems`: the last, at most 20, the newest last. `failure`: for people.
 
     recovery: of a run that failed. retry_after: how long the source asked to be left alone; None when it did not.
+    live: of a run under way, as it is watched; never written down.
     """
 
     run_id: str
@@ -144,6 +168,7 @@ class StoredRun:
     failure: str = ""
     recovery: Recovery = Recovery.RETRY
     retry_after: timedelta | None = None
+    live: Live | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,24 @@ def run(message: source_pb2.SyncRun) -> values.SyncRun:
         ),
         problems=tuple(values.SyncProblem(p.location, p.reason, p.detail) for p in message.problems),
         failure=message.failure,
+        progress=_progress(message.progress) if message.HasField("progress") else None,
+    )
+
+
+_PHASES = {
+    source_pb2.SYNC_PHASE_CONNECTING: values.SyncPhase.CONNECTING,
+    source_pb2.SYNC_PHASE_READING: values.SyncPhase.READING,
+    source_pb2.SYNC_PHASE_STORING: values.SyncPhase.STORING,
+    source_pb2.SYNC_PHASE_FINISHING: values.SyncPhase.FINISHING,
+}
+
+
+def _progress(message: source_pb2.SyncProgress) -> values.SyncProgress:
+    return values.SyncProgress(
+        phase=_PHASES[message.phase],
+        expected_documents=message.expected_documents,
+        documents_per_second=message.documents_per_second,
+        time_left=_duration(message.time_left) if message.HasField("time_left") else None,
     )
 
 

@@ -166,9 +166,30 @@ class SyncProblem:
     detail: str
 
 
+class SyncPhase(Enum):
+    """What a run is doing."""
+
+    CONNECTING = "connecting"
+    READING = "reading"
+    STORING = "storing"
+    FINISHING = "finishing"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncProgress:
+    """How a run goes on. expected_documents: what the source had before. time_left: an estimate, None without ground
+    for one.
+    """
+
+    phase: SyncPhase
+    expected_documents: int
+    documents_per_second: float
+    time_left: timedelta | None
+
+
 @dataclass(frozen=True, slots=True)
 class SyncRun:
-    """A run over a source. failure: why it failed, for people; empty otherwise."""
+    """A run over a source. failure: why it failed, for people; empty otherwise. progress: None once it has ended."""
 
     run_id: str
     source: str
@@ -178,6 +199,7 @@ class SyncRun:
     counts: SyncCounts
     problems: tuple[SyncProblem, ...]
     failure: str
+    progress: SyncProgress | None = None
 
 
 @dataclass(frozen=True, slots=True)

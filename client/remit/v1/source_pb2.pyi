@@ -21,6 +21,38 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SyncPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SyncPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SYNC_PHASE_UNSPECIFIED: _SyncPhase.ValueType  # 0
+    """Never sent."""
+    SYNC_PHASE_CONNECTING: _SyncPhase.ValueType  # 1
+    """It connects to the source."""
+    SYNC_PHASE_READING: _SyncPhase.ValueType  # 2
+    """It walks through the source, and stores what it met beside that."""
+    SYNC_PHASE_STORING: _SyncPhase.ValueType  # 3
+    """The walk is over; the last documents are read and stored."""
+    SYNC_PHASE_FINISHING: _SyncPhase.ValueType  # 4
+    """What widens is put into force, and what is gone is removed."""
+
+class SyncPhase(_SyncPhase, metaclass=_SyncPhaseEnumTypeWrapper):
+    """What a run is doing."""
+
+SYNC_PHASE_UNSPECIFIED: SyncPhase.ValueType  # 0
+"""Never sent."""
+SYNC_PHASE_CONNECTING: SyncPhase.ValueType  # 1
+"""It connects to the source."""
+SYNC_PHASE_READING: SyncPhase.ValueType  # 2
+"""It walks through the source, and stores what it met beside that."""
+SYNC_PHASE_STORING: SyncPhase.ValueType  # 3
+"""The walk is over; the last documents are read and stored."""
+SYNC_PHASE_FINISHING: SyncPhase.ValueType  # 4
+"""What widens is put into force, and what is gone is removed."""
+Global___SyncPhase: _TypeAlias = SyncPhase  # noqa: Y015
+
 class _SyncState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -163,6 +195,7 @@ class SyncRun(_message.Message):
     COUNTS_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run's id."""
     source: _builtins.str
@@ -187,6 +220,10 @@ class SyncRun(_message.Message):
     def problems(self) -> _containers.RepeatedCompositeFieldContainer[Global___SyncProblem]:
         """The last problems, at most 20, the newest last."""
 
+    @_builtins.property
+    def progress(self) -> Global___SyncProgress:
+        """How it goes on; unset once it has ended."""
+
     def __init__(
         self,
         *,
@@ -198,14 +235,51 @@ class SyncRun(_message.Message):
         counts: Global___SyncCounts | None = ...,
         problems: _abc.Iterable[Global___SyncProblem] | None = ...,
         failure: _builtins.str = ...,
+        progress: Global___SyncProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ended_at", b"ended_at", "started_at", b"started_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ended_at", b"ended_at", "progress", b"progress", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ended_at", b"ended_at", "failure", b"failure", "problems", b"problems", "run_id", b"run_id", "source", b"source", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ended_at", b"ended_at", "failure", b"failure", "problems", b"problems", "progress", b"progress", "run_id", b"run_id", "source", b"source", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SyncRun: _TypeAlias = SyncRun  # noqa: Y015
+
+@_typing.final
+class SyncProgress(_message.Message):
+    """How a run goes on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    EXPECTED_DOCUMENTS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    TIME_LEFT_FIELD_NUMBER: _builtins.int
+    phase: Global___SyncPhase.ValueType
+    """What it is doing."""
+    expected_documents: _builtins.int
+    """Documents that the source had before the run; 0 at the first."""
+    documents_per_second: _builtins.float
+    """Documents dealt with a second, over the last ten seconds."""
+    @_builtins.property
+    def time_left(self) -> _duration_pb2.Duration:
+        """An estimate of the time until everything is stored; unset while there is no ground for one."""
+
+    def __init__(
+        self,
+        *,
+        phase: Global___SyncPhase.ValueType = ...,
+        expected_documents: _builtins.int = ...,
+        documents_per_second: _builtins.float = ...,
+        time_left: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time_left", b"time_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents_per_second", b"documents_per_second", "expected_documents", b"expected_documents", "phase", b"phase", "time_left", b"time_left"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncProgress: _TypeAlias = SyncProgress  # noqa: Y015
 
 @_typing.final
 class SyncCounts(_message.Message):
