@@ -42,6 +42,7 @@ __all__ = [
     "load",
 ]
 
+_AGES: Final = ("max_permissions_age", "max_memberships_age")
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
 
 _KEYS: Final = (
@@ -80,12 +81,14 @@ class SourceSettings:
     """One source. options: what its connector reads, as plain values.
 
     max_permissions_age: past it the source's documents are withheld.
+    max_memberships_age: past it nobody knows who is in the groups that the source has itself.
     """
 
     name: str
     kind: str
     max_permissions_age: timedelta
     options: Mapping[str, object]
+    max_memberships_age: timedelta = timedelta(hours=24)
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, option: str = "") -> str:
@@ -236,6 +239,8 @@ def _bound(item: Field, listed: tuple[DirectorySettings, ...]) -> Principal:
             found = Principal.parse(text)
     except InvalidValueError:
         item.expected(what)
+    if found.realm.startswith("source:"):
+        item.fail(f"expected a group of a directory, found `{text}`: a source does not say who administers")
     # A class is everybody with an account: that is no role.
     if found.is_class:
         item.fail(f"expected a group or a user, found the class `{text}`, which is everybody")
@@ -282,12 +287,14 @@ def _sources(item: Field) -> tuple[SourceSettings, ...]:
         if name in found:
             entries["name"].fail(f"`{name}` is listed twice")
         kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
-        age = entries.get("max_permissions_age")
-        options = {key: value for key, value in entries.items() if key not in {"name", "kind", "max_permissions_age"}}
+        ages = {key: entries[key].duration() for key in _AGES if key in entries}
+        permissions_age = ages.get("max_permissions_age", timedelta(hours=24))
+        options = {key: value for key, value in entries.items() if key not in {"name", "kind", *_AGES}}
         found[name] = SourceSettings(
             name=name,
             kind=kind,
-            max_permissions_age=age.duration() if age is not None else timedelta(hours=24),
+            max_permissions_age=permissions_age,
+            max_memberships_age=ages.get("max_memberships_age", permissions_age),
             options={key: value.plain() for key, value in options.items()},
             places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},
         )
