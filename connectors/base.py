@@ -82,8 +82,14 @@ class Membership:
 
 
 @dataclass(frozen=True, slots=True)
-class MembershipsComplete:
-    """Every group of the source was sent: what was not is gone. A source without groups of its own never sends it."""
+class MembershipsEnd:
+    """The groups end here, and what was not sent is gone. A source without groups of its own never sends it.
+
+    unread: why some could not be read, empty when all were. Then none is gone, nobody knows which there are, and every
+    clause that names a group of this source denies until a pass has read all.
+    """
+
+    unread: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class ScanComplete:
     cursor: Cursor
 
 
-Change = ScopeChange | Upsert | Skip | Membership | MembershipsComplete | Checkpoint | ScanComplete
+Change = ScopeChange | Upsert | Skip | Membership | MembershipsEnd | Checkpoint | ScanComplete
 
 
 def own_realm(source: str) -> Realm:
@@ -140,7 +146,7 @@ class Connector(Protocol):
         rules and the place of every container that it sent, and sends those again that differ, as unknown those that
         are no longer where they were. What was the same at both looks was so for everything sent in between.
 
-        Groups of the source's own come first, each with all its members, and MembershipsComplete after the last.
+        Groups of the source's own come first, each with all its members, and MembershipsEnd after the last.
 
         Raises RetriableError or FatalError; then nothing that was not seen is taken for deleted.
         """

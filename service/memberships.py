@@ -4,7 +4,7 @@
    into what that group may read.
 2. A group is replaced as a whole, in small batches while the walk goes on, whether it lost members or got some.
 3. Only a pass that sent every group removes those that it did not send, and only then the groups count as verified, as
-   of the beginning of the run.
+   of the beginning of the run. One that says that it could not read some makes all of them count as unknown.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 from acl.model import MAX_PRINCIPALS, Unknown
-from connectors.base import Membership, MembershipsComplete, own_realm
+from connectors.base import Membership, MembershipsEnd, own_realm
 from connectors.errors import FatalError
 from service.names import Names
 from service.runs import Progress
@@ -42,16 +42,16 @@ class MembershipPass:
         self._since = 0.0
         self._ended = False
 
-    def apply(self, change: Membership | MembershipsComplete) -> None:
+    def apply(self, change: Membership | MembershipsEnd) -> None:
         """Take one change. Raises FatalError for a group that is not the source's, or one after the end."""
         match change:
             case Membership():
                 if self._ended:
                     raise FatalError("the connector sent a group after the last one: report this to who wrote it")
                 self._group(change)
-            case MembershipsComplete():
+            case MembershipsEnd():
                 if not self._ended:
-                    self._end()
+                    self._end(change.unread)
 
     def flush(self) -> None:
         """Commit the groups that wait."""
@@ -85,10 +85,15 @@ class MembershipPass:
         if len(self._waiting) >= _MOST_GROUPS or (self._waiting and time.monotonic() - self._since >= _LONGEST_WAIT_S):
             self.flush()
 
-    def _end(self) -> None:
+    def _end(self, unread: str) -> None:
         self.flush()
+        self._ended = True
+        if unread:
+            self._progress.add(Counts(), [Problem("", "unknown groups", unread)])
+            with self._catalog.writer(self._source, self._fence) as writer:
+                writer.groups.unread(unread)
+            return
         gone = [group for group in self._known if group not in self._sent]
         with self._catalog.writer(self._source, self._fence) as writer:
             writer.groups.drop(gone)
             writer.groups.verified(self._began)
-        self._ended = True

@@ -21,7 +21,7 @@ from acl.closure import Memberships
 from acl.model import Unknown
 from acl.principal import Principal, Realm
 from connectors.base import own_realm
-from service.stores.memberships import Group, GroupChange, Revision
+from service.stores.memberships import Group, GroupChange, Pass, Revision
 from service.stores.reader import Reader
 
 
@@ -66,13 +66,17 @@ class NoGroups:
 
 @dataclass(slots=True)
 class _State:
-    """Everything known at one change of the catalog. unknown: by source, the groups whose members are not known."""
+    """Everything known at one change of the catalog.
+
+    unknown: by source, the groups whose members are not known. sources: those that ever sent a group.
+    """
 
     graph: Memberships = field(default_factory=Memberships)
     groups: dict[str, Group] = field(default_factory=dict)
     names: dict[Principal, str] = field(default_factory=dict)
     unknown: dict[str, dict[str, str]] = field(default_factory=dict)
-    verified_at: Mapping[str, datetime] = field(default_factory=dict)
+    sources: set[str] = field(default_factory=set)
+    passes: Mapping[str, Pass] = field(default_factory=dict)
     seq: int = 0
 
 
@@ -122,7 +126,7 @@ class SourceGroups:
             with self._catalog.reader() as reader:
                 for change in reader.groups_since(state.seq):
                     _apply(state, change)
-                state.verified_at = reader.groups_verified_at()
+                state.passes = reader.group_passes()
                 state.seq = reader.seq
             self._state, self._revision = state, revision
         return self._state
@@ -133,25 +137,33 @@ class SourceGroups:
         left_out: dict[str, str] = {}
         ends: list[datetime] = []
         for name, limit in self._limits.items():
-            verified_at = state.verified_at.get(name)
-            unknown = state.unknown.get(name)
-            if verified_at is None:
-                if unknown or any(group.principal.realm == own_realm(name) for group in state.groups.values()):
-                    left_out[name] = f"the groups of source `{name}` were never read in full"
-            elif not timedelta(0) <= now - verified_at < limit:
-                # An age below zero means that a clock was set back: then nobody knows how old they are.
-                age = (now - verified_at).total_seconds()
-                most = limit.total_seconds()
-                left_out[name] = f"the groups of source `{name}` were read {age:.0f} s ago, of at most {most:.0f} s"
-            elif unknown:
-                left_out[name] = f"the members of {len(unknown)} groups of source `{name}` are not known"
-            else:
-                whole.add(own_realm(name))
-                ends.append(verified_at + limit)
+            if name in state.passes or name in state.unknown or name in state.sources:
+                known = state.passes.get(name, Pass(None))
+                wrong = _wrong(name, known, len(state.unknown.get(name, ())), now, limit)
+                if wrong is not None:
+                    left_out[name] = wrong
+                elif known.verified_at is not None:
+                    whole.add(own_realm(name))
+                    ends.append(known.verified_at + limit)
         return frozenset(whole), left_out, min(ends, default=None)
 
 
+def _wrong(name: str, known: Pass, unknown: int, now: datetime, limit: timedelta) -> str | None:
+    """Why nobody can tell who is in the groups of a source, if so."""
+    if known.unread:
+        return f"the groups of source `{name}` could not all be read: {known.unread}"
+    if known.verified_at is None:
+        return f"the groups of source `{name}` were never read in full"
+    age = now - known.verified_at
+    if not timedelta(0) <= age < limit:
+        # An age below zero means that a clock was set back: then nobody knows how old they are.
+        at_most = limit.total_seconds()
+        return f"the groups of source `{name}` were read {age.total_seconds():.0f} s ago, of at most {at_most:.0f} s"
+    return f"the members of {unknown} groups of source `{name}` are not known" if unknown else None
+
+
 def _apply(state: _State, change: GroupChange) -> None:
+    state.sources.add(change.source)
     before = state.groups.pop(change.id, None)
     state.unknown.get(change.source, {}).pop(change.id, None)
     found = change.group

@@ -24,7 +24,7 @@ from connectors.base import (
     Checkpoint,
     Cursor,
     Membership,
-    MembershipsComplete,
+    MembershipsEnd,
     ScanComplete,
     ScopeChange,
     Skip,
@@ -135,7 +135,7 @@ class Walk:
                     self._upsert(change)
                 case Skip():
                     self._skip(change)
-                case Membership() | MembershipsComplete():
+                case Membership() | MembershipsEnd():
                     self._memberships.apply(change)
                 case Checkpoint():
                     self.flush()

@@ -25,7 +25,7 @@ from connectors.base import (
     Cursor,
     Level,
     Membership,
-    MembershipsComplete,
+    MembershipsEnd,
     ScanComplete,
     ScopeChange,
     Skip,
@@ -164,7 +164,7 @@ def repeats_itself(world: World) -> None:
 
 
 def speaks_of_its_own_groups_alone(world: World) -> None:
-    """Groups are of the source's own realm, each is sent once, and MembershipsComplete comes after the last one."""
+    """Groups are of the source's own realm, each is sent once, and MembershipsEnd comes after the last one."""
     world.write("a.txt", b"a")
     _require_own_groups(_walk(world.connector()))
 
@@ -363,7 +363,7 @@ def knows_when_it_does_not_know(world: GroupsWorld) -> None:
     except (RetriableError, FatalError):
         return
     unknown = [group for group in _groups(changes) if isinstance(group.members, Unknown)]
-    ended = any(isinstance(change, MembershipsComplete) for change in changes)
+    ended = any(change == MembershipsEnd() for change in changes)
     require(bool(unknown) or not ended, "nobody is in a group whose members could not be read")
 
 
@@ -431,15 +431,15 @@ def _members(group: Membership) -> frozenset[Principal]:
 
 def _require_own_groups(changes: Sequence[Change]) -> None:
     groups = [group.group for group in _groups(changes)]
-    ends = [number for number, change in enumerate(changes) if isinstance(change, MembershipsComplete)]
+    ends = [number for number, change in enumerate(changes) if isinstance(change, MembershipsEnd)]
     realms: set[Realm] = {group.realm for group in groups}
     own = all(name.startswith("source:") for name in realms)
     require(own and len(realms) <= 1, f"groups are of the realms {sorted(realms)}, not of the source's own alone")
     require(len(groups) == len(set(groups)), "a group was sent twice")
-    require(len(ends) <= 1, f"MembershipsComplete was sent {len(ends)} times")
-    require(not groups or bool(ends), "groups were sent, and MembershipsComplete was not")
+    require(len(ends) <= 1, f"MembershipsEnd was sent {len(ends)} times")
+    require(not groups or bool(ends), "groups were sent, and MembershipsEnd was not")
     last = max((number for number, change in enumerate(changes) if isinstance(change, Membership)), default=-1)
-    require(all(last < end for end in ends), "a group was sent after MembershipsComplete")
+    require(all(last < end for end in ends), "a group was sent after MembershipsEnd")
 
 
 def _cursor(changes: Sequence[Change]) -> Cursor:

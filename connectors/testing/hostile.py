@@ -21,7 +21,7 @@ from connectors.base import (
     Finding,
     Level,
     Membership,
-    MembershipsComplete,
+    MembershipsEnd,
     ScanComplete,
     ScopeChange,
     Skip,
@@ -76,7 +76,8 @@ class Faults:
     withhold_documents: documents that exist but are not listed.
     withhold_groups: groups that exist but are not listed.
     unknown_groups: groups whose members cannot be read.
-    groups_incomplete: the groups never end: MembershipsComplete does not come.
+    groups_incomplete: the groups never end: MembershipsEnd does not come.
+    groups_unread: why MembershipsEnd says that not all could be read.
     scopes_last: containers come after their documents, which the protocol forbids.
     flood: this many extra skips without native_id, as from a folder full of FIFOs.
     after_complete: changes sent after ScanComplete, which the protocol forbids.
@@ -98,6 +99,7 @@ class Faults:
     withhold_groups: set[Principal] = field(default_factory=set)
     unknown_groups: set[Principal] = field(default_factory=set)
     groups_incomplete: bool = False
+    groups_unread: str = ""
     scopes_last: bool = False
     flood: int = 0
     after_complete: tuple[Change, ...] = ()
@@ -224,7 +226,7 @@ class MemorySource:
             sent = Unknown("its members were told not to be readable") if unknown else frozenset(members)
             yield Membership(group, sent, group.id)
         if not faults.groups_incomplete:
-            yield MembershipsComplete()
+            yield MembershipsEnd(faults.groups_unread)
 
     def _scope_changes(self) -> Iterator[Change]:
         for scope_id in list(self.scopes):

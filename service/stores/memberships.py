@@ -49,6 +49,14 @@ class GroupChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Pass:
+    """When the latest pass began that read every group, None: none did. unread: why the latest one did not."""
+
+    verified_at: datetime | None
+    unread: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GroupWrite:
     """A group to store. facts: keyed hash of the body, which is what `body_of` returns."""
 
@@ -145,8 +153,16 @@ class Groups:
     def verified(self, at: datetime) -> None:
         """Note a pass that read every group: when it began."""
         self._changing()
-        statement = upsert(schema.membership_passes).values(source=self._source_id, verified_at=at)
-        self._connection.execute(statement.on_conflict_do_update(index_elements=["source"], set_={"verified_at": at}))
+        self._pass({"verified_at": at, "unread": None})
+
+    def unread(self, reason: str) -> None:
+        """Note a pass that could not read every group."""
+        self._changing()
+        self._pass({"unread": self._sealing.seal_of_source(self._source, "unread groups", "", reason)})
+
+    def _pass(self, values: dict[str, Any]) -> None:
+        statement = upsert(schema.membership_passes).values(source=self._source_id, **values)
+        self._connection.execute(statement.on_conflict_do_update(index_elements=["source"], set_=values))
 
     def forget(self) -> None:
         """Remove every group and what is known of passes."""
@@ -189,13 +205,24 @@ def changes_since(connection: Connection, sealing: Sealing, seq: int) -> list[Gr
     return [GroupChange(row.ref, row.name, _opened(sealing, row)) for row in rows if seq or row.body is not None]
 
 
-def passes(connection: Connection) -> dict[str, datetime]:
-    """Return when the latest whole pass over a source's groups began, by source."""
+def passes(connection: Connection, sealing: Sealing) -> dict[str, Pass]:
+    """Return what is known of the passes over each source's groups, by source."""
     table = schema.membership_passes.c
     rows = connection.execute(
-        select(schema.sources.c.name, table.verified_at).join(schema.sources, schema.sources.c.id == table.source)
+        select(schema.sources.c.name, table.verified_at, table.unread).join(
+            schema.sources, schema.sources.c.id == table.source
+        )
     )
-    return {row.name: row.verified_at for row in rows}
+    return {row.name: Pass(row.verified_at, _reason(sealing, row)) for row in rows}
+
+
+def _reason(sealing: Sealing, row: Any) -> str:
+    if row.unread is None:
+        return ""
+    try:
+        return sealing.open_of_source(row.name, "unread groups", "", row.unread)
+    except UnsealError:
+        return "why does not open"
 
 
 def _opened(sealing: Sealing, row: Any) -> Group | Unknown | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import BindParameter, Column, Connection, Row, Select, String, and_, bindparam, func, select
@@ -16,7 +15,7 @@ from service.index.base import Add, AddText, FeedItem, Remove
 from service.keys.envelope import UnsealError
 from service.stores import schema
 from service.stores.copies import find_text
-from service.stores.memberships import MEMBERSHIP, GroupChange, changes_since, passes
+from service.stores.memberships import MEMBERSHIP, GroupChange, Pass, changes_since, passes
 from service.stores.records import (
     AccessChange,
     RunState,
@@ -72,9 +71,9 @@ class Reader:
         """Return which groups of sources changed after `seq`, as they are in this snapshot; after 0 all there are."""
         return changes_since(self._connection, self._sealing, seq) if seq < self.seq else []
 
-    def groups_verified_at(self) -> dict[str, datetime]:
-        """Return for each source that has groups of its own when the latest pass over all of them began."""
-        return passes(self._connection)
+    def group_passes(self) -> dict[str, Pass]:
+        """Return for each source that has groups of its own when they were last read in full."""
+        return passes(self._connection, self._sealing)
 
     def documents(self, ordinals: Collection[int]) -> dict[int, StoredDocument]:
         """Return the documents that exist, by ordinal."""

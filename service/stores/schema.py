@@ -172,9 +172,10 @@ membership_passes = Table(
     "membership_passes",
     metadata,
     Column("source", Integer, ForeignKey("sources.id"), primary_key=True),
-    Column("verified_at", Moment, nullable=False),
+    Column("verified_at", Moment),
+    Column("unread", LargeBinary),
 )
-"""When the latest pass began that read every group of a source; no row before the first."""
+"""When the latest pass began that read every group of a source. unread: why the latest one did not, sealed."""
 
 runs = Table(
     "runs",

@@ -248,6 +248,25 @@ def test_a_group_with_unknown_members_closes_what_names_its_source(people: Peopl
     assert not people.resolve().incomplete
 
 
+def test_a_pass_that_could_not_read_every_group_closes_what_names_the_source(people: People) -> None:
+    """At once, as a group that nobody saw could deny; nothing is removed; then it heals."""
+    people.world.source.groups = {TEAM: {STAFF}, ENEMIES: {BOB}}
+    people.sync()
+    people.world.source.faults.withhold_groups = {ENEMIES}
+    people.world.source.faults.groups_unread = "a page of groups did not come"
+    people.sync()
+
+    assert not people.may("alice", of(TEAM))
+    assert "a page of groups" in people.resolve().sources_left_out[SOURCE]
+    assert people.held("bob") == {"enemies"}
+    assert people.may("alice", of(STAFF)), "the neighbour"
+
+    people.world.source.faults.withhold_groups = set()
+    people.world.source.faults.groups_unread = ""
+    people.sync()
+    assert people.may("alice", of(TEAM))
+
+
 def test_groups_that_were_read_too_long_ago_count_as_unknown(people: People) -> None:
     """From exactly the limit on: the caller ends then too, so that nobody decides on it later."""
     people.world.source.groups = {TEAM: {STAFF}}
@@ -396,7 +415,7 @@ def test_a_source_that_is_shredded_has_no_groups(people: People) -> None:
     assert people.held() == set()
     with people.world.catalog.reader() as reader:
         assert reader.groups_since(0) == []
-        assert reader.groups_verified_at() == {}
+        assert reader.group_passes() == {}
 
 
 def test_a_row_that_does_not_open_is_a_group_that_nobody_knows(people: People) -> None:
@@ -449,4 +468,6 @@ def test_a_document_opens_and_closes_with_the_group_of_its_source(people: People
 
 def _verified(people: People) -> datetime:
     with people.world.catalog.reader() as reader:
-        return reader.groups_verified_at()[SOURCE]
+        found = reader.group_passes()[SOURCE].verified_at
+    assert found is not None
+    return found
