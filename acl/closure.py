@@ -5,7 +5,7 @@ Groups may contain each other in circles. Where memberships come from, and wheth
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from acl.principal import Principal, Realm
@@ -39,7 +39,9 @@ class Memberships:
     def __init__(self, *sources: Mapping[Principal, Iterable[Principal]]) -> None:
         """Each source maps a member, a user or a group, to the groups that hold it directly."""
         held: dict[Principal, set[Principal]] = {}
-        self._feeds: dict[Realm, set[Realm]] = {}
+        # How many members of one realm are in groups of another.
+        self._feeds: dict[Realm, dict[Realm, int]] = {}
+        self._put: dict[Principal, frozenset[Principal]] = {}
         for source in sources:
             for member, groups in source.items():
                 held.setdefault(member, set()).update(groups)
@@ -47,8 +49,31 @@ class Memberships:
         self._groups = {member: tuple(sorted(groups)) for member, groups in held.items()}
         for member, groups in self._groups.items():
             for group in groups:
-                if group.realm != member.realm:
-                    self._feeds.setdefault(member.realm, set()).add(group.realm)
+                self._count(member, group, 1)
+
+    def put(self, group: Principal, members: Collection[Principal]) -> None:
+        """Say who is directly in a group, in place of what was put before; nobody: the group is gone."""
+        before, now = self._put.pop(group, frozenset()), frozenset(members)
+        if now:
+            self._put[group] = now
+        for member in before - now:
+            left = tuple(one for one in self._groups[member] if one != group)
+            if left:
+                self._groups[member] = left
+            else:
+                del self._groups[member]
+            self._count(member, group, -1)
+        for member in now - before:
+            self._groups[member] = tuple(sorted({*self._groups.get(member, ()), group}))
+            self._count(member, group, 1)
+
+    def _count(self, member: Principal, group: Principal, by: int) -> None:
+        if group.realm == member.realm:
+            return
+        fed = self._feeds.setdefault(member.realm, {})
+        fed[group.realm] = fed.get(group.realm, 0) + by
+        if not fed[group.realm]:
+            del fed[group.realm]
 
     def closure(self, start: Iterable[Principal], complete: frozenset[Realm]) -> Closure:
         """Return everything that the principals of `start` belong to.

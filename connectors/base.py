@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Protocol
 
 from acl.model import Clause, ScopeId, Unknown
+from acl.principal import Principal, Realm, realm
 
 Cursor = Mapping[str, object]
 """What a connector wants to find again at its next run: JSON values only, opaque to everybody else."""
@@ -66,6 +67,32 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
+class Membership:
+    """A group that the source itself has, with everybody who is directly in it: users and groups, of any realm.
+
+    group: of the source's own realm, see `own_realm`. A source that says who is in a group of a directory is refused.
+    members: all of them, or Unknown with the reason when they could not be read in full. Then nobody can tell who is
+    not in the group, and every clause that names a group of this source denies.
+    name: what people call it.
+    """
+
+    group: Principal
+    members: frozenset[Principal] | Unknown
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipsEnd:
+    """The groups end here, and what was not sent is gone. A source without groups of its own never sends it.
+
+    unread: why some could not be read, empty when all were. Then none is gone, nobody knows which there are, and every
+    clause that names a group of this source denies until a pass has read all.
+    """
+
+    unread: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Everything sent so far may be kept; the cursor finds this place again."""
 
@@ -79,7 +106,15 @@ class ScanComplete:
     cursor: Cursor
 
 
-Change = ScopeChange | Upsert | Skip | Checkpoint | ScanComplete
+Change = ScopeChange | Upsert | Skip | Membership | MembershipsEnd | Checkpoint | ScanComplete
+
+
+def own_realm(source: str) -> Realm:
+    """Return the realm of the groups that a source has itself. No directory has principals of it.
+
+    source: its name in the configuration. Raises InvalidValueError for a name that no realm can have.
+    """
+    return realm("source", source)
 
 
 class Level(Enum):
@@ -110,6 +145,8 @@ class Connector(Protocol):
         A walk takes time, and what it sends was never true all at once. So before ScanComplete it looks again at the
         rules and the place of every container that it sent, and sends those again that differ, as unknown those that
         are no longer where they were. What was the same at both looks was so for everything sent in between.
+
+        Groups of the source's own come first, each with all its members, and MembershipsEnd after the last.
 
         Raises RetriableError or FatalError; then nothing that was not seen is taken for deleted.
         """

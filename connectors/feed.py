@@ -25,7 +25,18 @@ from typing import Final
 
 from acl.model import Clause, ScopeId, Unknown
 from connectors import feed_file
-from connectors.base import Change, Cursor, Finding, Level, ScanComplete, ScopeChange, Skip, Upsert
+from connectors.base import (
+    Change,
+    Cursor,
+    Finding,
+    Level,
+    Membership,
+    MembershipsEnd,
+    ScanComplete,
+    ScopeChange,
+    Skip,
+    Upsert,
+)
 from connectors.errors import ConnectorError, RetriableError, SkippableError
 from connectors.feed_file import FeedIndex, Place, UnknownVersionError
 from connectors.feed_lines import DocumentLine, parse
@@ -73,7 +84,8 @@ class Feed:
             return [Finding(Level.ERROR, err.detail)]
         except OSError as err:
             return [Finding(Level.ERROR, f"`{self._path}`: {err.strerror}")]
-        found = [Finding(Level.INFO, f"{len(index.documents)} documents in {len(index.scopes)} scopes")]
+        groups = f", {len(index.groups)} groups" if index.groups else ""
+        found = [Finding(Level.INFO, f"{len(index.documents)} documents in {len(index.scopes)} scopes{groups}")]
         found += [
             Finding(Level.WARNING, f"line {broken.number} is left out: {broken.complaint}")
             for broken in index.broken[:_SHOWN]
@@ -85,15 +97,19 @@ class Feed:
         return found
 
     def changes(self, cursor: Cursor | None) -> Iterator[Change]:
-        """Send the audience, every scope, every document; then look at the scopes again. The cursor holds nothing."""
+        """Send groups, audience, scopes and documents; then look at the scopes again. The cursor holds nothing."""
         try:
             index = self._index()
         except UnknownVersionError as err:
+            yield MembershipsEnd(err.detail)
             yield ScopeChange(AUDIENCE, None, Unknown(err.detail), self._path.name, complete=False)
             raise
         with self._lock:
             self._sent, self._twice = index, set()
         whole = not index.broken
+        yield from (Membership(one.group, one.members, one.name) for one in index.groups.values())
+        hiding = next((f"line {one.number} is broken" for one in index.broken if one.hides_group), "")
+        yield MembershipsEnd(hiding)
         yield ScopeChange(AUDIENCE, None, self._audience, self._path.name, complete=whole)
         for scope in index.scopes:
             yield _scope(index, scope, complete=whole)

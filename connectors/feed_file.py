@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from acl.model import MAX_DEPTH, Clause, Unknown
+from acl.principal import Principal
 from connectors.errors import FatalError, RetriableError
-from connectors.feed_lines import VERSION, DocumentLine, EndLine, HeaderLine, LineError, ScopeLine, parse
+from connectors.feed_lines import VERSION, DocumentLine, EndLine, GroupLine, HeaderLine, LineError, ScopeLine, parse
 from connectors.posix.content import settle
 from connectors.posix.inode import CLOSED, GONE
 
@@ -53,11 +54,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A line that says nothing. document: the id of the document that it is about, if that much is certain."""
+    """A line that says nothing. document: the id of the document that it is about, if that much is certain.
+
+    hides_group: whether it may be about a group that nobody can name.
+    """
 
     number: int
     document: str | None
     complaint: str
+    hides_group: bool
 
 
 @dataclass(slots=True)
@@ -68,6 +73,7 @@ class FeedIndex:
     exported_at: datetime
     scopes: dict[str, FeedScope] = field(default_factory=dict)
     documents: dict[str, Place] = field(default_factory=dict)
+    groups: dict[str, GroupLine] = field(default_factory=dict)
     broken: list[Broken] = field(default_factory=list)
 
 
@@ -119,7 +125,7 @@ class _Reader:
     def __init__(self, index: FeedIndex, path: Path) -> None:
         self._index = index
         self._path = path
-        self._between = self._scopes = self._documents = 0
+        self._between = self._scopes = self._documents = self._groups = 0
         # Ids of broken lines and of those that stand twice: nothing that is said of them counts.
         self._doubtful: set[tuple[str, str]] = set()
         self._ended = False
@@ -157,6 +163,8 @@ class _Reader:
                     self._scope(line)
                 case DocumentLine():
                     self._document(line, Place(number, offset, len(data), _digest(data)))
+                case GroupLine():
+                    self._group(line)
         except LineError as err:
             self._break(number, err)
         self._between += 1
@@ -182,13 +190,21 @@ class _Reader:
             raise LineError(f"a second line about the document `{line.id}`", ("document", line.id))
         self._index.documents[line.id] = place
 
+    def _group(self, line: GroupLine) -> None:
+        self._groups += 1
+        token = line.group.token
+        if ("group", token) in self._doubtful or token in self._index.groups:
+            raise LineError(f"a second line about the group `{token}`", ("group", token))
+        self._index.groups[token] = line
+
     def _end(self, line: EndLine) -> None:
         self._ended = True
-        whole = line.scopes + line.documents == self._between
-        if not whole or self._scopes > line.scopes or self._documents > line.documents:
+        announced = (line.scopes, line.documents, line.groups)
+        met = (self._scopes, self._documents, self._groups)
+        if sum(announced) != self._between or any(many > few for many, few in zip(met, announced, strict=True)):
             raise RetriableError(
-                f"`{self._path}` announces {line.scopes} scopes and {line.documents} documents at its end, and has "
-                f"{self._between} lines: it is not whole, and nothing of it counts"
+                f"`{self._path}` announces {line.scopes} scopes, {line.documents} documents and {line.groups} groups "
+                f"at its end, and has {self._between} lines: it is not whole, and nothing of it counts"
             )
 
     def _break(self, number: int, err: LineError) -> None:
@@ -199,10 +215,15 @@ class _Reader:
             if kind == "document":
                 self._index.documents.pop(line_id, None)
                 document = line_id
+            elif kind == "group":
+                unknown = Unknown(f"line {number}: {err}")
+                named = self._index.groups.get(line_id)
+                name = named.name if named is not None else line_id
+                self._index.groups[line_id] = GroupLine(Principal.parse(line_id), name, unknown)
             else:
                 known = self._index.scopes.get(line_id, FeedScope(None, Unknown(""), line_id, 1))
                 self._index.scopes[line_id] = replace(known, clause=Unknown(f"line {number}: {err}"))
-        self._index.broken.append(Broken(number, document, str(err)))
+        self._index.broken.append(Broken(number, document, str(err), err.about is None))
 
 
 def _header(path: Path, file: BinaryIO) -> datetime:

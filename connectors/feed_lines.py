@@ -28,9 +28,11 @@ _MEMBERS: Final = {
     "feed": {"kind", "version", "exported_at"},
     "scope": {"kind", "id", "parent", "location", "rules"},
     "document": {"kind", "id", "scope", "title", "location", "media_type", "modified_at", "rules", "text", "file"},
-    "end": {"kind", "scopes", "documents"},
+    "group": {"kind", "group", "name", "members"},
+    "end": {"kind", "scopes", "documents", "groups"},
 }
 _RULE_MEMBERS: Final = {"effect", "principals", "expires_at"}
+_OWN: Final = "source:"
 _EFFECTS: Final = {"allow": Effect.ALLOW, "deny": Effect.DENY}
 
 
@@ -79,14 +81,24 @@ class DocumentLine:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupLine:
+    """A group that the system has itself."""
+
+    group: Principal
+    name: str
+    members: frozenset[Principal] | Unknown
+
+
+@dataclass(frozen=True, slots=True)
 class EndLine:
     """The last line, with how many lines of each kind came before it."""
 
     scopes: int
     documents: int
+    groups: int
 
 
-Line = HeaderLine | ScopeLine | DocumentLine | EndLine
+Line = HeaderLine | ScopeLine | DocumentLine | GroupLine | EndLine
 
 
 def parse(data: bytes) -> Line:
@@ -103,7 +115,14 @@ def parse(data: bytes) -> Line:
             return HeaderLine(version, _time(members.get("exported_at"), "exported_at"))
         case "end":
             _require_known(members, kind)
-            return EndLine(_count(members, "scopes"), _count(members, "documents"))
+            groups = _count(members, "groups") if "groups" in members else 0
+            return EndLine(_count(members, "scopes"), _count(members, "documents"), groups)
+        case "group":
+            group = _own_group(members)
+            try:
+                return _group(members, group)
+            except LineError as err:
+                raise LineError(str(err), (kind, group.token)) from err
         case "scope" | "document":
             line_id = _text(members, "id", _MAX_ID)
             if not line_id.isprintable():
@@ -113,7 +132,7 @@ def parse(data: bytes) -> Line:
             except LineError as err:
                 raise LineError(str(err), (kind, line_id)) from err
         case _:
-            raise LineError(f"`kind`: expected `feed`, `scope`, `document` or `end`, found {_shown(kind)}")
+            raise LineError(f"`kind`: expected `feed`, `scope`, `document`, `group` or `end`, found {_shown(kind)}")
 
 
 def _scope(members: dict[str, object], line_id: str) -> ScopeLine:
@@ -147,6 +166,36 @@ def _document(members: dict[str, object], line_id: str) -> DocumentLine:
         modified_at=_time(members.get("modified_at"), "modified_at"),
         content=_content(members),
     )
+
+
+def _own_group(members: dict[str, object]) -> Principal:
+    token = _text(members, "group", _MAX_TEXT)
+    try:
+        group = Principal.parse(token)
+    except InvalidValueError as err:
+        raise LineError(f"`group`: {_cut(str(err))}") from err
+    if not group.realm.startswith(_OWN):
+        raise LineError(f"`group`: expected one of this source's own, `{_OWN}<its name>:…`, found {_shown(token)}")
+    return group
+
+
+def _group(members: dict[str, object], group: Principal) -> GroupLine:
+    _require_known(members, "group")
+    return GroupLine(group, _label(members, "name"), _principals_of(members.get("members")))
+
+
+def _principals_of(found: object) -> frozenset[Principal] | Unknown:
+    """Read members. One that is not understood makes all of them unknown: it could be anybody."""
+    if not isinstance(found, list):
+        return Unknown("`members` is missing" if found is None else "`members` is not a list")
+    try:
+        return frozenset(Principal.parse(token) if isinstance(token, str) else _no_token() for token in found)
+    except InvalidValueError as err:
+        return Unknown(f"`members`: {_cut(str(err))}")
+
+
+def _no_token() -> NoReturn:
+    raise InvalidValueError("a member is no text")
 
 
 def _content(members: dict[str, object]) -> str | PurePosixPath:

@@ -56,6 +56,7 @@ from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings
 from service.shadow import Shadow
 from service.shred import Shredder
+from service.source_groups import SourceGroups
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
@@ -159,9 +160,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
-    identity = _identity(settings)
-    closing.callback(identity.close)
-    identity.start()
+    opened = _directories(settings, closing)
     provider = FileKey(settings.keys.path)
     audit_key = AuditKey.load(settings.keys.audit)
     tokenizer = tokenizer_path(settings.embedding)
@@ -174,6 +173,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(catalog.close)
     for one in settings.sources:
         catalog.add_source(one.name, one.kind)
+    identity = _identity(settings, opened, catalog)
+    closing.callback(identity.close)
+    identity.start()
     embedder = open_embedder(settings.embedding)
     closing.callback(embedder.close)
     catalog.bind_model(embedder.digest, embedder.dimension)
@@ -333,16 +335,19 @@ def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Setti
     return Generations(folder.index, open_generation)
 
 
-def _identity(settings: Settings) -> Identity:
+def _directories(settings: Settings, closing: ExitStack) -> dict[str, Directory]:
     opened: dict[str, Directory] = {}
-    with ExitStack() as closing:
-        for one in settings.directories:
-            opened[one.name] = directory = directories.open_directory(one, settings.base)
-            if isinstance(directory, Watched):
-                closing.callback(directory.close)
-        closing.pop_all()
+    for one in settings.directories:
+        opened[one.name] = directory = directories.open_directory(one, settings.base)
+        if isinstance(directory, Watched):
+            closing.callback(directory.close)
+    return opened
+
+
+def _identity(settings: Settings, opened: dict[str, Directory], catalog: Catalog) -> Identity:
     keeping = {one.name: Keeping(one.keep_for, one.max_age, one.poll_every) for one in settings.directories}
-    return Identity(opened, Roles(settings.roles), links=settings.links, keeping=keeping)
+    groups = SourceGroups(catalog, {one.name: one.max_memberships_age for one in settings.sources})
+    return Identity(opened, Roles(settings.roles), links=settings.links, keeping=keeping, groups=groups)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

@@ -6,7 +6,9 @@
 3. A realm is complete when every directory that could hold principals of it was asked about this person and answered
    in full. A directory that cannot be reached never means "no groups": its realms are incomplete, every clause that
    names them denies, and the answer says what was left out.
-4. The caller ends with its credential, and before any answer that it rests on is older than its directory allows.
+4. Groups that sources have themselves are added last, with everybody's groups of directories as possible members. Roles
+   are not theirs to give.
+5. The caller ends with its credential, and before any answer that it rests on is older than its directory allows.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from typing import Final
+from typing import Final, Protocol
 
 from acl.model import Caller
 from acl.principal import Principal, Realm
@@ -26,6 +28,7 @@ from service.directories import Link
 from service.errors import DirectoryUnavailableError, UnauthenticatedError
 from service.lookups import Keeping, Kept, Lookups
 from service.roles import Roles
+from service.source_groups import Joined, NoGroups
 
 MAX_RESOLUTION_AGE: Final = timedelta(seconds=60)
 """How long what a directory said may be used where its settings say nothing else."""
@@ -40,6 +43,7 @@ class Resolved:
 
     resolution: what the directories said together, with the path to each principal.
     left_out: directories that could not say what this person holds, each with the reason, for operators.
+    sources_left_out: likewise sources whose own groups are not known now.
     as_of: a change of the catalog that is certainly not newer than any of the directories' answers.
     """
 
@@ -48,6 +52,22 @@ class Resolved:
     roles: frozenset[str]
     left_out: Mapping[str, str] = field(default_factory=dict)
     as_of: int = 0
+    sources_left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether somebody could not say what the subject holds."""
+        return bool(self.left_out or self.sources_left_out)
+
+
+class Groups(Protocol):
+    """Groups that sources have themselves: `service.source_groups.SourceGroups`."""
+
+    def settled(self) -> int | None:
+        """Return a number that stays the same as long as no group changed; None: nobody can tell at the moment."""
+
+    def join(self, held: Mapping[Principal, tuple[str, ...]], complete: frozenset[Realm]) -> Joined:
+        """Return what somebody belongs to in sources who holds `held` in directories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +75,7 @@ class _Joined:
     """A caller made of kept answers, as long as none of them changes."""
 
     resolved: Resolved
-    epochs: tuple[int, ...]
+    epochs: tuple[int | None, ...]
     until: float
 
 
@@ -69,11 +89,16 @@ class Identity:
         *,
         links: Iterable[Link] = (),
         keeping: Mapping[str, Keeping] | None = None,
+        groups: Groups | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """sources: the configured directories by name. keeping: by name, how long their answers are used."""
+        """sources: the configured directories by name. keeping: by name, how long their answers are used.
+
+        groups: those that sources have themselves, None: no source has any.
+        """
         keeping = keeping or {}
+        self._groups: Final[Groups] = groups if groups is not None else NoGroups()
         self._lookups: Final = {
             name: Lookups(directory, keeping.get(name, Keeping(max_age=MAX_RESOLUTION_AGE)), clock=clock)
             for name, directory in sources.items()
@@ -177,8 +202,11 @@ class Identity:
         for part in parts.values():
             for principal, path in part.resolution.paths.items():
                 paths.setdefault(principal, path)
-        complete = self._complete(parts)
-        if len(parts) == 1 and complete == own.complete:
+        roles = self._roles.of(paths)
+        joined = self._groups.join(paths, self._complete(parts))
+        paths.update(joined.paths)
+        complete = joined.complete
+        if len(parts) == 1 and complete == own.complete and not joined.paths:
             together = own
         else:
             together = replace(
@@ -188,18 +216,18 @@ class Identity:
                 complete=complete,
                 resolved_at=min(part.resolution.resolved_at for part in parts.values()),
             )
+        ends = [part.resolution.resolved_at + self._lookups[name].keeping.max_age for name, part in parts.items()]
         caller = Caller(
             # With its directory, so that equal ids of two directories are two callers.
             subject=f"{subject.directory}/{own.account_id}",
             principals=together.principals,
             complete=complete,
             resolved_at=together.resolved_at,
-            expires_at=min(
-                part.resolution.resolved_at + self._lookups[name].keeping.max_age for name, part in parts.items()
-            ),
+            expires_at=min(ends) if joined.until is None else min(*ends, joined.until),
         )
+        # Groups of sources are as of now, which is later than every one of these.
         as_of = min(part.as_of for part in parts.values())
-        return Resolved(caller, together, self._roles.of(together.principals), dict(left_out), as_of)
+        return Resolved(caller, together, roles, dict(left_out), as_of, joined.left_out)
 
     def _complete(self, parts: Mapping[str, Kept]) -> frozenset[Realm]:
         said = {name: part.resolution.complete for name, part in parts.items()}
@@ -238,14 +266,15 @@ class Identity:
             joined.resolved.as_of >= need
             and self._clock() < joined.until
             and self._now() < joined.resolved.caller.expires_at
+            and joined.epochs[0] is not None
             and self._epochs() == joined.epochs
         )
 
-    def _epochs(self) -> tuple[int, ...]:
-        return tuple([one.epoch for one in self._watched])
+    def _epochs(self) -> tuple[int | None, ...]:
+        return (self._groups.settled(), *[one.epoch for one in self._watched])
 
     def _keep(
-        self, key: tuple[str, str, str], resolved: Resolved, epochs: tuple[int, ...], parts: Mapping[str, Kept]
+        self, key: tuple[str, str, str], resolved: Resolved, epochs: tuple[int | None, ...], parts: Mapping[str, Kept]
     ) -> None:
         until = min(
             part.asked_at + self._lookups[name].keeping.keep_for.total_seconds() for name, part in parts.items()

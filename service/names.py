@@ -57,6 +57,14 @@ class Names:
             self._scopes[native_id] = found
         return found
 
+    def group(self, token: str) -> str:
+        """Return the catalog's id of a group that the source has itself."""
+        return f"{self._source}/{self._keys.name(self._source, 'group', token).hex()}"
+
+    def group_facts(self, body: str) -> bytes:
+        """Name everything about a group."""
+        return self._keys.name(self._source, "group facts", body)
+
     def scope_facts(self, parent: ScopeId | None, clause: Clause | Unknown, location: str) -> bytes:
         """Name everything about a container."""
         match clause:

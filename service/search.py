@@ -315,7 +315,7 @@ class Retrieval:
             known = {age.source for age in snapshot.ages(current.actor, sources)}
             ages = tuple(age for age in ages if age.source in known)
         return _Facts(
-            Freshness(current.resolved.caller.resolved_at, ages, bool(current.resolved.left_out)),
+            Freshness(current.resolved.caller.resolved_at, ages, current.resolved.incomplete),
             snapshot.epochs(frozenset(age.source for age in ages)),
         )
 

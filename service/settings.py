@@ -43,7 +43,8 @@ __all__ = [
     "load",
 ]
 
-_OF_A_SOURCE: Final = frozenset({"name", "kind", "max_permissions_age", "every", "watch"})
+_AGES: Final = ("max_permissions_age", "max_memberships_age")
+_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, "every", "watch"})
 """What the service reads of a source; the rest is its connector's."""
 
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
@@ -84,12 +85,14 @@ class SourceSettings:
     """One source. options: what its connector reads, as plain values.
 
     max_permissions_age: past it the source's documents are withheld. schedule: None when only people start runs.
+    max_memberships_age: past it nobody knows who is in the groups that the source has itself.
     """
 
     name: str
     kind: str
     max_permissions_age: timedelta
     options: Mapping[str, object]
+    max_memberships_age: timedelta = timedelta(hours=24)
     schedule: Schedule | None = None
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -241,6 +244,8 @@ def _bound(item: Field, listed: tuple[DirectorySettings, ...]) -> Principal:
             found = Principal.parse(text)
     except InvalidValueError:
         item.expected(what)
+    if found.realm.startswith("source:"):
+        item.fail(f"expected a group of a directory, found `{text}`: a source does not say who administers")
     # A class is everybody with an account: that is no role.
     if found.is_class:
         item.fail(f"expected a group or a user, found the class `{text}`, which is everybody")
@@ -287,14 +292,16 @@ def _sources(item: Field) -> tuple[SourceSettings, ...]:
         if name in found:
             entries["name"].fail(f"`{name}` is listed twice")
         kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
-        age = entries["max_permissions_age"].duration() if "max_permissions_age" in entries else timedelta(hours=24)
+        ages = {key: entries[key].duration() for key in _AGES if key in entries}
+        permissions_age = ages.get("max_permissions_age", timedelta(hours=24))
         options = {key: value for key, value in entries.items() if key not in _OF_A_SOURCE}
         found[name] = SourceSettings(
             name=name,
             kind=kind,
-            max_permissions_age=age,
+            max_permissions_age=permissions_age,
+            max_memberships_age=ages.get("max_memberships_age", permissions_age),
             options={key: value.plain() for key, value in options.items()},
-            schedule=_schedule(entries, age),
+            schedule=_schedule(entries, permissions_age),
             places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},
         )
     return tuple(found.values())

@@ -19,11 +19,22 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from acl.model import AclId, Clause, ScopeId, Unknown
-from connectors.base import Change, Checkpoint, Cursor, ScanComplete, ScopeChange, Skip, Upsert
+from connectors.base import (
+    Change,
+    Checkpoint,
+    Cursor,
+    Membership,
+    MembershipsEnd,
+    ScanComplete,
+    ScopeChange,
+    Skip,
+    Upsert,
+)
 from connectors.errors import FatalError, RetriableError
 from service import holds
 from service.containers import Containers
 from service.keys.store import KeyStore
+from service.memberships import MembershipPass
 from service.names import Names
 from service.runs import Progress, Tally
 from service.stores.catalog import Catalog, Opening
@@ -94,6 +105,7 @@ class Walk:
         self._acls: Acls = opening.acls
         self._interned = {acl_id: interned for interned, acl_id in opening.acls.items()}
         self._containers = Containers(self._names, opening.scopes, opening.documents.values())
+        self._memberships = MembershipPass(catalog, self._names, opening, progress)
         self._progress = progress
         self._todo = todo
         self._on_commit = on_commit
@@ -123,6 +135,8 @@ class Walk:
                     self._upsert(change)
                 case Skip():
                     self._skip(change)
+                case Membership() | MembershipsEnd():
+                    self._memberships.apply(change)
                 case Checkpoint():
                     self.flush()
                 case ScanComplete():
@@ -137,6 +151,7 @@ class Walk:
     def flush_late(self) -> None:
         """Commit what has waited long enough while the source was silent."""
         with self._lock:
+            self._memberships.flush()
             if self._pending_since and self._age_s() >= LONGEST_WAIT_S:
                 self.flush()
             self._tell()
@@ -144,6 +159,7 @@ class Walk:
     def flush(self) -> None:
         """Commit the rules that wait; then hand on the documents whose text is to do."""
         with self._lock:
+            self._memberships.flush()
             if self._pending_since:
                 self._commit()
             self._tell()

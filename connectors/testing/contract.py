@@ -6,7 +6,8 @@ In one line, for all of them: `verify(make_world, CONNECTOR_CHECKS)`. Or one tes
     def test_contract(check, world): check(world)
 
 A world is a source with handles: the check changes it from outside and looks at what the connector makes of it.
-Each check needs a fresh world. `connectors.testing.directory_contract` has the checks for directories.
+Each check needs a fresh world. `GROUP_CHECKS` are for connectors to sources that have groups of their own, and
+`connectors.testing.directory_contract` has the checks for directories.
 """
 
 from __future__ import annotations
@@ -17,7 +18,19 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol, TypeVar
 
 from acl.model import Clause, ScopeId, Unknown
-from connectors.base import Change, Connector, Cursor, Level, ScanComplete, ScopeChange, Skip, Upsert
+from acl.principal import Principal, Realm
+from connectors.base import (
+    Change,
+    Connector,
+    Cursor,
+    Level,
+    Membership,
+    MembershipsEnd,
+    ScanComplete,
+    ScopeChange,
+    Skip,
+    Upsert,
+)
 from connectors.errors import FatalError, RetriableError, SkippableError
 
 _W = TypeVar("_W")
@@ -48,6 +61,22 @@ class World(Protocol):
 
     def unplug(self) -> None:
         """Put the source out of reach: nothing of it answers any more."""
+
+
+class GroupsWorld(Protocol):
+    """A source that has groups of its own, none at the start."""
+
+    def connector(self) -> Connector:
+        """Return a new connector to the source as it stands."""
+
+    def fill(self, name: str, number: int) -> None:
+        """Make the group `name`, or give it other members: the first `number` of those that the source can name."""
+
+    def drop(self, name: str) -> None:
+        """Remove the group."""
+
+    def hide(self, name: str) -> None:
+        """Take away what it needs to know who is in the group, while it is still seen to exist."""
 
 
 def verify(make_world: Callable[[], AbstractContextManager[_W]], checks: Sequence[Callable[[_W], None]]) -> None:
@@ -115,6 +144,8 @@ def sends_values_that_can_be_stored(world: World) -> None:
                 require(isinstance(change.clause, Clause | Unknown), f"`{change.id}` has no clause")
             case Skip():
                 texts = [change.native_id or "-", change.location, change.reason, change.detail]
+            case Membership():
+                texts = [change.name]
             case _:
                 texts = []
         for text in texts:
@@ -129,6 +160,13 @@ def repeats_itself(world: World) -> None:
     second = _walk(world.connector(), _cursor(first))
     require(set(_documents(first)) == set(_documents(second)), "the documents differ though nothing changed")
     require(set(_scopes(first)) == set(_scopes(second)), "the containers differ though nothing changed")
+    require(set(_groups(first)) == set(_groups(second)), "the groups differ though nothing changed")
+
+
+def speaks_of_its_own_groups_alone(world: World) -> None:
+    """Groups are of the source's own realm, each is sent once, and MembershipsEnd comes after the last one."""
+    world.write("a.txt", b"a")
+    _require_own_groups(_walk(world.connector()))
 
 
 def writes_a_cursor_of_json(world: World) -> None:
@@ -265,6 +303,7 @@ CONNECTOR_CHECKS: Final[tuple[Callable[[World], None], ...]] = (
     lists_what_exists,
     sends_values_that_can_be_stored,
     repeats_itself,
+    speaks_of_its_own_groups_alone,
     writes_a_cursor_of_json,
     gives_new_content_a_new_version,
     leaves_out_what_was_removed,
@@ -278,6 +317,61 @@ CONNECTOR_CHECKS: Final[tuple[Callable[[World], None], ...]] = (
     skips_what_vanished,
     takes_an_outage_for_an_outage,
     can_be_closed,
+)
+
+
+def says_who_is_in_a_group(world: GroupsWorld) -> None:
+    """Every group is sent with its own members, and an empty one too."""
+    world.fill("one", 1)
+    world.fill("two", 2)
+    world.fill("none", 0)
+    changes = _walk(world.connector())
+    _require_own_groups(changes)
+    sizes = {group.name: len(_members(group)) for group in _groups(changes)}
+    # A source may have groups that nobody made here.
+    found = {name: sizes.get(name) for name in ("one", "two", "none")}
+    require(found == {"one": 1, "two": 2, "none": 0}, f"numbers of members were {found}")
+
+
+def takes_members_out_of_a_group(world: GroupsWorld) -> None:
+    """Who was taken out is not sent any more, who stayed is, and the group is the same one."""
+    world.fill("one", 2)
+    before = _group(world, "one")
+    world.fill("one", 1)
+    after = _group(world, "one")
+    require(before.group == after.group, "the group's id changed with its members")
+    require(_members(after) < _members(before), "who was taken out is still in")
+
+
+def leaves_out_a_group_that_was_removed(world: GroupsWorld) -> None:
+    """A group that is gone is not sent, its neighbour is, and the groups end as if it had never been."""
+    world.fill("one", 1)
+    world.fill("two", 1)
+    world.drop("one")
+    changes = _walk(world.connector())
+    names = {group.name for group in _groups(changes)}
+    require("one" not in names and "two" in names, f"sent were {sorted(names)}")
+    _require_own_groups(changes)
+
+
+def knows_when_it_does_not_know(world: GroupsWorld) -> None:
+    """A group whose members cannot be read is not an empty one: its members are unknown, or the groups do not end."""
+    world.fill("one", 1)
+    world.hide("one")
+    try:
+        changes = _walk(world.connector())
+    except (RetriableError, FatalError):
+        return
+    unknown = [group for group in _groups(changes) if isinstance(group.members, Unknown)]
+    ended = any(change == MembershipsEnd() for change in changes)
+    require(bool(unknown) or not ended, "nobody is in a group whose members could not be read")
+
+
+GROUP_CHECKS: Final[tuple[Callable[[GroupsWorld], None], ...]] = (
+    says_who_is_in_a_group,
+    takes_members_out_of_a_group,
+    leaves_out_a_group_that_was_removed,
+    knows_when_it_does_not_know,
 )
 
 
@@ -317,6 +411,35 @@ def _documents(changes: Sequence[Change]) -> list[Upsert]:
 
 def _scopes(changes: Sequence[Change]) -> list[ScopeChange]:
     return [change for change in changes if isinstance(change, ScopeChange)]
+
+
+def _groups(changes: Sequence[Change]) -> list[Membership]:
+    return [change for change in changes if isinstance(change, Membership)]
+
+
+def _group(world: GroupsWorld, name: str) -> Membership:
+    found = [group for group in _groups(_walk(world.connector())) if group.name == name]
+    require(len(found) == 1, f"the group `{name}` was sent {len(found)} times")
+    return found[0]
+
+
+def _members(group: Membership) -> frozenset[Principal]:
+    if isinstance(group.members, Unknown):
+        raise ContractError(f"the members of `{group.name}` are unknown: {group.members.reason}")
+    return group.members
+
+
+def _require_own_groups(changes: Sequence[Change]) -> None:
+    groups = [group.group for group in _groups(changes)]
+    ends = [number for number, change in enumerate(changes) if isinstance(change, MembershipsEnd)]
+    realms: set[Realm] = {group.realm for group in groups}
+    own = all(name.startswith("source:") for name in realms)
+    require(own and len(realms) <= 1, f"groups are of the realms {sorted(realms)}, not of the source's own alone")
+    require(len(groups) == len(set(groups)), "a group was sent twice")
+    require(len(ends) <= 1, f"MembershipsEnd was sent {len(ends)} times")
+    require(not groups or bool(ends), "groups were sent, and MembershipsEnd was not")
+    last = max((number for number, change in enumerate(changes) if isinstance(change, Membership)), default=-1)
+    require(all(last < end for end in ends), "a group was sent after MembershipsEnd")
 
 
 def _cursor(changes: Sequence[Change]) -> Cursor:

@@ -1,6 +1,6 @@
 """A source in memory that behaves, until it is told not to: for testing whatever consumes a connector.
 
-`MemorySource.documents` and `.scopes` are the source's truth and may be changed at any moment, also during a walk.
+`MemorySource.documents`, `.scopes` and `.groups` are its truth and may be changed at any moment, also during a walk.
 `.faults` says how the connector misbehaves. Without faults it passes `connectors.testing.contract`.
 """
 
@@ -13,7 +13,20 @@ from hashlib import sha256
 from typing import Final
 
 from acl.model import Clause, ScopeId, Unknown
-from connectors.base import Change, Checkpoint, Cursor, Finding, Level, ScanComplete, ScopeChange, Skip, Upsert
+from acl.principal import Principal
+from connectors.base import (
+    Change,
+    Checkpoint,
+    Cursor,
+    Finding,
+    Level,
+    Membership,
+    MembershipsEnd,
+    ScanComplete,
+    ScopeChange,
+    Skip,
+    Upsert,
+)
 from connectors.errors import ConnectorError, FatalError, SkippableError
 
 _EPOCH: Final = datetime(2024, 1, 1, tzinfo=UTC)
@@ -61,6 +74,10 @@ class Faults:
     repeat: how often each change is sent.
     withhold_scopes: scopes that are not sent though documents name them.
     withhold_documents: documents that exist but are not listed.
+    withhold_groups: groups that exist but are not listed.
+    unknown_groups: groups whose members cannot be read.
+    groups_incomplete: the groups never end: MembershipsEnd does not come.
+    groups_unread: why MembershipsEnd says that not all could be read.
     scopes_last: containers come after their documents, which the protocol forbids.
     flood: this many extra skips without native_id, as from a folder full of FIFOs.
     after_complete: changes sent after ScanComplete, which the protocol forbids.
@@ -79,6 +96,10 @@ class Faults:
     repeat: int = 1
     withhold_scopes: set[ScopeId] = field(default_factory=set)
     withhold_documents: set[str] = field(default_factory=set)
+    withhold_groups: set[Principal] = field(default_factory=set)
+    unknown_groups: set[Principal] = field(default_factory=set)
+    groups_incomplete: bool = False
+    groups_unread: str = ""
     scopes_last: bool = False
     flood: int = 0
     after_complete: tuple[Change, ...] = ()
@@ -92,8 +113,9 @@ class Faults:
 
 
 class MemorySource:
-    """A connector over two dictionaries. Not thread-safe beyond what a test arranges.
+    """A connector over dictionaries. Not thread-safe beyond what a test arranges.
 
+    groups: who is in each group that the source has itself. None: it has none, and never speaks of any.
     reads: native ids in the order in which `read` was called, so that a test can tell what was not read again.
     cursors: what each call of `changes` was given.
     """
@@ -101,6 +123,7 @@ class MemorySource:
     def __init__(self, *, checkpoint_every: int = 0) -> None:
         self.documents: dict[str, MemoryDocument] = {}
         self.scopes: dict[ScopeId, MemoryScope] = {}
+        self.groups: dict[Principal, set[Principal]] | None = None
         self.skips: list[Skip] = []
         self.faults = Faults()
         self.reads: list[str] = []
@@ -116,6 +139,8 @@ class MemorySource:
         self.documents.clear()
         self.scopes.clear()
         self.skips.clear()
+        if self.groups is not None:
+            self.groups.clear()
 
     def check(self) -> list[Finding]:
         """Report `faults.check_error`, else the number of documents."""
@@ -168,6 +193,7 @@ class MemorySource:
 
     def _walk(self) -> Iterator[Change]:
         faults = self.faults
+        yield from self._memberships()
         if not faults.scopes_last:
             yield from self._scope_changes()
         sent = 0
@@ -187,6 +213,20 @@ class MemorySource:
             yield Skip(None, f"pipe-{number}", "special file", "a FIFO")
         yield from self._scopes_again()
         yield ScanComplete({"documents": sent})
+
+    def _memberships(self) -> Iterator[Change]:
+        if self.groups is None:
+            return
+        faults = self.faults
+        for group in list(self.groups):
+            members = self.groups.get(group)
+            if members is None or group in faults.withhold_groups:
+                continue
+            unknown = group in faults.unknown_groups
+            sent = Unknown("its members were told not to be readable") if unknown else frozenset(members)
+            yield Membership(group, sent, group.id)
+        if not faults.groups_incomplete:
+            yield MembershipsEnd(faults.groups_unread)
 
     def _scope_changes(self) -> Iterator[Change]:
         for scope_id in list(self.scopes):

@@ -28,6 +28,7 @@ from service.stores import schema
 from service.stores.errors import FencedError, ModelChangedError, storage_errors
 from service.stores.folder import DataFolder
 from service.stores.holds import Acls, Interned, is_held, unwind
+from service.stores.memberships import Revision, known_groups
 from service.stores.reader import Reader
 from service.stores.records import Counts, RunState, StoredRun
 from service.stores.runs import INTERRUPTED, run_from_row, seal_report
@@ -47,7 +48,7 @@ class Opening:
     """What a run starts with. `fence`: its number, which every write of it is checked against.
 
     documents: by keyed hash of the native id. scopes: containers by id, without held ones. cursor: of the last complete
-    run.
+    run. groups: the facts of the source's own, by id.
     """
 
     run: StoredRun
@@ -56,6 +57,7 @@ class Opening:
     scopes: dict[ScopeId, KnownScope]
     acls: Acls
     cursor: Cursor | None
+    groups: dict[str, bytes]
 
 
 class Catalog:
@@ -69,6 +71,7 @@ class Catalog:
         self._path = path
         self._keys = keys
         self._lock = threading.Lock()
+        self.memberships_revision = Revision()
         self.sealing = Sealing(keys)
         self._writer = open_writer(path)
         self._readers = open_readers(path)
@@ -76,6 +79,8 @@ class Catalog:
             with self._write() as connection:
                 if not connection.dialect.has_table(connection, schema.about.name):
                     _create(connection, keys)
+                # Tables that later versions added; those that are there stay as they are.
+                schema.metadata.create_all(connection)
                 about = _about(connection)
                 if about["keys"] != keys.id:
                     raise StartError(
@@ -135,13 +140,13 @@ class Catalog:
 
         Raises FencedError when a later run over the source was opened, and StorageFullError.
         """
-        with self._write() as connection:
+        with self.memberships_revision.changing() as change, self._write() as connection:
             row = connection.execute(
                 select(schema.sources.c.id, schema.sources.c.fence).where(schema.sources.c.name == source)
             ).one()
             if row.fence != fence:
                 raise FencedError(source, fence)
-            writer = Writer(connection, source, row.id, self._keys, self.sealing)
+            writer = Writer(connection, source, row.id, self._keys, self.sealing, change)
             yield writer
             writer.close()
 
@@ -173,11 +178,12 @@ class Catalog:
         with storage_errors(self._path), self._readers.begin() as connection:
             documents = _known_documents(connection, source_id)
             scopes, acls = _known_rules(connection, source_id)
+            groups = known_groups(connection, source_id)
         # Keys without a document: a crash came between the two. Nothing was sealed that could still be read.
         orphans = self._keys.documents(source) - {known.document_id for known in documents.values()}
         self._keys.shred(source, orphans)
         opened = None if cursor is None else json.loads(self.sealing.open_of_source(source, "cursor", "", cursor))
-        return Opening(run, fence, documents, scopes, acls, opened)
+        return Opening(run, fence, documents, scopes, acls, opened, groups)
 
     def purge(self, source: str, fence: int) -> None:
         """Remove the tombstones of a source: first their keys, then their rows."""

@@ -48,7 +48,7 @@ class Journal:
         return first
 
     def log(self, kind: str, refs: Collection[str | int]) -> None:
-        """Put things (`scope`, `acl` or `document`) at the change log's end, in their order from `change` + 1 on."""
+        """Put things at the change log's end, in their order from `change` + 1 on: kind and what names each."""
         if refs:
             first = self.change + 1
             self.change += len(refs)

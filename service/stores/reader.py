@@ -15,6 +15,7 @@ from service.index.base import Add, AddText, FeedItem, Remove
 from service.keys.envelope import UnsealError
 from service.stores import schema
 from service.stores.copies import find_text
+from service.stores.memberships import MEMBERSHIP, GroupChange, Pass, changes_since, passes
 from service.stores.records import (
     AccessChange,
     RunState,
@@ -43,13 +44,13 @@ class Reader:
         self.feed_seq: int = found.feed
 
     def changes_since(self, seq: int) -> list[AccessChange]:
-        """Return what changed after `seq`, in order, with the values of this snapshot; after 0 everything there is."""
+        """Return which rules changed after `seq`, in order, with the values of this snapshot; after 0 all there are."""
         if seq >= self.seq:
             return []
         rows = self._connection.execute(
             select(schema.changes.c.seq, schema.sources.c.name, schema.changes.c.kind, schema.changes.c.ref)
             .join(schema.sources, schema.sources.c.id == schema.changes.c.source)
-            .where(schema.changes.c.seq > seq)
+            .where(schema.changes.c.seq > seq, schema.changes.c.kind != MEMBERSHIP)
             .order_by(schema.changes.c.seq)
         ).all()
         values: dict[tuple[str, str], Change] = {}
@@ -65,6 +66,14 @@ class Reader:
             elif not whole:
                 found.append(AccessChange(row.seq, row.name, _drop(row.kind, row.ref)))
         return found
+
+    def groups_since(self, seq: int) -> list[GroupChange]:
+        """Return which groups of sources changed after `seq`, as they are in this snapshot; after 0 all there are."""
+        return changes_since(self._connection, self._sealing, seq) if seq < self.seq else []
+
+    def group_passes(self) -> dict[str, Pass]:
+        """Return for each source that has groups of its own when they were last read in full."""
+        return passes(self._connection, self._sealing)
 
     def documents(self, ordinals: Collection[int]) -> dict[int, StoredDocument]:
         """Return the documents that exist, by ordinal."""

@@ -156,6 +156,27 @@ feed = Table(
 )
 """For the vector index: rows to hold, with their document; rows to forget, without."""
 
+memberships = Table(
+    "memberships",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("source", Integer, ForeignKey("sources.id"), nullable=False, index=True),
+    Column("facts", LargeBinary, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Groups that sources have themselves. id: keyed hash of the group, after the source's name. facts: keyed hash of all
+that was sent. body: the group with its members, sealed under the source's key, because it names people.
+"""
+
+membership_passes = Table(
+    "membership_passes",
+    metadata,
+    Column("source", Integer, ForeignKey("sources.id"), primary_key=True),
+    Column("verified_at", Moment),
+    Column("unread", LargeBinary),
+)
+"""When the latest pass began that read every group of a source. unread: why the latest one did not, sealed."""
+
 runs = Table(
     "runs",
     metadata,

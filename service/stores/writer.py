@@ -5,7 +5,7 @@ index's feed to `journal`, and which change follows from what the source says to
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from service.keys.store import KeyStore
 from service.stores import schema
 from service.stores.copies import find_text
 from service.stores.journal import Journal
+from service.stores.memberships import Groups
 from service.stores.records import StoredRun
 from service.stores.rules import Rules, batches
 from service.stores.runs import seal_report
@@ -28,10 +29,18 @@ NOBODY: Final = AclId(0)
 class Writer:
     """One write transaction of one run. Everything in it is committed together or not at all.
 
-    rules: containers and ACLs.
+    rules: containers and ACLs. groups: those that the source has itself.
     """
 
-    def __init__(self, connection: Connection, source: str, source_id: int, keys: KeyStore, sealing: Sealing) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        source: str,
+        source_id: int,
+        keys: KeyStore,
+        sealing: Sealing,
+        groups_change: Callable[[], None],
+    ) -> None:
         self._connection = connection
         self._source = source
         self._source_id = source_id
@@ -39,6 +48,7 @@ class Writer:
         self._sealing = sealing
         self._journal = Journal(connection, source_id)
         self.rules = Rules(connection, source, source_id, sealing, self._journal)
+        self.groups = Groups(connection, source, source_id, sealing, self._journal, groups_change)
 
     def close(self) -> None:
         """Write the numbers that were given out; the catalog calls it before the commit."""
@@ -166,6 +176,7 @@ class Writer:
             self._connection.scalars(select(scopes.id).where(scopes.source == self._source_id)).all()
         )
         self.rules.drop_unused()
+        self.groups.forget()
         self._connection.execute(delete(schema.runs).where(schema.runs.c.source == self._source_id))
         self._connection.execute(
             update(schema.sources)

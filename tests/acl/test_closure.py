@@ -88,3 +88,24 @@ def test_a_long_chain_is_followed() -> None:
     found = memberships.closure([groups[0]], frozenset({_AD}))
 
     assert len(found.path(groups[-1])) == 20_000
+
+
+_edges = st.lists(st.tuples(_principals, st.frozensets(_principals, max_size=4)), max_size=12)
+
+
+@given(_edges, st.frozensets(_principals, max_size=3), st.frozensets(st.sampled_from([_AD, _SITE])))
+def test_groups_that_are_put_again_and_again_are_as_if_only_the_last_had_been(
+    puts: list[tuple[Principal, frozenset[Principal]]],
+    start: frozenset[Principal],
+    complete: frozenset[Realm],
+) -> None:
+    """In any order, with groups that are emptied and filled: the same as building it of what is left."""
+    patched = Memberships()
+    for group, members in puts:
+        patched.put(group, members)
+    left: dict[Principal, list[Principal]] = {}
+    for group, members in dict(puts).items():
+        for member in members:
+            left.setdefault(member, []).append(group)
+
+    assert patched.closure(start, complete) == Memberships(left).closure(start, complete)

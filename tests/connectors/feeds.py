@@ -44,6 +44,11 @@ def document(document_id: str, rules: object = ANYBODY, **more: object) -> dict[
     }
 
 
+def group(name: str, *members: object, **more: object) -> dict[str, object]:
+    """A group's line."""
+    return {"kind": "group", "group": f"source:wiki:{name}", "name": name, "members": list(members)} | more
+
+
 def only(*names: str) -> list[dict[str, object]]:
     """Rules that let these people through."""
     return [{"effect": "allow", "principals": [f"static:people:{name}" for name in names]}]
@@ -51,8 +56,11 @@ def only(*names: str) -> list[dict[str, object]]:
 
 def whole(*lines: Mapping[str, object] | bytes) -> list[Mapping[str, object] | bytes]:
     """The lines with header and end marker; bytes count as a document."""
-    scopes = sum(isinstance(line, Mapping) and line["kind"] == "scope" for line in lines)
-    return [HEADER, *lines, {"kind": "end", "scopes": scopes, "documents": len(lines) - scopes}]
+    scopes, groups = (
+        sum(isinstance(line, Mapping) and line["kind"] == kind for line in lines) for kind in ("scope", "group")
+    )
+    end = {"kind": "end", "scopes": scopes, "documents": len(lines) - scopes - groups}
+    return [HEADER, *lines, {**end, "groups": groups} if groups else end]
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, object] | bytes]) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from acl.model import NOBODY, Clause, Effect, Rule, ScopeId
 from acl.principal import Principal, realm
-from connectors.base import Connector
+from connectors.base import Connector, Membership, own_realm
 from connectors.directories.base import Directory
 from connectors.directories.static import StaticDirectory
 from connectors.errors import RetriableError
-from connectors.testing.contract import CONNECTOR_CHECKS, ContractError, World, verify
+from connectors.testing.contract import CONNECTOR_CHECKS, GROUP_CHECKS, ContractError, GroupsWorld, World, verify
 from connectors.testing.directory_contract import DIRECTORY_CHECKS, DirectoryWorld
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
 from tests.connectors.trees import filesystem
@@ -93,6 +93,81 @@ def test_filesystem_keeps_the_contract(check: Callable[[World], None], tmp_path:
 def test_memory_source_keeps_the_contract(check: Callable[[World], None]) -> None:
     """Without faults the hostile source does what every connector must."""
     check(MemoryWorld())
+
+
+class MemoryGroups:
+    """The hostile source with groups of its own."""
+
+    def __init__(self, source: MemorySource | None = None) -> None:
+        self.source = source or MemorySource()
+        self.source.groups = {}
+
+    def connector(self) -> Connector:
+        return self.source
+
+    def fill(self, name: str, number: int) -> None:
+        groups = self.source.groups
+        assert groups is not None
+        groups[_own(name)] = {Principal(realm("ad"), f"person-{one}") for one in range(number)}
+
+    def drop(self, name: str) -> None:
+        groups = self.source.groups
+        assert groups is not None
+        del groups[_own(name)]
+
+    def hide(self, name: str) -> None:
+        self.source.faults.unknown_groups = {_own(name)}
+
+
+def _own(name: str) -> Principal:
+    return Principal(own_realm("memory"), name)
+
+
+@pytest.mark.parametrize("check", GROUP_CHECKS, ids=lambda check: check.__name__)
+def test_memory_groups_keep_the_contract(check: Callable[[GroupsWorld], None]) -> None:
+    """Without faults the hostile source says who is in its groups as every connector must."""
+    check(MemoryGroups())
+
+
+class _Misled(MemoryGroups):
+    """Groups that were read halfway: those that cannot be read are sent as empty ones, and none loses a member."""
+
+    def fill(self, name: str, number: int) -> None:
+        groups = self.source.groups
+        assert groups is not None
+        before = groups.get(_own(name), set())
+        super().fill(name, number)
+        groups[_own(name)] |= before
+
+    def drop(self, name: str) -> None:
+        pass
+
+    def hide(self, name: str) -> None:
+        super().fill(name, 0)
+
+
+@pytest.mark.parametrize("check", GROUP_CHECKS[1:], ids=lambda check: check.__name__)
+def test_the_contract_of_groups_can_be_broken(check: Callable[[GroupsWorld], None]) -> None:
+    """Each check fails on a source that only adds."""
+    with pytest.raises(ContractError):
+        check(_Misled())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        (Membership(Principal(realm("ad"), "S-1-5-21-1-2-3-512"), frozenset(), "Domain Admins"),),
+        (Membership(_own("a"), frozenset(), "a"), Membership(_own("a"), frozenset(), "a")),
+        (Membership(_own("a"), frozenset(), "a"), Membership(Principal(own_realm("other"), "b"), frozenset(), "b")),
+    ],
+    ids=["of a directory", "twice", "of another source"],
+)
+def test_groups_of_others_break_the_contract(sent: tuple[Membership, ...]) -> None:
+    """A group of a directory or of another source, and one that comes twice, are caught."""
+    source = MemorySource()
+    source.skips += sent  # type: ignore[arg-type]  # what the walk sends besides documents
+    with pytest.raises(ContractError, match="speaks_of_its_own_groups_alone"):
+        verify(lambda: nullcontext(MemoryWorld(source)), CONNECTOR_CHECKS)
 
 
 def _repeat(source: MemorySource) -> None:

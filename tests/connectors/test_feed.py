@@ -12,11 +12,11 @@ import pytest
 from acl.model import NOBODY, Clause, Effect, Rule, ScopeId, Unknown
 from acl.principal import Principal
 from connectors import feed_file
-from connectors.base import Change, Connector, Level, ScopeChange, Skip, Upsert
+from connectors.base import Change, Connector, Level, Membership, MembershipsEnd, ScopeChange, Skip, Upsert
 from connectors.errors import FatalError, RetriableError, SkippableError
 from connectors.feed import AUDIENCE, Feed
 from connectors.registry import OptionError, build
-from connectors.testing.contract import CONNECTOR_CHECKS, World, reads_what_was_written
+from connectors.testing.contract import CONNECTOR_CHECKS, GROUP_CHECKS, GroupsWorld, World, reads_what_was_written
 from tests.connectors.feeds import (
     EXPORTED,
     HEADER,
@@ -24,6 +24,7 @@ from tests.connectors.feeds import (
     STAFF,
     document,
     feed,
+    group,
     only,
     scope,
     whole,
@@ -192,7 +193,8 @@ def test_no_rules_let_nobody_in(path: Path) -> None:
         (b"[" * 100_000, "nested too deeply"),
         (b'{"kind": "document", "kind": "document"}', "a member stands twice"),
         (b'{"kind": NaN}', "`NaN` is no number of JSON"),
-        (b'{"kind": "group"}', "`kind`: expected"),
+        (b'{"kind": "team"}', "`kind`: expected"),
+        (b'{"kind": "group"}', "`group`: expected"),
         (b'{"kind": "document"}', "`id`: expected text"),
         (b'{"kind": "document", "id": "\\ud800"}', "`id`: expected text"),
         (b'{"kind": "document", "id": "a\\nb"}', "`id`: expected printable"),
@@ -335,6 +337,9 @@ def test_an_unknown_version_closes_what_was_open(path: Path) -> None:
 
     changes = feed(path).changes(None)
 
+    groups = next(changes)
+    assert isinstance(groups, MembershipsEnd)
+    assert "version 2" in groups.unread
     first = next(changes)
     assert isinstance(first, ScopeChange)
     assert (first.id, first.complete) == (AUDIENCE, False)
@@ -457,7 +462,7 @@ def test_a_feed_is_built_from_its_options(path: Path, options: dict[str, object]
     """The path is relative to the settings file; the audience is a list of principals."""
     found = build("feed", options, path.parent)
 
-    (audience, sent, _) = found.changes(None)
+    (_, audience, sent, _) = found.changes(None)
     assert isinstance(audience, ScopeChange)
     assert audience.clause == Clause((Rule(Effect.ALLOW, frozenset({Principal(REALM, "members")})),))
     assert isinstance(sent, Upsert)
@@ -484,3 +489,121 @@ def test_a_wrong_option_of_a_feed_is_named(
         build("feed", options | change, path.parent)
 
     assert caught.value.option == option
+
+
+# --- groups ---
+
+
+class FeedGroups:
+    """A feed with groups, exported anew at each change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "feed.jsonl"
+        self._groups: dict[str, dict[str, object]] = {}
+
+    def connector(self) -> Connector:
+        return feed(self._path)
+
+    def fill(self, name: str, number: int) -> None:
+        self._groups[name] = group(name, *(f"ad:S-1-5-21-1-2-3-{1000 + one}" for one in range(number)))
+        self._export()
+
+    def drop(self, name: str) -> None:
+        del self._groups[name]
+        self._export()
+
+    def hide(self, name: str) -> None:
+        del self._groups[name]["members"]
+        self._export()
+
+    def _export(self) -> None:
+        write(self._path, *self._groups.values())
+
+
+@pytest.mark.parametrize("check", GROUP_CHECKS, ids=lambda check: check.__name__)
+def test_groups_of_a_feed_keep_the_contract(check: Callable[[GroupsWorld], None], tmp_path: Path) -> None:
+    """A feed says who is in its groups as every connector must."""
+    check(FeedGroups(tmp_path))
+
+
+def memberships(changes: list[Change]) -> dict[str, frozenset[str] | str]:
+    """The members of each group as tokens, or why they are unknown."""
+    return {
+        change.group.token: change.members.reason
+        if isinstance(change.members, Unknown)
+        else frozenset(member.token for member in change.members)
+        for change in changes
+        if isinstance(change, Membership)
+    }
+
+
+def end(changes: list[Change]) -> MembershipsEnd:
+    """The one end of the groups."""
+    (found,) = [change for change in changes if isinstance(change, MembershipsEnd)]
+    return found
+
+
+def test_groups_are_sent_before_everything_else(path: Path) -> None:
+    """With people and groups of directories and of the feed itself; a feed without groups says that it has none."""
+    write(path, document("a"), group("team", "static:people:u-1", "source:wiki:board"), group("board"))
+    changes = walk(path)
+
+    assert memberships(changes) == {
+        "source:wiki:team": {"static:people:u-1", "source:wiki:board"},
+        "source:wiki:board": frozenset(),
+    }
+    assert changes.index(end(changes)) == 2
+    assert end(changes) == MembershipsEnd()
+    write(path, document("a"))
+    assert (memberships(walk(path)), end(walk(path))) == ({}, MembershipsEnd())
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"members": ["static:people:u-1", "alice"]}, "`members`"),
+        ({"members": ["static:people:u-1", 5]}, "`members`"),
+        ({"members": "all"}, "`members` is not a list"),
+        ({"members": None}, "`members` is missing"),
+        ({"strange": 1}, "unknown member `strange`"),
+        ({"name": ""}, "`name`"),
+    ],
+)
+def test_a_group_that_is_not_understood_is_unknown(path: Path, change: dict[str, object], complaint: str) -> None:
+    """One member that is none makes all of them unknown; its neighbours stand, and no group is hidden."""
+    write(path, group("team", "static:people:u-1") | change, group("board", "static:people:u-2"))
+    changes = walk(path)
+
+    found = memberships(changes)
+    assert complaint in str(found["source:wiki:team"])
+    assert found["source:wiki:board"] == frozenset({"static:people:u-2"})
+    assert end(changes) == MembershipsEnd()
+
+
+def test_a_group_that_stands_twice_is_unknown(path: Path) -> None:
+    """Which of the two is right nobody can tell."""
+    write(path, group("team", "static:people:u-1"), group("team", "static:people:u-1"), group("board"))
+
+    found = memberships(walk(path))
+    assert "second line" in str(found["source:wiki:team"])
+    assert found["source:wiki:board"] == frozenset()
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", group("x") | {"group": "ad:S-1-5-21-1-2-3-512"}, group("x") | {"group": "source:wiki"}]
+)
+def test_a_broken_line_that_may_hide_a_group_hides_all(path: Path, line: bytes | dict[str, object]) -> None:
+    """Nobody knows which groups there are; a document's broken line, the neighbour, hides none."""
+    write(path, line, group("team", "static:people:u-1"))
+    assert end(walk(path)).unread == "line 2 is broken"
+
+    write(path, document("a") | {"media_type": "x"}, group("team", "static:people:u-1"))
+    assert end(walk(path)) == MembershipsEnd()
+
+
+def test_groups_are_counted_at_the_end(path: Path) -> None:
+    """A group that was lost on the way makes the feed one that is not whole."""
+    lines = whole(group("team", "static:people:u-1"), group("board"))
+    write_lines(path, [*lines[:2], lines[3]])
+    with pytest.raises(RetriableError, match="2 groups"):
+        walk(path)

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from acl.model import Unknown
-from connectors.base import ScopeChange, Upsert
-from connectors.feed_lines import DocumentLine, HeaderLine, LineError, ScopeLine, parse
+from connectors.base import Membership, ScopeChange, Upsert
+from connectors.feed_lines import DocumentLine, GroupLine, HeaderLine, LineError, ScopeLine, parse
 from connectors.registry import build
-from tests.connectors.feeds import ANYBODY, HEADER, document, only, scope
+from tests.connectors.feeds import ANYBODY, HEADER, document, group, only, scope
 
 DOCS = Path(__file__).parents[2] / "docs/connectors"
 SCHEMA = json.loads((DOCS / "feed.schema.json").read_text())
@@ -44,7 +44,12 @@ _VALUES = {
     "exported_at": _TIMES,
     "version": st.sampled_from([1, 2, "1", 1.5, None, True]),
     "scopes": st.sampled_from([0, 5, -1, "1", None, True]),
-    "kind": st.sampled_from(["scope", "document", "end", "group", None]),
+    "kind": st.sampled_from(["scope", "document", "end", "group", "team", None]),
+    "groups": st.sampled_from([0, 5, -1, "1", None, True]),
+    "group": st.sampled_from(
+        ["source:wiki:a", "source:wiki:b%20c", "static:people:a", "source:a", "source::a", 5, None]
+    ),
+    "members": st.sampled_from([[], ["static:people:u-1"], ["ad:S-1-1-0", "source:wiki:a"], ["a"], [5], {}, "x", None]),
 }
 
 
@@ -54,12 +59,12 @@ def lines(draw: st.DrawFn) -> dict[str, object]:
     line = dict(
         draw(
             st.sampled_from(
-                [HEADER, scope("s", parent="r"), document("d", scope="s"), document("d", file="f"), _END],
+                [HEADER, scope("s", parent="r"), document("d", scope="s"), document("d", file="f"), _GROUP, _END],
             )
         )
     )
     keys = st.sampled_from(
-        [*SCHEMA["$defs"]["document"]["properties"], *_END, "version", "exported_at", "parent", "strange"]
+        [*SCHEMA["$defs"]["document"]["properties"], *_END, *_GROUP, "version", "exported_at", "parent", "strange"]
     )
     for key in draw(st.lists(keys, max_size=3)):
         if draw(st.booleans()):
@@ -69,7 +74,8 @@ def lines(draw: st.DrawFn) -> dict[str, object]:
     return line
 
 
-_END: dict[str, object] = {"kind": "end", "scopes": 0, "documents": 1}
+_GROUP = group("team", "static:people:u-1")
+_END: dict[str, object] = {"kind": "end", "scopes": 0, "documents": 1, "groups": 0}
 
 
 @given(line=lines())
@@ -90,6 +96,8 @@ def _is_understood(data: bytes) -> bool:
             return not isinstance(line.clause, Unknown)
         case DocumentLine():
             return not isinstance(line.own, Unknown)
+        case GroupLine():
+            return not isinstance(line.members, Unknown)
         case HeaderLine():
             return line.exported_at is not None
         case _:
@@ -112,6 +120,7 @@ def test_the_documented_feed_is_one(tmp_path: Path) -> None:
     scopes = [change for change in changes if isinstance(change, ScopeChange)]
     assert [change.location for change in scopes] == ["feed.jsonl", "Sales", "Sales/Prices"]
     assert [change.name for change in changes if isinstance(change, Upsert)] == ["Discounts", "Price list"]
+    assert [change.name for change in changes if isinstance(change, Membership)] == ["Price makers"]
 
 
 def test_the_schema_is_one() -> None:

@@ -63,6 +63,7 @@ from service.search import Retrieval
 from service.settings import Address, Settings
 from service.shadow import Shadow
 from service.shred import Shredder
+from service.source_groups import SourceGroups
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
 from service.stores.records import StoredRun
@@ -492,7 +493,8 @@ async def serving(
             else MemoryKeywords(hashed)
         )
         directory = TimedDirectory(StaticDirectory("people", folder / "people.yaml"), clock)
-        identity = Identity({"people": directory}, Roles(config.roles), now=clock)
+        groups = SourceGroups(catalog, {one.name: one.max_memberships_age for one in config.sources}, clock)
+        identity = Identity({"people": directory}, Roles(config.roles), groups=groups, now=clock)
         access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
         callers = Callers(identity, access.latest)
         shadow = Shadow(index, tuning.shadow)

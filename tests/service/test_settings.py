@@ -79,6 +79,7 @@ def test_the_example_is_read_in_full(write: Callable[[str], Path], tmp_path: Pat
     }
     (source,) = settings.sources
     assert (source.name, source.kind, source.max_permissions_age) == ("company", "filesystem", timedelta(hours=12))
+    assert source.max_memberships_age == timedelta(hours=12), "that of the permissions unless it is given"
     assert source.options == {"root": "./company", "id_domain": "corp", "ancestors_above_root": "enforce"}
     assert source.place("root").endswith("remit.yaml:24: sources[0].root")
 
@@ -159,10 +160,12 @@ REFUSED = [
     ("operator: [", "operators: [", 18, "roles.operators: unknown key, did you mean `operator`?"),
     ("[group:operators]", "[operators]", 18, "roles.operator[0]: expected `group:<id>`"),
     ("[group:operators]", "[static:people:members]", 18, "which is everybody"),
+    ("[group:operators]", "[source:company:admins]", 18, "a source does not say who administers"),
     ("[group:operators]", "group:operators", 18, "roles.operator: expected a list"),
     ("{kind: model}", "{kind: openai}", 20, "embedding.kind: expected `model` or `hash`, found `openai`"),
     ("{kind: model}", "{kind: hash, path: x}", 20, "embedding.path: a hash embedding has no model"),
     ("12h", "12 hours", 27, "sources[0].max_permissions_age: expected a duration"),
+    ("max_permissions_age: 12h", "max_memberships_age: 12", 27, "sources[0].max_memberships_age: expected a duration"),
     ("12h", "0h", 27, "expected a duration"),
     ("name: company", "name: ../company", 22, "sources[0].name: expected a name"),
     ("root: ./company", "root: .nan", 24, "sources[0].root: expected a finite number"),
