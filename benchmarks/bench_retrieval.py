@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from benchmarks import end_to_end, peers, workloads
@@ -33,11 +34,11 @@ from benchmarks.permissions import SHARES, Caller, Organisation
 from benchmarks.plot import plot
 from benchmarks.report import Report, commit
 from benchmarks.truth import LIMIT, Rows, quality, truths
-from benchmarks.vectors import DIMENSION, SEED, Vectors, cache, made
+from benchmarks.vectors import DIMENSION, SEED, Vectors, cache, made, real
 from service.index.base import Add, FeedItem, Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
-from service.index.planner import Tuning
+from service.index.planner import SearchPath, Tuning
 
 QUERIES: Final = 40
 PEERS_UP_TO: Final = {"lancedb": 100_000}
@@ -144,6 +145,88 @@ def remit(world: World, queries: int) -> Metrics:
     finally:
         index.close()
     return found
+
+
+def approximate(world: World, queries: int) -> Metrics:
+    """Remit where the deployment allows `approximate`, asked for it in every search."""
+    chunks = len(world.vectors)
+    folder = cache() / f"approximate-{chunks}-{SEED}"
+    found: Metrics = {}
+    if not (folder / "graph").exists():
+        # Without a graph first: what is there at a start is put into it by all threads together.
+        index = EdgeIndex(folder, incarnation="bench", dimension=DIMENSION)
+        follow(Feed(world.vectors), index)
+        index.close()
+    start = time.perf_counter()
+    index = EdgeIndex(folder, incarnation="bench", dimension=DIMENSION, tuning=Tuning(approximate=True))
+    index.flush()
+    found[f"start_s_approximate_{chunks}"] = (time.perf_counter() - start, "s", "", 1)
+    paths: list[SearchPath] = []
+
+    def enter(caller: Caller) -> Callable[[Vectors], list[int]]:
+        rows = BitMap(world.organisation.rows(caller).tolist())
+        rows.run_optimize()
+
+        def search(query: Vectors) -> list[int]:
+            proposal = index.search(query, rows, 2 * LIMIT, approximate=True)
+            paths.append(proposal.path)
+            return [hit.row for hit in proposal.candidates]
+
+        return search
+
+    try:
+        found |= measure(world, "approximate", enter, queries)
+        taken = paths.count(SearchPath.GRAPH) / len(paths)
+        found[f"by_graph_share_approximate_{chunks}"] = (taken, "", "", len(paths))
+        found[f"anonymous_mb_approximate_{chunks}"] = (_memory_mb(index.pid, "RssAnon"), "mb", "", 1)
+    finally:
+        index.close()
+    return found
+
+
+def shown(chunks: int, queries: int) -> Metrics:
+    """How often an answer differs when nothing but what is hidden does: with `approximate`, and without.
+
+    clustered: vectors as everywhere here, in which a graph misses hardly anything. texts: embeddings of real ones,
+    fewer of them. scattered: without any structure, the worst that a graph can meet.
+    """
+    draw = np.random.default_rng(SEED)
+    scattered = draw.standard_normal((2 * chunks + queries, DIMENSION), np.float32)
+    scattered /= np.linalg.norm(scattered, axis=1, keepdims=True)
+    clustered = np.concatenate([np.array(made(2 * chunks)), np.array(made(2_000, SEED + 1))[:queries]])
+    found: Metrics = {}
+    for kind, every in (("clustered", clustered), ("texts", real()), ("scattered", scattered)):
+        for share in (0.5, 0.2):
+            permitted = draw.random((len(every) - queries) // 2) < share
+            for asked, differ in _differences(every, permitted).items():
+                name = f"differs_by_hidden_{'approximate' if asked else 'default'}_{kind}_{share}"
+                found[name] = (differ, "", "" if asked else "== 0", queries)
+                _say(f"{name} {differ}")
+    return found
+
+
+def _differences(every: Vectors, permitted: NDArray[np.bool_]) -> dict[bool, float]:
+    """The share of answers that differ between two corpora, by whether they may be approximate.
+
+    every: the chunks of one, what stands in the place of the hidden ones in the other, and queries.
+    """
+    chunks = len(permitted)
+    one, other, asked = every[:chunks].copy(), every[:chunks].copy(), every[2 * chunks :]
+    other[~permitted] = every[chunks : 2 * chunks][~permitted]
+    rows = BitMap(np.nonzero(permitted)[0].tolist())
+    answers: dict[bool, list[list[object]]] = {True: [], False: []}
+    for vectors in (one, other):
+        folder = cache() / "shown"
+        shutil.rmtree(folder, ignore_errors=True)
+        index = EdgeIndex(folder, incarnation="bench", dimension=DIMENSION, tuning=Tuning(approximate=True))
+        try:
+            follow(Feed(vectors), index)
+            for approximate, found in answers.items():
+                found.append([index.search(query, rows, LIMIT, approximate=approximate).candidates for query in asked])
+        finally:
+            index.close()
+            shutil.rmtree(folder, ignore_errors=True)
+    return {key: sum(a != b for a, b in zip(*found, strict=True)) / len(asked) for key, found in answers.items()}
 
 
 def _near_and_far(world: World, enter: Callable[[Caller], Callable[[Vectors], list[int]]]) -> Metrics:
@@ -327,7 +410,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="20,000 chunks, few queries: two or three minutes")
     parser.add_argument("--chunks", type=int, nargs="*", help="instead of 100,000 and 1,000,000")
-    parser.add_argument("--skip", nargs="*", default=[], help="of remit, stall, service, edge, lancedb, pgvector")
+    parser.add_argument("--skip", nargs="*", default=[], help="of remit, approximate, stall, service, or a peer")
     given = parser.parse_args()
     sizes = given.chunks or ([20_000] if given.quick else [100_000, 1_000_000])
     queries = 10 if given.quick else QUERIES
@@ -343,7 +426,11 @@ def main() -> None:
 
         if "remit" not in skip:
             run.part(f"remit {size}", lambda here=here: remit(here(), queries))  # type: ignore[misc]
+        if "approximate" not in skip:
+            run.part(f"approximate {size}", lambda here=here: approximate(here(), queries))  # type: ignore[misc]
         if size == sizes[0]:
+            if "approximate" not in skip:
+                run.part("shown", lambda: shown(10_000, 100 if given.quick else 500))
             if "stall" not in skip:
                 run.part("stall", lambda: stall(sizes[0]))
             if "service" not in skip:

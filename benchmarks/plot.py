@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-_NAME: Final = re.compile(r"(p50_ms|recall_at_10)_(remit|edge|lancedb|pgvector_join|pgvector_array)_(\d+)_random-(.+)")
 _LOOKS: Final = {
     "remit": ("Remit", "C3", "o-"),
+    "approximate": ("Remit, approximate", "C1", "d--"),
     "edge": ("Qdrant Edge, default filter", "C0", "s--"),
     "lancedb": ("LanceDB", "C2", "^--"),
     "pgvector_join": ("pgvector, RLS by join", "C4", "v--"),
     "pgvector_array": ("pgvector, RLS by array", "C5", "x--"),
 }
+_NAME: Final = re.compile(rf"(p50_ms|recall_at_10)_({'|'.join(_LOOKS)})_(\d+)_random-(.+)")
 
 
 def plot(metrics: Mapping[str, tuple[float, str, str, int]], path: Path) -> None:

@@ -73,6 +73,7 @@ class Query:
     """A question. limit: 1 to 100. sources: names; empty means all.
 
     exact: compare the vectors of every readable passage.
+    approximate: let the index use a graph, if the deployment allows one (docs/approximate.md).
     """
 
     text: str
@@ -80,6 +81,7 @@ class Query:
     sources: frozenset[str] = frozenset()
     exact: bool = False
     mode: Mode = Mode.HYBRID
+    approximate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,10 +194,11 @@ class Retrieval:
         """Step 2: the ranking that the mode asks for, with the cosine of everything in it.
 
         # INVARIANT: both indexes get the permitted rows and nothing else, so both rankings, and how long they are,
-        # depend on nothing else.
+        # depend on nothing else, unless an approximate search was asked for and is allowed.
         """
+        care = {"exact": query.exact, "approximate": query.approximate}
         if query.mode is Mode.DENSE:
-            proposal = self._index.search(vector, rows, asked, exact=query.exact)
+            proposal = self._index.search(vector, rows, asked, **care)
             scores = {candidate.row: candidate.score for candidate in proposal.candidates}
             return _Found(list(scores), scores, proposal, len(scores) < asked)
         # Deeper than asked: what is good in both may be among the first in neither.
@@ -205,7 +208,7 @@ class Retrieval:
             proposal = self._index.search(vector, BitMap(words), max(len(words), 1), exact=True)
             scores = {candidate.row: candidate.score for candidate in proposal.candidates}
             return _Found([row for row in words if row in scores], scores, proposal, len(words) < asked)
-        proposal = self._index.search(vector, rows, depth, exact=query.exact)
+        proposal = self._index.search(vector, rows, depth, **care)
         scores = {candidate.row: candidate.score for candidate in proposal.candidates}
         nearest = list(scores)
         fused = fuse([nearest, words])

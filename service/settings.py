@@ -274,7 +274,8 @@ def _index(item: Field | None) -> Tuning:
         "threads": (0, 256),
     }
     values: dict[str, Any] = {
-        name: value.whole(*ranges[name]) if name in ranges else value.share() for name, value in entries.items()
+        name: value.flag() if name == "approximate" else value.whole(*ranges[name]) if name in ranges else value.share()
+        for name, value in entries.items()
     }
     return Tuning(**values)
 

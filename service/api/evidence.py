@@ -156,6 +156,7 @@ class LoggedCalls:
             mode=query.mode.value,
             sealed=self._key.seal_query(query.text, entry.request_id) if self._keep_queries else "",
             exact=query.exact,
+            approximate=query.approximate,
         )
 
 

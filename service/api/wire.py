@@ -57,7 +57,16 @@ def query(request: retrieval_pb2.SearchRequest) -> Query:
     mode = _MODES.get(request.mode)
     if mode is None:
         raise InvalidRequestError("mode", f"there is no search mode {request.mode}")
-    return Query(request.query, request.limit or DEFAULT_LIMIT, frozenset(request.sources), request.exact, mode)
+    if request.exact and request.approximate:
+        raise InvalidRequestError("approximate", "a search is exact or approximate, not both")
+    return Query(
+        request.query,
+        request.limit or DEFAULT_LIMIT,
+        frozenset(request.sources),
+        request.exact,
+        mode,
+        request.approximate,
+    )
 
 
 def document_id(request: retrieval_pb2.GetDocumentRequest) -> str:

@@ -206,6 +206,7 @@ class Asked:
     mode: str = "hybrid"
     sealed: str = ""
     exact: bool = False
+    approximate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +367,7 @@ class Call:
                 "sources": list(q.sources),
                 "explain": q.explain,
                 "exact": q.exact,
+                "approximate": q.approximate,
                 "mode": q.mode,
             } | ({"sealed": q.sealed} if q.sealed else {})
         if self.kind is Kind.QUERY:

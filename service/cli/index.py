@@ -49,7 +49,7 @@ def calibrate(
 
     found = asdict(calibrate(chunks, dimension, Tuning(threads=threads).scanners, tell))
     found["threads"] = threads
-    del found["shadow"]
+    del found["shadow"], found["approximate"]  # not found out by measuring
     if json:
         print_json({"index": found})
         return

@@ -24,6 +24,7 @@ def search(
         Literal["hybrid", "dense", "keyword"], typer.Option(help="By meaning and by words, or by one of them alone.")
     ] = "hybrid",
     exact: Annotated[bool, typer.Option(help="Compare every passage that you may read.")] = False,
+    approximate: Annotated[bool, typer.Option(help="Quicker, where the deployment allows it.")] = False,
     token: Token = "",
     person: As = "",
     json: Json = False,
@@ -33,7 +34,13 @@ def search(
 
     with context(ctx).client(token, person) as client:
         result = client.search(
-            query, limit=limit, sources=source or (), explain=explain, mode=SearchMode(mode), exact=exact
+            query,
+            limit=limit,
+            sources=source or (),
+            explain=explain,
+            mode=SearchMode(mode),
+            exact=exact,
+            approximate=approximate,
         )
     if json:
         print_json(result)

@@ -117,12 +117,21 @@ class Index(Protocol):
     def clear(self) -> None:
         """Forget everything, durably: the feed starts over."""
 
-    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
+    def search(
+        self,
+        vector: NDArray[np.float32],
+        rows: AbstractBitMap,
+        limit: int,
+        *,
+        exact: bool = False,
+        approximate: bool = False,
+    ) -> Proposal:
         """Propose the `limit` chunks nearest to `vector` among those of `rows` that are held.
 
         vector: shape (dimension,), unit length. rows: of the chunks that may be candidates.
         exact: compare every one of them by its full vector. Otherwise a path is chosen by their number.
         Scores are exact on every path, and nothing outside `rows` changes what is proposed. No rows: no call.
+        approximate: lets the index use its graph, if it was made to have one; then the sentence above does not hold.
         Raises InvalidVectorError and SearchUnavailableError.
         """
 

@@ -24,6 +24,9 @@ from service.turns import Turns
 _START_S: Final = 900.0
 """How long the process may take to read all vectors and make their codes: about half a minute a million."""
 
+_GRAPH_START_S: Final = 4 * 3600.0
+"""And to build a graph when there was none: about ten minutes a million."""
+
 _PIECE: Final = 100
 """How many chunks go to the process at once: a search waits for no more than these."""
 
@@ -61,10 +64,14 @@ class EdgeIndex:
         self._searched_at = time.monotonic()
         self._child = Child(
             "service.index.edge_process",
-            args=[str(folder.absolute()), incarnation, str(dimension), str(tuning.bits), str(tuning.scanners)],
+            args=[
+                str(folder.absolute()),
+                *(incarnation, str(dimension), str(tuning.bits), str(tuning.scanners)),
+                *(["graph"] if tuning.approximate else []),
+            ],
             name="index",
             call_timeout_s=call_timeout_s,
-            start_timeout_s=_START_S,
+            start_timeout_s=_GRAPH_START_S if tuning.approximate else _START_S,
             # The scan has threads of its own; those of these libraries would only get in their way.
             env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
@@ -118,9 +125,11 @@ class EdgeIndex:
         for item in added:
             check(item.vector, self._dimension)
         with self._lock:
-            for start in range(0, max(len(added), 1), _PIECE):
-                piece = added[start : start + _PIECE]
-                done = start + _PIECE >= len(added)
+            # A row takes about a millisecond to find its place in a graph.
+            size = _PIECE // 4 if self._tuning.approximate else _PIECE
+            for start in range(0, max(len(added), 1), size):
+                piece = added[start : start + size]
+                done = start + size >= len(added)
                 # INVARIANT: the place in the feed moves with the last piece, and only in the process that has the
                 # others: what was not applied comes again.
                 last = items[-1].seq if done else self._applied_seq
@@ -147,9 +156,17 @@ class EdgeIndex:
         with self._lock:
             self._learn(self._call("clear", {}, [])[0])
 
-    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
+    def search(
+        self,
+        vector: NDArray[np.float32],
+        rows: AbstractBitMap,
+        limit: int,
+        *,
+        exact: bool = False,
+        approximate: bool = False,
+    ) -> Proposal:
         """See `Index`."""
-        chosen = plan(len(rows), self._count, limit, self._tuning, exact=exact)
+        chosen = plan(len(rows), self._count, limit, self._tuning, exact=exact, approximate=approximate)
         # INVARIANT: nothing permitted, no call.
         if chosen.path is SearchPath.NONE:
             return Proposal((), chosen.path, chosen.why, 0, 0)
@@ -157,10 +174,17 @@ class EdgeIndex:
         query = np.asarray(vector, np.float32).tobytes()
         if chosen.path is SearchPath.EXACT:
             found, scored = self._exact(query, rows, limit)
-        else:
-            params = {"limit": limit, "keep": chosen.keep, "masked": chosen.path is SearchPath.MASKED}
-            found, scored = self._hits("search", params, [query, rows.serialize()])
-        return Proposal(tuple(found), chosen.path, chosen.why, len(rows), scored)
+            return Proposal(tuple(found), chosen.path, chosen.why, len(rows), scored)
+        blobs = [query, rows.serialize()]
+        why = chosen.why
+        if chosen.reach:
+            found, scored = self._hits("approximate", {"limit": limit, "reach": chosen.reach}, blobs)
+            if len(found) == limit:
+                return Proposal(tuple(found), SearchPath.GRAPH, "approximate was asked for", len(rows), scored)
+            why = "too few of what the graph found are permitted"
+        params = {"limit": limit, "keep": chosen.keep, "masked": chosen.path is SearchPath.MASKED}
+        found, scored = self._hits("search", params, blobs)
+        return Proposal(tuple(found), chosen.path, why, len(rows), scored)
 
     def _exact(self, query: bytes, rows: AbstractBitMap, limit: int) -> tuple[list[Candidate], int]:
         every = np.frombuffer(rows.to_array(), np.uint32)

@@ -4,14 +4,14 @@ It is one of its own because every call of Edge holds the interpreter's lock. Th
 rows of their chunks, durably; the codes are made from them at start, kept in step with them, and only in memory.
 
 One folder: `lock` (held while the process lives), `state.json` (which catalog, which dimension, how far in its feed)
-and `shard/`. The state is written after a flush and only then, so that it never claims more than is on disk; what the
-write-ahead log kept beyond it is applied again, which changes nothing. A folder of another catalog, another dimension
-or a format that is not ours is emptied: the catalog fills it again.
+`shard/`, and `graph` where approximate searches are allowed. The state is written after a flush and only then, so that
+it never claims more than is on disk; what the write-ahead log kept beyond it is applied again, which changes nothing. A
+folder of another catalog, another dimension or a format that is not ours is emptied: the catalog fills it again.
 
 Points have no payload: a payload's index made a flush of a few points take 100 to 200 ms instead of 3, and permitted
 chunks are asked for by their ids.
 
-Run as `python -m service.index.edge_process FOLDER INCARNATION DIMENSION BITS THREADS` by `service.index.edge`.
+Run as `python -m service.index.edge_process FOLDER INCARNATION DIMENSION BITS THREADS [graph]` by `service.index.edge`.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ from pyroaring import AbstractBitMap, BitMap
 
 from service import durable_file, lock_file
 from service.index.codes import Codes, Rows, Vectors
+from service.index.graph import Graph
 from service.process import Answer, Refusal, serve
 
 FORMAT: Final = 2
 _PAGE: Final = 2_000
 """How many points one call of the engine reads or compares."""
 _LOCK_WAIT_S: Final = 10.0
+_COMPARED: Final = 3
+"""So many of a graph's hits are compared by full vectors for each that is asked for."""
 
 
 Hit = tuple[int, float]
@@ -51,7 +54,7 @@ class Hits(NamedTuple):
 
 
 class Shard:
-    """One open shard with its state and its codes. bits, threads: see `Codes`.
+    """One open shard with its state and its codes. bits, threads: see `Codes`. graph: whether it has one.
 
     removed: how many chunks were taken out since the shard was made; the engine keeps their room.
     """
@@ -64,6 +67,7 @@ class Shard:
         *,
         bits: int = 1,
         threads: int = 1,
+        graph: bool = False,
         lock_wait_s: float = _LOCK_WAIT_S,
     ) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,10 +79,13 @@ class Shard:
         self.removed = 0
         self._shard = self._open()
         self._made = (dimension, bits, threads)
+        self._graph = Graph(folder / "graph", dimension, threads=threads) if graph else None
+        if self._graph is None:
+            (folder / "graph").unlink(missing_ok=True)
         self._codes = self._coded()
 
     def _coded(self) -> Codes:
-        """Make the codes of everything that the shard holds."""
+        """Make the codes of everything that the shard holds, and put what is missing into the graph."""
         dimension, bits, threads = self._made
         codes = Codes(dimension, bits=bits, threads=threads)
         offset = None
@@ -86,7 +93,10 @@ class Shard:
             page = qe.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=True)
             points, offset = self._shard.scroll(page)
             rows = np.array([point.id for point in points], np.uint32)
-            codes.put(rows, np.array([point.vector for point in points], np.float32).reshape(len(rows), dimension))
+            vectors = np.array([point.vector for point in points], np.float32).reshape(len(rows), dimension)
+            codes.put(rows, vectors)
+            if self._graph is not None:
+                self._graph.put(rows, vectors)
             if offset is None:
                 return codes
 
@@ -108,6 +118,7 @@ class Shard:
         # The state goes first: a folder that is half emptied must not look like one that is whole.
         (self._folder / "state.json").unlink(missing_ok=True)
         shutil.rmtree(self._folder / "shard", ignore_errors=True)
+        (self._folder / "graph").unlink(missing_ok=True)
         shard = qe.EdgeShard.create(str(self._folder / "shard"), _config(self._dimension))
         shard.flush()
         self._write_state()
@@ -148,6 +159,8 @@ class Shard:
             points = [qe.Point(row, vector) for row, vector in zip(rows.tolist(), vectors.tolist(), strict=True)]
             self._shard.update(qe.UpdateOperation.upsert_points(points))
             self._codes.put(rows, vectors)
+            if self._graph is not None:
+                self._graph.put(rows, vectors)
         if remove:
             self._shard.update(qe.UpdateOperation.delete_points(list(remove)))
             held = len(self._codes)
@@ -160,11 +173,15 @@ class Shard:
         """Make everything applied durable, then say so in the state."""
         self._shard.flush()
         self._write_state()
+        if self._graph is not None:
+            self._graph.save()
 
     def clear(self) -> None:
         """Forget everything."""
         self._shard.close()
         self._shard = self._make()
+        if self._graph is not None:
+            self._graph.clear()
         self._codes.close()
         self._codes = self._coded()
 
@@ -172,6 +189,16 @@ class Shard:
         """Return the nearest of `rows`, best first, equal scores by row: the `keep` best by code, scored in full."""
         # INVARIANT: only permitted rows come out of the codes, and only they are scored.
         return self.score(vector, self._codes.nearest(vector, rows, keep, masked=masked), limit)
+
+    def approximate(self, vector: Vectors, rows: AbstractBitMap, limit: int, reach: int) -> Hits:
+        """Return the nearest of `rows` among the `reach` nearest of all; fewer than `limit` say that it is no answer.
+
+        Without a graph nothing is found.
+        """
+        near = [] if self._graph is None else self._graph.nearest(vector, reach)
+        # INVARIANT: what is hidden goes no further than this line.
+        permitted = [row for row in near if row in rows]
+        return self.score(vector, permitted[: _COMPARED * limit], limit)
 
     def score(self, vector: Vectors, rows: Sequence[int], limit: int) -> Hits:
         """Compare every one of `rows` that is held by its full vector; return the nearest as `search` does."""
@@ -239,12 +266,13 @@ def _number(params: dict[str, object], name: str) -> int:
     return value
 
 
-def main(folder: str, incarnation: str, dimension: str, bits: str, threads: str) -> None:
-    """Serve one shard to the parent."""
+def main(folder: str, incarnation: str, dimension: str, bits: str, threads: str, graph: str = "") -> None:
+    """Serve one shard to the parent. graph: `graph` for one."""
     opened: list[Shard] = []
 
     def prepare() -> None:
-        opened.append(Shard(Path(folder), incarnation, int(dimension), bits=int(bits), threads=int(threads)))
+        made = {"bits": int(bits), "threads": int(threads)}
+        opened.append(Shard(Path(folder), incarnation, int(dimension), **made, graph=graph == "graph"))
 
     def state(params: dict[str, object], blobs: list[bytes]) -> Answer:
         shard = opened[0]
@@ -273,12 +301,16 @@ def main(folder: str, incarnation: str, dimension: str, bits: str, threads: str)
         limit, keep = _number(params, "limit"), _number(params, "keep")
         return _answer(opened[0].search(vector, rows, limit, keep, masked=params["masked"] is True))
 
+    def approximate(params: dict[str, object], blobs: list[bytes]) -> Answer:
+        vector, rows = np.frombuffer(blobs[0], np.float32), BitMap.deserialize(blobs[1])
+        return _answer(opened[0].approximate(vector, rows, _number(params, "limit"), _number(params, "reach")))
+
     def score(params: dict[str, object], blobs: list[bytes]) -> Answer:
         vector, rows = np.frombuffer(blobs[0], np.float32), np.frombuffer(blobs[1], np.uint32)
         return _answer(opened[0].score(vector, rows.tolist(), _number(params, "limit")))
 
-    handlers = {"state": state, "apply": apply, "flush": flush, "clear": clear, "search": search, "score": score}
-    serve(handlers, prepare=prepare)
+    handlers = {"state": state, "apply": apply, "flush": flush, "clear": clear}
+    serve(handlers | {"search": search, "approximate": approximate, "score": score}, prepare=prepare)
 
 
 def _answer(hits: Hits) -> Answer:

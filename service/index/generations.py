@@ -81,12 +81,20 @@ class Generations:
         """Forget everything."""
         self._live.clear()
 
-    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
+    def search(
+        self,
+        vector: NDArray[np.float32],
+        rows: AbstractBitMap,
+        limit: int,
+        *,
+        exact: bool = False,
+        approximate: bool = False,
+    ) -> Proposal:
         """Propose candidates from the one generation that is served now."""
         while True:
             asked = self._live
             try:
-                return asked.search(vector, rows, limit, exact=exact)
+                return asked.search(vector, rows, limit, exact=exact, approximate=approximate)
             except SearchUnavailableError:
                 # The generation may have been replaced, and closed, since it was asked.
                 if asked is self._live:

@@ -156,7 +156,7 @@ def test_no_method_takes_a_user_or_a_filter() -> None:
                 found.setdefault(name, set()).update(set(inspect.signature(method).parameters) - {"self"})
 
     assert found == {
-        "search": {"query", "limit", "sources", "explain", "mode", "exact"},
+        "search": {"query", "limit", "sources", "explain", "mode", "exact", "approximate"},
         "get_document": {"document_id"},
         "batch_get_chunks": {"chunk_ids"},
         "get_caller": set(),

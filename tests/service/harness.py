@@ -188,7 +188,15 @@ class MemoryIndex:
         self.rows.clear()
         self.applied_seq = 0
 
-    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
+    def search(
+        self,
+        vector: NDArray[np.float32],
+        rows: AbstractBitMap,
+        limit: int,
+        *,
+        exact: bool = False,
+        approximate: bool = False,
+    ) -> Proposal:
         """See `Index`."""
         self.asked.append(limit)
         found = [

@@ -37,7 +37,8 @@ from tests.service.harness import (
 )
 from tests.service.retrieval_history import Found, Recorded, Written
 
-CODED = Tuning(bits=1, candidates=4, oversampling=2, exact_below=0, masked_above=0.5, threads=2)
+CODED = Tuning(bits=1, candidates=4, oversampling=2, exact_below=0, masked_above=0.5, threads=2, approximate=True)
+"""With a graph, which no search may feel that did not ask for it."""
 WORDS = ["plan", "budget", "merger", "report", "quarter", "Berlin", "holiday", "Helios"]
 PRINCIPALS = [ALICE, BOB, SALES, FINANCE, EVERYBODY]
 
@@ -225,6 +226,7 @@ async def test_nothing_is_returned_that_the_slow_evaluator_denies(tmp_path: Path
                         query=sentence(world.draw),
                         limit=world.draw.choice([1, 3, 100]),
                         mode=world.draw.choice(SearchMode.values()),
+                        approximate=world.draw.random() < 0.5,
                     ),
                     SearchRequest(query=sentence(world.draw), limit=100, exact=True),
                 ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -248,10 +247,11 @@ def test_a_folder_is_no_settings_file(tmp_path: Path) -> None:
 
 def test_the_index_is_tuned_by_name_and_measured_defaults(write: Callable[[str], Path]) -> None:
     """What is not named keeps its default; every number has its range, every share is between 0 and 1."""
-    tuned = GOOD + "index: {bits: 4, candidates: 50, masked_above: 0.25, shadow: 0.01}\n"
+    tuned = GOOD + "index: {bits: 4, candidates: 50, masked_above: 0.25, shadow: 0.01, approximate: true}\n"
 
     assert load(write(GOOD)).index == Tuning()
-    assert load(write(tuned)).index == replace(Tuning(), bits=4, candidates=50, masked_above=0.25, shadow=0.01)
+    expected = Tuning(bits=4, candidates=50, masked_above=0.25, shadow=0.01, approximate=True)
+    assert load(write(tuned)).index == expected
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,7 @@ def test_the_index_is_tuned_by_name_and_measured_defaults(write: Callable[[str],
     [
         ("bits: 5", "a whole number from 1 to 4"),
         ("candidates: 1", "a whole number from 10 to 10000"),
+        ("approximate: 1", "expected"),
         ("masked_above: 1.5", "a share from `0` to `1`"),
         ("shadow: -0.1", "a share from `0` to `1`"),
         ("shadow: 1e-3", "a share from `0` to `1`"),

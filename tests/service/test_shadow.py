@@ -29,7 +29,15 @@ class ExactIndex(MemoryIndex):
         self.wait = threading.Event()
         self.wait.set()
 
-    def search(self, vector: NDArray[np.float32], rows: AbstractBitMap, limit: int, *, exact: bool = False) -> Proposal:
+    def search(
+        self,
+        vector: NDArray[np.float32],
+        rows: AbstractBitMap,
+        limit: int,
+        *,
+        exact: bool = False,
+        approximate: bool = False,
+    ) -> Proposal:
         """See `Index`."""
         self.wait.wait(20)
         self.asked_exactly.append(exact)

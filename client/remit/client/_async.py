@@ -65,6 +65,7 @@ class AsyncClient:
         explain: bool = False,
         mode: values.SearchMode = values.SearchMode.HYBRID,
         exact: bool = False,
+        approximate: bool = False,
     ) -> values.SearchResult:
         """See `Client.search`."""
         request = retrieval_pb2.SearchRequest(
@@ -74,6 +75,7 @@ class AsyncClient:
             explain=explain,
             mode=retrieval_pb2.SearchMode.Value(f"SEARCH_MODE_{mode.name}"),
             exact=exact,
+            approximate=approximate,
         )
         return _read.search(await self._call(self._retrieval.Search, request))
 

@@ -90,12 +90,15 @@ class Client(_Blocking):
         explain: bool = False,
         mode: values.SearchMode = values.SearchMode.HYBRID,
         exact: bool = False,
+        approximate: bool = False,
     ) -> values.SearchResult:
         """Return the passages that answer `query` best, best first.
 
         limit: 1 to 100. sources: only of these, by name. explain: with why each of them may be read.
         mode: by meaning, by words, or both.
         exact: compare every readable passage by its full vector.
+        approximate: quicker in large collections, where the deployment allows it; what is found then depends a little
+        on passages that you may not read.
         """
         request = retrieval_pb2.SearchRequest(
             query=query,
@@ -104,6 +107,7 @@ class Client(_Blocking):
             explain=explain,
             mode=retrieval_pb2.SearchMode.Value(f"SEARCH_MODE_{mode.name}"),
             exact=exact,
+            approximate=approximate,
         )
         return _read.search(self._call(self._retrieval.Search, request))
 

@@ -65,6 +65,7 @@ class SearchRequest(_message.Message):
     EXPLAIN_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
     EXACT_FIELD_NUMBER: _builtins.int
+    APPROXIMATE_FIELD_NUMBER: _builtins.int
     query: _builtins.str
     """The question, 1 to 8,192 bytes of UTF-8 with at least one character that is not white space.
     Others are INVALID_ARGUMENT; a message of more than 1 MiB is RESOURCE_EXHAUSTED, before anything is read.
@@ -78,6 +79,12 @@ class SearchRequest(_message.Message):
     exact: _builtins.bool
     """Compares every passage that the caller may read by its full vector: the reference that the default path is held
     against. Slower where much may be read; the default finds the same but for rare passages near the last rank.
+    """
+    approximate: _builtins.bool
+    """Lets passages be found by a graph over all passages, where the deployment allows it: quicker in large collections.
+    What is found, and how long it takes, then depends a little on passages that the caller may not read; none of them
+    is ever returned. Where the deployment does not allow it the search is as if it had not been asked for. With `exact`
+    it is INVALID_ARGUMENT.
     """
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -94,10 +101,11 @@ class SearchRequest(_message.Message):
         explain: _builtins.bool = ...,
         mode: Global___SearchMode.ValueType = ...,
         exact: _builtins.bool = ...,
+        approximate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["exact", b"exact", "explain", b"explain", "limit", b"limit", "mode", b"mode", "query", b"query", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approximate", b"approximate", "exact", b"exact", "explain", b"explain", "limit", b"limit", "mode", b"mode", "query", b"query", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
