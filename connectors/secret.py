@@ -1,9 +1,14 @@
-"""Secrets by reference: a file that the settings name holds one password or one private key, read when it is needed."""
+"""Secrets by reference: settings name where a password or a private key is, and it is read when it is needed.
+
+A file and an environment variable are read here; what opens with the service's keys is handed in as a `Secret`.
+"""
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from connectors.errors import FatalError
 
@@ -12,6 +17,39 @@ _MAX_BYTES: Final = 64 * 1024
 
 class SecretError(Exception):
     """The file cannot be used; the message is a sentence about it, for operators, and never says what it holds."""
+
+
+@runtime_checkable
+class Secret(Protocol):
+    """Where a secret is. Its `repr` never says what it holds."""
+
+    def read(self) -> str:
+        """Read it now. Raises SecretError."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileSecret:
+    """A file that holds the secret and nothing else."""
+
+    path: Path
+
+    def read(self) -> str:
+        """See `Secret`."""
+        return read_secret(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSecret:
+    """A variable of the process's environment."""
+
+    name: str
+
+    def read(self) -> str:
+        """See `Secret`."""
+        found = os.environ.get(self.name)
+        if not found:
+            raise SecretError(f"there is no environment variable `{self.name}`")
+        return found
 
 
 def read_secret(path: Path) -> str:

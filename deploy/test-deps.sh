@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive
 packages=(acl ca-certificates make git postgresql util-linux python3-samba)
+# A token for the PKCS#11 provider, and what judges where the service connects to and how its unit is hardened.
+packages+=(softhsm2 strace systemd)
 # The directories that tests start themselves, each in a temporary folder on loopback: Active Directory and OpenLDAP.
 packages+=(samba samba-ad-dc samba-ad-provision samba-dsdb-modules samba-vfs-modules winbind smbclient krb5-user slapd ldap-utils)
 command -v npx >/dev/null || packages+=(nodejs npm)

@@ -48,8 +48,9 @@ from service.index.edge import EdgeIndex
 from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import Generations
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
-from service.keys import Custody, FileKey
+from service.keys import Custody, open_provider
 from service.keys.store import KeyStore
+from service.keys.watch import KeyWatch
 from service.lookups import Keeping
 from service.roles import Roles
 from service.search import Retrieval
@@ -89,6 +90,7 @@ class App:
         audit: AuditLog,
         calls: LoggedCalls,
         runs: SourceRuns,
+        keys: KeyWatch,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
@@ -97,6 +99,7 @@ class App:
         self._audit = audit
         self._calls = calls
         self._runs = runs
+        self._keys = keys
         self.closing = ExitStack()
 
     async def serve(self, ready: Callable[[Listening], None]) -> None:
@@ -112,7 +115,12 @@ class App:
         certificates = None if listen.tls is None else tls.Certificates(listen.tls)
         bound = await self._server.start(listen.callers, listen.administrators, certificates, listen.services)
         beside = [
-            loop.create_task(self._health.watch(lambda: self._audit.failure or self._authenticator.failure)),
+            loop.create_task(
+                self._health.watch(
+                    lambda: self._audit.failure or self._authenticator.failure,
+                    parts={"remit.v1.CustodyService": lambda: self._keys.failure},
+                )
+            ),
             loop.create_task(self._authenticator.follow()),
             loop.create_task(self._calls.summarize()),
         ]
@@ -161,7 +169,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
     opened = _directories(settings, closing)
-    provider = FileKey(settings.keys.path)
+    provider = open_provider(settings.keys)
+    closing.callback(provider.close)
+    watch = KeyWatch(provider)
+    watch.start()
+    closing.callback(watch.close)
     audit_key = AuditKey.load(settings.keys.audit)
     tokenizer = tokenizer_path(settings.embedding)
 
@@ -247,7 +259,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
-    return App(settings, authenticator, server, health, audit, calls, runs)
+    return App(settings, authenticator, server, health, audit, calls, runs, watch)
 
 
 def _open_audit(
@@ -306,7 +318,7 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
     """
     if not (settings.data / "FORMAT").exists():
         raise StartError(f"{settings.data} holds nothing yet: `remit serve` makes it")
-    provider = FileKey(settings.keys.path)
+    provider = open_provider(settings.keys)
     with ExitStack() as closing:
         folder = open_folder(settings.data)
         closing.callback(folder.close)

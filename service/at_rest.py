@@ -27,7 +27,7 @@ from service import devissuer, initial, scan, settings, telemetry
 from service.app import Listening, open_app
 from service.errors import RemitError
 from service.index.base import Add
-from service.keys import FileKey
+from service.keys import open_provider
 from service.scan import Found, Hit
 from service.settings import Settings
 from service.stores.catalog import open_stores
@@ -207,7 +207,7 @@ def _vectors(config: Settings) -> dict[str, bytes]:
     """The stored vectors as the index and the catalog write them, opened with their keys."""
     folder = open_folder(config.data)
     try:
-        keys, catalog = open_stores(folder, config.keys.store, FileKey(config.keys.path), datetime.now(UTC))
+        keys, catalog = open_stores(folder, config.keys.store, open_provider(config.keys), datetime.now(UTC))
         try:
             with catalog.reader() as reader:
                 items = [item for item in reader.feed(0, 1000) if isinstance(item, Add)]

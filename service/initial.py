@@ -13,7 +13,7 @@ from typing import Final
 from service import devissuer, durable_file
 from service.audit.key import AuditKey
 from service.errors import StartError
-from service.keys.provider import create_key_file
+from service.keys.file import create_key_file
 
 _READABLE: Final = 0o644
 _KEYS: Final = ("remit.kek", "audit.key", "audit.pub", "dev.private.json", "dev.jwks.json")
@@ -42,6 +42,9 @@ listen:
 # `store` holds a wrapped key for each document. A document is shredded by deleting its key there, so keep few copies
 # of this folder, apart from those of `data`, and let them expire.
 keys: {provider: file, path: ./keys/remit.kek, store: ./keystore}
+# The key may be on a token (an HSM) or in Vault instead, see docs/keys.md; what opens it is never written here:
+#   keys: {provider: pkcs11, library: /usr/lib/token.so, token: remit, pin_file: ./keys/pin}
+#   keys: {provider: vault, address: 'https://vault.example.com:8200', ca: ./tls/vault-ca.pem, token_file: ./keys/token}
 
 # Whose tokens are accepted. This one is the development issuer, whose key pair `remit init` made for trying Remit:
 # `remit token alice` mints a token of 15 minutes. In production list your own issuer and delete dev.private.json.

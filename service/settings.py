@@ -6,7 +6,6 @@ connector and are handed on as they stand.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -17,12 +16,13 @@ from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.yaml_file import Field, YamlFileError
-from service import audit_settings, directories, issuers, listeners, roles, service_accounts
+from service import audit_settings, directories, issuers, key_settings, listeners, roles, service_accounts
 from service.audit_settings import AuditSettings
 from service.directories import DirectorySettings, Link
 from service.errors import StartError
 from service.index.planner import MAX_BITS, Tuning
 from service.issuers import IssuerSettings
+from service.key_settings import KeySettings
 from service.listeners import Address, Listen, Tls
 from service.schedules import Schedule
 from service.service_accounts import ServiceAccount
@@ -57,19 +57,6 @@ _KEYS: Final = (
 
 class SettingsError(StartError):
     """The settings cannot be used: one sentence with file, line, key and what was expected. Exit code 2."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeySettings:
-    """Where the key-encryption key and the key of the audit log are.
-
-    store: the folder of the wrapped keys, which stands apart from the data that they open.
-    """
-
-    provider: Literal["file"]
-    path: Path
-    audit: Path
-    store: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +150,7 @@ def _read(root: Field, path: Path) -> Settings:
         base=base,
         data=data,
         listen=listen,
-        keys=_keys(root.need(top, "keys", "`provider` and `path`"), base, data),
+        keys=key_settings.read(root.need(top, "keys", "`provider` and where it is"), base, data),
         issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes, names),
         service_accounts=service_accounts.read(top["service_accounts"], attributes, lambda one: _bound(one, listed))
         if "service_accounts" in top
@@ -177,25 +164,6 @@ def _read(root: Field, path: Path) -> Settings:
         sources=sources,
         audit=audit_settings.read(top["audit"], base) if "audit" in top else AuditSettings(),
     )
-
-
-def _keys(item: Field, base: Path, data: Path) -> KeySettings:
-    entries = item.mapping(["provider", "path", "audit", "store"])
-    item.need(entries, "provider", "`file`").choice(["file"])
-    path = item.need(entries, "path", "the path of the key-encryption key").path(base)
-    audit = entries["audit"].path(base) if "audit" in entries else path.parent / "audit.key"
-    if audit == path:
-        entries["audit"].fail("expected another file than `path`: the audit log has a key of its own")
-    store = entries["store"].path(base) if "store" in entries else base / "keystore"
-    if _within(store, data) or _within(data, store):
-        (entries.get("store") or item).fail(
-            f"`{store}` and the data folder lie in each other, expected folders that are backed up apart"
-        )
-    return KeySettings("file", path, audit, store)
-
-
-def _within(path: Path, folder: Path) -> bool:
-    return Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder))
 
 
 def _roles(

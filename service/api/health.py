@@ -1,9 +1,9 @@
-"""What the standard health service says: serving from start to stop, unless nothing can be answered."""
+"""What the standard health service says: serving from start to stop, unless nothing can be answered, or a part not."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -15,13 +15,14 @@ _OVERALL: Final = ""
 
 
 class Health:
-    """One answer for every service of both listeners. `servicer` is what gRPC registers."""
+    """The answers for the services of all listeners. `servicer` is what gRPC registers."""
 
     def __init__(self, services: Sequence[str]) -> None:
         self.servicer = health.aio.HealthServicer()
         self._services = (_OVERALL, *services)
         self._open = False
         self._failing = False
+        self._parts: dict[str, str] = {}
 
     async def open(self) -> None:
         """Say SERVING, unless something fails."""
@@ -33,20 +34,29 @@ class Health:
         self._open = False
         await self._say()
 
-    async def watch(self, failure: Callable[[], str | None], every_s: float = 0.5) -> None:
+    async def watch(
+        self,
+        failure: Callable[[], str | None],
+        every_s: float = 0.5,
+        parts: Mapping[str, Callable[[], str | None]] | None = None,
+    ) -> None:
         """Ask again and again whether something fails, and say so. Runs until it is cancelled.
 
         failure: why nothing can be answered, None while all is well: `AuditLog.failure`, `Authenticator.failure`.
+        parts: by the full name of a service, why that one alone cannot do all that it is for.
         """
         while True:
             why = failure()
-            if (why is not None) != self._failing:
-                self._failing = why is not None
-                log.error("not_serving", detail=why) if why is not None else log.info("serving_again")
+            found = {name: said for name, one in (parts or {}).items() if (said := one()) is not None}
+            if (why is not None) != self._failing or found.keys() != self._parts.keys():
+                if (why is not None) != self._failing:
+                    log.error("not_serving", detail=why) if why is not None else log.info("serving_again")
+                self._failing, self._parts = why is not None, found
                 await self._say()
             await asyncio.sleep(every_s)
 
     async def _say(self) -> None:
         status = health_pb2.HealthCheckResponse
         for name in self._services:
-            await self.servicer.set(name, status.SERVING if self._open and not self._failing else status.NOT_SERVING)
+            well = self._open and not self._failing and name not in self._parts
+            await self.servicer.set(name, status.SERVING if well else status.NOT_SERVING)

@@ -56,13 +56,13 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
     from service.audit import AuditKey, AuditLog, Kind, record
     from service.backup import Backups
     from service.errors import StartError
-    from service.keys import Custody, FileKey
+    from service.keys import Custody, open_provider
     from service.stores.catalog import open_stores
     from service.stores.folder import open_folder
 
     if not (settings.data / "catalog.sqlite").exists():
         raise StartError(f"there is nothing to back up in `{settings.data}`")
-    provider, audit_key = FileKey(settings.keys.path), AuditKey.load(settings.keys.audit)
+    provider, audit_key = open_provider(settings.keys), AuditKey.load(settings.keys.audit)
     with ExitStack() as closing:
         data = open_folder(settings.data)
         closing.callback(data.close)
@@ -91,7 +91,7 @@ def restore(
     """
     from service import restore as work
     from service.audit import AuditKey
-    from service.keys import FileKey
+    from service.keys import open_provider
 
     settings = context(ctx).settings
     done = work.restore(
@@ -99,7 +99,7 @@ def restore(
         None if keys is None else keys.absolute(),
         data=settings.data,
         keystore=settings.keys.store,
-        provider=FileKey(settings.keys.path),
+        provider=open_provider(settings.keys),
         audit_key=AuditKey.load(settings.keys.audit),
         at=datetime.now(UTC),
     )

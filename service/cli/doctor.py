@@ -65,10 +65,11 @@ def _results(found: Context) -> Iterator[Result]:
 
 def _keys(settings: Settings) -> Iterator[Result]:
     from service.audit import AuditKey
-    from service.keys import FileKey
+    from service.key_settings import FileProvider
+    from service.keys import open_provider
 
     for what, opened in (
-        ("key-encryption key", lambda: FileKey(settings.keys.path)),
+        ("key-encryption key", lambda: open_provider(settings.keys).close()),
         ("audit key", lambda: AuditKey.load(settings.keys.audit)),
     ):
         try:
@@ -76,8 +77,9 @@ def _keys(settings: Settings) -> Iterator[Result]:
             yield Result("ok", what)
         except RemitError as err:
             yield Result("error", what, str(err))
-    if settings.keys.path.is_relative_to(settings.data):
-        yield Result("error", "keys", f"{settings.keys.path} lies in the data folder that it protects: move it out")
+    held = settings.keys.provider
+    if isinstance(held, FileProvider) and held.path.is_relative_to(settings.data):
+        yield Result("error", "keys", f"{held.path} lies in the data folder that it protects: move it out")
 
 
 def _data(settings: Settings) -> Iterator[Result]:

@@ -43,6 +43,18 @@ def status(ctx: typer.Context, token: Token = "", person: As = "", json: Json = 
 
 
 @app.command()
+def create(ctx: typer.Context, json: Json = False) -> None:
+    """Make the key-encryption key where `keys.provider` says, which has none yet. `remit init` did so for a file."""
+    from service.keys import create_key
+
+    key_id = create_key(context(ctx).settings.keys)
+    if json:
+        print_json({"key_encryption_key": key_id})
+    else:
+        out.print(f"key-encryption key {key_id} was made", markup=False)
+
+
+@app.command()
 def rotate(ctx: typer.Context, token: Token = "", person: As = "", json: Json = False) -> None:
     """Make a new key-encryption key, and new wrapping keys for every source; `rewrap` moves the documents' keys."""
     with context(ctx).admin(token, person) as admin:

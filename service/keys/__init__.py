@@ -2,7 +2,9 @@
 
 from service.keys.custody import Backup, Custody, SourceStatus, Status
 from service.keys.envelope import UnsealError, associated
-from service.keys.provider import FileKey, KeyProvider, ProviderError, create_key_file
+from service.keys.file import FileKey, create_key_file
+from service.keys.opening import create_key, open_provider
+from service.keys.provider import KeyProvider, ProviderError
 from service.keys.store import DocumentKeyId, KeyExhaustedError, KeyStore
 
 __all__ = [
@@ -18,5 +20,7 @@ __all__ = [
     "Status",
     "UnsealError",
     "associated",
+    "create_key",
     "create_key_file",
+    "open_provider",
 ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -71,8 +71,10 @@ class Status:
 class Custody:
     """The administration of one key store. Safe to use from several threads, beside everybody who uses the keys."""
 
-    def __init__(self, keys: KeyStore) -> None:
+    def __init__(self, keys: KeyStore, also_in_use: Callable[[], Collection[str]] = frozenset) -> None:
+        """also_in_use: the versions of the key-encryption key that something beside the key store is under."""
         self._keys = keys
+        self._also_in_use = also_in_use
         self._lock = threading.Lock()
 
     @property
@@ -128,21 +130,31 @@ class Custody:
 
         Raises ProviderError and StorageError; everything stays readable.
         """
-        provider = self._keys.provider
+        provider, own = self._keys.provider, source_keys.c
         with self._lock:
             if not self._older():
                 provider.rotate()
-            with self._keys.write() as connection:
-                own = source_keys.c
+            with self._keys.read() as connection:
                 rows = connection.execute(select(source_keys).order_by(own.source, own.generation)).all()
-                for row in rows:
-                    self._keys.put_source_key(connection, row.source, row.generation, self._keys.unwrap_row(row))
-                for source in dict.fromkeys(row.source for row in rows):
-                    newest = max(row.generation for row in rows if row.source == source)
-                    self._keys.put_source_key(connection, source, newest + 1, os.urandom(KEY_BYTES))
-            self._keys.reload()
+            newest = {row.source: row.generation for row in rows}
+            # The provider is asked before the transaction begins, for which everybody waits who writes.
+            moved = [
+                (row, self._keys.wrap_source_key(row.source, row.generation, self._keys.unwrap_row(row)))
+                for row in rows
+            ]
+            fresh = [(source, number + 1, os.urandom(KEY_BYTES)) for source, number in newest.items()]
+            wrapped = [self._keys.wrap_source_key(*one) for one in fresh]
+            with self._keys.write() as connection:
+                kept = {row.source for row, one in moved if self._keys.replace_source_key(connection, row, one)}
+                for (source, number, _), one in zip(fresh, wrapped, strict=True):
+                    if source in kept:  # else it was shredded meanwhile
+                        self._keys.put_source_key(connection, source, number, one)
+                in_use = set(connection.scalars(select(own.kek).distinct()))
+            for source, number, key in fresh:
+                if source in kept:
+                    self._keys.adopt(source, number, key)
             self._keys.empty_log()
-            return provider.retire({provider.key_id})
+            return provider.retire({provider.key_id, *in_use, *self._also_in_use()})
 
     def rewrap(self, limit: int) -> int:
         """Re-wrap at most `limit` keys of documents; return how many are left. Raises UnsealError and StorageError."""
@@ -237,7 +249,7 @@ class Custody:
                 delete(source_keys).where(own.source == source, own.generation > OWN, own.generation < newest)
             ).rowcount
         if gone:
-            self._keys.reload(source)
+            self._keys.abandon(source, newest)
             self._keys.empty_log()
 
 

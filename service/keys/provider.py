@@ -1,4 +1,4 @@
-"""Who holds the key-encryption key: what every provider does, and the one that keeps it in a file.
+"""What holds the key-encryption key: what every provider does, wherever the key is.
 
 A provider wraps and unwraps the keys of sources, which happens at start and when keys are rotated, never in a search.
 It may hold several versions: the newest wraps, the older ones unwrap what is still under them.
@@ -6,22 +6,10 @@ It may hold several versions: the newest wraps, the older ones unwrap what is st
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
-import os
 from collections.abc import Collection
-from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from service import durable_file, key_file
-from service.errors import StartError, UnavailableError
-from service.keys.envelope import KEY_BYTES, seal, unseal
-
-_HEADER: Final = "remit key-encryption key 1"
+from service.errors import UnavailableError
 
 
 class ProviderError(UnavailableError):
@@ -36,15 +24,18 @@ class Wrapped(NamedTuple):
 
 
 class KeyProvider(Protocol):
-    """Holds a key-encryption key and uses it, without giving it away."""
+    """Holds a key-encryption key and uses it, without giving it away. Safe to use from several threads."""
 
     @property
     def key_id(self) -> str:
-        """Names the version that wraps now, without telling anything about it."""
+        """Names the version that wraps now, without telling anything about it. Asks nobody."""
 
     @property
     def described(self) -> str:
         """Where the key is, for people."""
+
+    def has(self, kek: str) -> bool:
+        """Whether `kek` is a version of this key, as far as is known without asking."""
 
     def wrap(self, key: bytes, place: bytes) -> Wrapped:
         """Encrypt a key, bound to its place. Raises ProviderError."""
@@ -53,98 +44,21 @@ class KeyProvider(Protocol):
         """Decrypt what `wrap` made. Raises UnsealError, and ProviderError when the version is not there."""
 
     def rotate(self) -> None:
-        """Make a new version, durably, and wrap with it from now on. Raises ProviderError; then nothing changed."""
+        """Make a new version, durably, and wrap with it from now on. Raises ProviderError; then the older one wraps."""
 
     def retire(self, in_use: Collection[str]) -> tuple[str, ...]:
         """Set aside the versions that wrap nothing of this key store any more; return their ids."""
 
+    def check(self) -> None:
+        """Find out whether the key could be used now. Raises ProviderError with what is wrong."""
 
-class FileKey:
-    """A key-encryption key in a file that only its owner can read: a header line, then 32 bytes in base64.
-
-    While a rotation is under way there are several, one a line, the newest first.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Read the keys. Raises StartError with what is wrong with the file and what to do."""
-        self._path = path
-        self._load(_read(path))
-
-    @property
-    def key_id(self) -> str:
-        """See `KeyProvider`."""
-        return next(iter(self._keys))
-
-    @property
-    def described(self) -> str:
-        """See `KeyProvider`."""
-        return f"file {self._path}"
-
-    def wrap(self, key: bytes, place: bytes) -> Wrapped:
-        """See `KeyProvider`."""
-        kek = self.key_id
-        return Wrapped(kek, seal(AESGCM(self._keys[kek]), key, place))
-
-    def unwrap(self, kek: str, wrapped: bytes, place: bytes) -> bytes:
-        """See `KeyProvider`."""
-        key = self._keys.get(kek)
-        if key is None:
-            raise ProviderError(
-                f"it was made with key `{kek}`, and the configured key is `{self.key_id}`: restore the right key file"
-            )
-        return unseal(AESGCM(key), wrapped, place)
-
-    def rotate(self) -> None:
-        """See `KeyProvider`. Both keys stand in the file until `retire`."""
-        self._write([os.urandom(KEY_BYTES), *self._keys.values()])
-
-    def retire(self, in_use: Collection[str]) -> tuple[str, ...]:
-        """See `KeyProvider`. Each goes to a file of its own beside, named by its id: backups may need it."""
-        gone = {kek: key for kek, key in self._keys.items() if kek not in in_use and kek != self.key_id}
-        for kek, key in gone.items():
-            try:
-                durable_file.create(self._path.with_name(f"{self._path.name}.retired-{kek}"), _text([key]))
-            except FileExistsError:
-                pass  # An earlier rotation came this far and no further.
-            except OSError as err:
-                raise ProviderError(f"`{self._path.parent}` cannot be written: {err.strerror}") from err
-        if gone:
-            self._write([key for kek, key in self._keys.items() if kek not in gone])
-        return tuple(gone)
-
-    def _write(self, keys: list[bytes]) -> None:
-        try:
-            durable_file.replace(self._path, _text(keys))
-        except OSError as err:
-            raise ProviderError(f"the key file `{self._path}` cannot be written: {err.strerror}") from err
-        self._load(keys)
-
-    def _load(self, keys: list[bytes]) -> None:
-        self._keys = {hmac.new(key, b"remit key id", hashlib.sha256).hexdigest()[:16]: key for key in keys}
+    def close(self) -> None:
+        """Let go of what was opened."""
 
 
-def create_key_file(path: Path) -> None:
-    """Write a new random key to `path`, readable by its owner alone. Raises StartError when the file exists."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        durable_file.create(path, _text([os.urandom(KEY_BYTES)]))
-    except FileExistsError as err:
-        raise StartError(f"`{path}` exists already: a key is never overwritten, name another file") from err
-    except OSError as err:
-        raise StartError(f"the key file `{path}` cannot be written: {err.strerror}") from err
-
-
-def _text(keys: list[bytes]) -> bytes:
-    return "".join(f"{line}\n" for line in (_HEADER, *(base64.b64encode(key).decode() for key in keys))).encode("ascii")
-
-
-def _read(path: Path) -> list[bytes]:
-    text = key_file.read(path, "the key-encryption key")
-    header, _, rest = text.decode("utf-8", "replace").partition("\n")
-    try:
-        keys = [base64.b64decode(line, validate=True) for line in rest.split()]
-    except (binascii.Error, ValueError):
-        keys = []
-    if header.strip() != _HEADER or not keys or any(len(key) != KEY_BYTES for key in keys):
-        raise StartError(f"`{path}` is not a key file of remit: restore it from where the key is kept")
-    return keys
+def other_key(kek: str, provider: KeyProvider) -> ProviderError:
+    """The error of a version that a provider does not have."""
+    return ProviderError(
+        f"it was made with key `{kek}`, and the configured key is `{provider.key_id}` in {provider.described}: "
+        "restore the right key, or name where it was as `previous`"
+    )

@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 from service import lock_file
 from service.errors import RemitError, StartError
 from service.keys.envelope import KEY_BYTES, UnsealError, associated, seal, unseal
-from service.keys.provider import KeyProvider, ProviderError
+from service.keys.provider import KeyProvider, ProviderError, Wrapped
 from service.keys.tables import OWN, about, documents, metadata, source_keys
 from service.stores.errors import storage_errors
 from service.stores.sqlite import open_readers, open_writer
@@ -102,7 +102,7 @@ class KeyStore:
         self._readers = open_readers(path)
         try:
             self.id = self._check(create)
-            self.reload()
+            self._open_source_keys()
         except BaseException:
             self.close()
             raise
@@ -123,13 +123,15 @@ class KeyStore:
             self._fd = None
 
     def add_source(self, source: str) -> None:
-        """Make the keys of `source` unless it has some. Durable on return."""
+        """Make the keys of `source` unless it has some. Durable on return. Raises ProviderError."""
         if source in self._source_keys:
             return
+        made = {generation: os.urandom(KEY_BYTES) for generation in (OWN, OWN + 1)}
+        wrapped = {generation: self.wrap_source_key(source, generation, key) for generation, key in made.items()}
         with self.write() as connection:
-            for generation in (OWN, OWN + 1):
-                self.put_source_key(connection, source, generation, os.urandom(KEY_BYTES))
-        self.reload(source)
+            for generation, one in wrapped.items():
+                self.put_source_key(connection, source, generation, one)
+        self._source_keys[source] = _source_key(made)
 
     def name(self, source: str, *parts: str | int) -> bytes:
         """Return 16 bytes that stand for `parts` within `source`; nobody without the key can test a guess."""
@@ -264,14 +266,27 @@ class KeyStore:
         with storage_errors(self.path), self._readers.begin() as connection:
             yield connection
 
-    def put_source_key(self, connection: Connection, source: str, generation: int, key: bytes) -> None:
-        """Write a source's key, wrapped by the current key-encryption key, in place of the one that may be there."""
-        kek, wrapped = self._provider.wrap(key, _source_place(source, generation))
-        values = {"kek": kek, "wrapped": wrapped}
-        place = (source_keys.c.source == source) & (source_keys.c.generation == generation)
-        if not connection.execute(update(source_keys).where(place).values(values)).rowcount:
-            made = {"source": source, "generation": generation, "made_at": self._now(), "uses": 0}
-            connection.execute(insert(source_keys).values({**made, **values}))
+    def wrap_source_key(self, source: str, generation: int, key: bytes) -> Wrapped:
+        """Wrap a source's key by the current key-encryption key, and see that it opens. Raises ProviderError.
+
+        Ask before a transaction is opened: the provider may be in a network, and others wait for the one writer.
+        """
+        place = _source_place(source, generation)
+        wrapped = self._provider.wrap(key, place)
+        if not hmac.compare_digest(self._provider.unwrap(*wrapped, place), key):
+            raise ProviderError(f"{self._provider.described} does not return what it wrapped")
+        return wrapped
+
+    def put_source_key(self, connection: Connection, source: str, generation: int, wrapped: Wrapped) -> None:
+        """Write a new key of a source."""
+        made = {"source": source, "generation": generation, "made_at": self._now(), "uses": 0}
+        connection.execute(insert(source_keys).values({**made, **wrapped._asdict()}))
+
+    def replace_source_key(self, connection: Connection, row: Row[Any], wrapped: Wrapped) -> bool:
+        """Write another wrapping of the same key, unless the row was changed or shredded since it was read."""
+        own = source_keys.c
+        same = (own.source == row.source) & (own.generation == row.generation) & (own.wrapped == row.wrapped)
+        return connection.execute(update(source_keys).where(same).values(wrapped._asdict())).rowcount == 1
 
     def unwrap_row(self, row: Row[Any]) -> bytes:
         """Open a row of `source_keys`. Raises ProviderError and UnsealError."""
@@ -281,22 +296,19 @@ class KeyStore:
         """The keys that wrap those of documents, by generation."""
         return self._source_keys[source].wrapping
 
-    def reload(self, *only: str) -> None:
-        """Open the keys of every source anew, or only of these. Raises StartError."""
-        asked = select(source_keys)
-        if only:
-            asked = asked.where(source_keys.c.source.in_(only))
-        with self.read() as connection:
-            rows = connection.execute(asked).all()
-        opened: dict[str, dict[int, bytes]] = {}
-        for row in rows:
-            try:
-                opened.setdefault(row.source, {})[row.generation] = self.unwrap_row(row)
-            except ProviderError as err:
-                raise StartError(f"`{self.path}` cannot be opened: {err}") from err
-            except UnsealError as err:
-                raise StartError(f"a source's key in `{self.path}` does not open: restore the key store") from err
-        self._source_keys.update({source: _source_key(keys) for source, keys in opened.items()})
+    def adopt(self, source: str, generation: int, key: bytes) -> None:
+        """Wrap new keys of documents with this one from now on. Its row is committed."""
+        found = self._source_keys.get(source)
+        if found is not None:
+            wrapping = {**found.wrapping, generation: AESGCM(key)}
+            self._source_keys[source] = _SourceKey(found.sealing, found.naming, wrapping)
+
+    def abandon(self, source: str, before: int) -> None:
+        """Forget the wrapping keys below a generation: no row is under them."""
+        found = self._source_keys.get(source)
+        if found is not None:
+            wrapping = {generation: key for generation, key in found.wrapping.items() if generation >= before}
+            self._source_keys[source] = _SourceKey(found.sealing, found.naming, wrapping)
 
     def empty_log(self) -> None:
         """Leave no older page in the files: deleted ones are overwritten (secure_delete), the log is emptied here."""
@@ -306,6 +318,19 @@ class KeyStore:
             driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
     # Within.
+
+    def _open_source_keys(self) -> None:
+        with self.read() as connection:
+            rows = connection.execute(select(source_keys)).all()
+        opened: dict[str, dict[int, bytes]] = {}
+        for row in rows:
+            try:
+                opened.setdefault(row.source, {})[row.generation] = self.unwrap_row(row)
+            except ProviderError as err:
+                raise StartError(f"`{self.path}` cannot be opened: {err}") from err
+            except UnsealError as err:
+                raise StartError(f"a source's key in `{self.path}` does not open: restore the key store") from err
+        self._source_keys.update({source: _source_key(keys) for source, keys in opened.items()})
 
     def _forget(self, source: str, gone: Collection[str]) -> None:
         with self._lock:

@@ -57,7 +57,7 @@ from service.index.follow import follow
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.index.planner import SearchPath, Tuning
 from service.index.postings import Postings
-from service.keys import Custody, FileKey, KeyStore
+from service.keys import Custody, KeyStore, open_provider
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings
@@ -445,7 +445,7 @@ def _trailing(metadata: grpc.aio.Metadata | None) -> tuple[tuple[str, str | byte
 @contextmanager
 def _stores(folder: Path, config: Settings, clock: Clock) -> Iterator[tuple[DataFolder, KeyStore, Catalog]]:
     data = open_folder(config.data)
-    keys, catalog = open_stores(data, config.keys.store, FileKey(config.keys.path), clock())
+    keys, catalog = open_stores(data, config.keys.store, open_provider(config.keys), clock())
     try:
         yield data, keys, catalog
     finally:

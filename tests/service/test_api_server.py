@@ -148,6 +148,24 @@ async def test_health_follows_the_audit_log(service: Service) -> None:
     watch.cancel()
 
 
+async def test_a_part_that_fails_is_not_serving_alone(service: Service) -> None:
+    """Without the key-encryption key nothing about keys can be changed, and everything else goes on."""
+    names = ["", "remit.v1.RetrievalService", "remit.v1.CustodyService"]
+    failure: list[str | None] = [None]
+    parts = {"remit.v1.CustodyService": lambda: failure[0]}
+    watch = asyncio.ensure_future(service.health.watch(lambda: None, every_s=0.001, parts=parts))
+    async with grpc.aio.insecure_channel(str(service.administrators)) as channel:
+        asked = health_pb2.HealthCheckRequest(service="remit.v1.CustodyService")
+        said = health_pb2_grpc.HealthStub(channel).Watch(asked).__aiter__()
+        assert await _next(said) == "SERVING"
+        failure[0] = "Vault is sealed"
+        assert await _next(said) == "NOT_SERVING"
+        assert [await health(service.administrators, name) for name in names] == ["SERVING", "SERVING", "NOT_SERVING"]
+        failure[0] = None
+        assert await _next(said) == "SERVING"
+    watch.cancel()
+
+
 async def _next(said: AsyncIterator[health_pb2.HealthCheckResponse]) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name((await anext(said)).status))
 

@@ -19,7 +19,7 @@ from service.audit import AuditKey, Kind, record, verify
 from service.audit.errors import AuditTamperedError
 from service.errors import RemitError, StartError
 from service.index.follow import follow
-from service.keys import FileKey, create_key_file
+from service.keys import FileKey, create_key_file, open_provider
 from service.restore import Restored, restore
 from tests.service.harness import ALICE, BOB, EPOCH, Service, allow, serving
 from tests.service.test_shred import custody
@@ -42,7 +42,7 @@ def put_back(service: Service, folder: Path, keys: Path | None, **changes: Any) 
     values: dict[str, Any] = {
         "data": config.data,
         "keystore": config.keys.store,
-        "provider": FileKey(config.keys.path),
+        "provider": open_provider(config.keys),
         "audit_key": AuditKey.load(config.keys.audit),
         "at": EPOCH,
     }
@@ -160,7 +160,7 @@ async def test_a_restore_that_is_refused_writes_nothing(tmp_path: Path) -> None:
     refused: list[tuple[type[RemitError], str, Callable[[], object]]] = [
         (
             StartError,
-            "restore the right key file",
+            "restore the right key",
             lambda: put_back(service, content, keys, provider=FileKey(tmp_path / "other.kek")),
         ),
         (StartError, "is not what was backed up", lambda: put_back(service, tmp_path / "flipped", keys)),

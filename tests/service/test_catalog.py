@@ -152,7 +152,7 @@ def test_another_key_opens_nothing_and_writes_nothing(tmp_path: Path) -> None:
     both = (folder.path, tmp_path / "keystore")
     before = {path: path.read_bytes() for one in both for path in one.iterdir()}
 
-    with pytest.raises(StartError, match="restore the right key file"):
+    with pytest.raises(StartError, match="restore the right key"):
         open_stores(folder, tmp_path / "keystore", FileKey(tmp_path / "other"), EPOCH)
 
     assert {path: path.read_bytes() for one in both for path in one.iterdir()} == before

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,16 +82,14 @@ groups:
     )
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A served and synced folder."""
-    folder = tmp_path_factory.mktemp("cli")
-    lay_out(folder)
-    with (folder / "log").open("wb") as log:
+@contextmanager
+def served(folder: Path, env: dict[str, str] | None = None) -> Iterator[Running]:
+    """`remit serve` in `folder`, until the end; the settings name its ports from the first start on."""
+    with (folder / "log").open("ab") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "service.cli", "serve", "--json"],
             cwd=folder,
-            env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | (env or {}),
             stdout=subprocess.PIPE,
             stderr=log,
         )
@@ -103,14 +102,23 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         text = settings.read_text()
         text = text.replace("callers: 127.0.0.1:0", f"callers: {ports['callers']}")
         settings.write_text(text.replace("administrators: 127.0.0.1:0", f"administrators: {ports['administrators']}"))
-        done = remit("source", "sync", "company", "--as", "alice", folder=folder)
-        assert done.returncode == 0, done.stderr + done.stdout
         yield Running(folder)
     finally:
         server.terminate()
         assert server.wait(timeout=30) == 0, (folder / "log").read_text()
         if server.stdout is not None:
             server.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A served and synced folder."""
+    folder = tmp_path_factory.mktemp("cli")
+    lay_out(folder)
+    with served(folder) as found:
+        done = found.run("source", "sync", "company", "--as", "alice")
+        assert done.returncode == 0, done.stderr + done.stdout
+        yield found
 
 
 def test_two_people_get_two_answers(running: Running) -> None:

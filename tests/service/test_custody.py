@@ -62,7 +62,7 @@ def test_rotation_changes_the_key_and_nothing_that_is_sealed_or_named(tmp_path: 
     aside = tmp_path / f"kek.retired-{older}"
     assert aside.read_bytes() == before
     assert aside.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(StartError, match="restore the right key file"):
+    with pytest.raises(StartError, match="restore the right key"):
         KeyStore(tmp_path / "keys.sqlite", FileKey(aside), create=False)
 
 

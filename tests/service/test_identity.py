@@ -20,7 +20,7 @@ from service.authn import Authenticator, Subject, TokenRefusedError
 from service.directories import build
 from service.errors import DirectoryUnavailableError, StartError, UnauthenticatedError
 from service.identity import MAX_RESOLUTION_AGE, Identity
-from service.keys.provider import FileKey
+from service.keys import open_provider
 from service.roles import Roles
 from service.settings import load
 
@@ -210,7 +210,7 @@ def test_what_init_writes_starts(tmp_path: Path) -> None:
 
     assert (alice.resolution.account_id, alice.roles) == ("u-1001", frozenset({"key-admin", "operator"}))
     assert (bob.resolution.account_id, bob.roles) == ("u-1002", frozenset({"auditor"}))
-    assert FileKey(settings.keys.path).key_id
+    assert open_provider(settings.keys).key_id
     assert Verifier.parse((folder / "keys/audit.pub").read_text()) == AuditKey.load(settings.keys.audit).verifier
     assert sorted(written) == sorted(p for p in folder.rglob("*") if p.is_file())
 

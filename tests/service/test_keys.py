@@ -114,7 +114,7 @@ def test_another_key_does_not_open_the_store_and_changes_nothing(tmp_path: Path,
     before = files(tmp_path)
     create_key_file(tmp_path / "other")
 
-    with pytest.raises(StartError, match="restore the right key file"):
+    with pytest.raises(StartError, match="restore the right key"):
         KeyStore(tmp_path / "keys.sqlite", FileKey(tmp_path / "other"), create=False)
 
     assert files(tmp_path) == before

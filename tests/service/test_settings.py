@@ -11,6 +11,7 @@ import pytest
 from acl.principal import Principal, Realm
 from service.errors import StartError
 from service.index.planner import Tuning
+from service.key_settings import FileProvider
 from service.schedules import Schedule
 from service.settings import Address, SettingsError, load
 
@@ -65,7 +66,7 @@ def test_the_example_is_read_in_full(write: Callable[[str], Path], tmp_path: Pat
     assert settings.listen.callers == Address("127.0.0.1", 7420)
     assert settings.listen.administrators == Address("127.0.0.1", 7421)
     assert settings.listen.tls is None
-    assert settings.keys.path == tmp_path / "keys/remit.kek"
+    assert settings.keys.provider == FileProvider(tmp_path / "keys/remit.kek")
     assert settings.keys.audit == tmp_path / "keys/audit.key"
     (issuer,) = settings.issuers
     assert (issuer.issuer, issuer.audience, issuer.claim) == ("https://remit.localhost/dev", "remit", "sub")
@@ -140,7 +141,85 @@ REFUSED = [
     ("administrators: 127.0.0.1:7421", "administrators: 127.0.0.1:7420", 5, "expected another address"),
     ("insecure_loopback: true", "insecure_loopback: false", 4, "listen: `tls` is missing"),
     ("insecure_loopback: true", "insecure_loopback: 'yes'", 6, "expected `true` or `false`, found `yes`"),
-    ("provider: file", "provider: vault", 7, "keys.provider: expected `file`, found `vault`"),
+    ("provider: file", "provider: cloud", 7, "keys.provider: expected `file` or `pkcs11` or `vault`, found `cloud`"),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: pkcs11, token: t, pin_env: P}",
+        7,
+        "keys: `library` is missing",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: pkcs11, library: ./l.so, token: t}",
+        7,
+        "keys: expected either `pin_file` or `pin_env`",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: pkcs11, library: ./l.so, token: t, pin: canary-pin}",
+        7,
+        "keys.pin: a secret does not stand in the settings: name its file by",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: pkcs11, library: ./l.so, token: t, pin_file: ./p, pin_env: P}",
+        7,
+        "found 2 of them",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: vault, address: https://v, ca: ./ca.pem, token: canary-token}",
+        7,
+        "keys.token: a secret does not stand in the settings",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: vault, address: http://v, ca: ./c, token_env: T}",
+        7,
+        "keys.address: expected an address `https://host:port`",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: vault, address: https://u:p@v, ca: ./c, token_env: T}",
+        7,
+        "keys.address: expected an address",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: vault, address: https://v, token_env: T}",
+        7,
+        "keys: `ca` is missing",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: vault, address: https://v, ca: ./ca.pem, key: ../k, token_env: T}",
+        7,
+        "keys.key: expected a name in Vault",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: vault, address: https://v, ca: ./ca.pem, approle: {role_id: r}}",
+        7,
+        "keys.approle: expected either `secret_id_file` or",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: vault, address: https://v, ca: ./ca.pem, token_env: T, approle: {role_id: r, secret_id_env: S}}",
+        7,
+        "found both",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: file, path: ./keys/remit.kek, previous: {provider: file, path: ./keys/remit.kek}}",
+        7,
+        "keys.previous: is where the key is now",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: file, path: ./keys/remit.kek, library: ./l}",
+        7,
+        "keys.library: unknown key",
+    ),
     ("path: ./keys/remit.kek}", "path: ./k, audit: ./k}", 7, "keys.audit: expected another file"),
     ("issuer: https://remit.localhost/dev", "issuer: http://x", 9, "issuers[0].issuer: expected an https URL"),
     ("    audience: remit\n", "", 9, "issuers[0]: `audience` is missing"),

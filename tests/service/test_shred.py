@@ -15,7 +15,7 @@ from remit.v1 import retrieval_pb2
 from service.audit import find
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
-from service.keys import FileKey, UnsealError
+from service.keys import UnsealError, open_provider
 from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
 from tests.service.harness import ALICE, COMPANY, EPOCH, Service, allow, serving
@@ -88,7 +88,7 @@ async def test_a_shredded_document_is_gone_for_everybody_and_for_ever(tmp_path: 
 
     # The next start.
     folder = open_folder(config.data)
-    keys, catalog = open_stores(folder, config.keys.store, FileKey(config.keys.path), EPOCH)
+    keys, catalog = open_stores(folder, config.keys.store, open_provider(config.keys), EPOCH)
     index = EdgeIndex(folder.index, incarnation=catalog.incarnation, dimension=dimension)
     follow(catalog, index)
     index.close()
@@ -99,7 +99,7 @@ async def test_a_shredded_document_is_gone_for_everybody_and_for_ever(tmp_path: 
 
     # The older copy of the content with today's keys.
     folder = open_folder(tmp_path / "copy")
-    keys, catalog = open_stores(folder, config.keys.store, FileKey(config.keys.path), EPOCH)
+    keys, catalog = open_stores(folder, config.keys.store, open_provider(config.keys), EPOCH)
     with catalog.reader() as reader:
         documents = {one.document_id: one for one in reader.documents([1, 2]).values()}
         with pytest.raises(UnsealError):
