@@ -87,18 +87,22 @@ def decide(acl: Acl | Unknown, caller: Caller, at: datetime) -> Decision:
     matches: list[Match] = []
     if acl.scope is not None:
         for scope in acl.scope.chain():
-            verdict = _pass(scope.label or scope.id, scope.clause, caller, at)
+            verdict = judge(scope.label or scope.id, scope.clause, caller, at)
             if isinstance(verdict, Denied):
                 return verdict
             matches.append(verdict)
-    verdict = _pass(OWN, acl.own, caller, at)
+    verdict = judge(OWN, acl.own, caller, at)
     if isinstance(verdict, Denied):
         return verdict
     matches.append(verdict)
     return Allowed(tuple(matches))
 
 
-def _pass(name: str, clause: Clause, caller: Caller, at: datetime) -> Match | Denied:
+def judge(name: str, clause: Clause, caller: Caller, at: datetime) -> Match | Denied:
+    """How one clause takes a caller. One clause is no decision: `decide` asks all of them, and whether both still hold.
+
+    name: the clause's in what is returned. at: in UTC.
+    """
     # 4. A deny rule needs all of the caller's principals, so an incomplete realm ends the matter.
     if not clause.realms <= caller.complete:
         return Denied(name, Reason.INCOMPLETE_REALM, min(clause.realms - caller.complete))

@@ -87,6 +87,17 @@ class Snapshot:
             return Unknown("no text")
         return self._rules.acl(document.acl_id)
 
+    def age(self, source: str) -> SourceAge | None:
+        """Return the age of one source, None for one that is not configured: for administrators alone."""
+        return self._ages.get(source)
+
+    def rules(self, document: StoredDocument) -> Acl | Unknown:
+        """Return the rules of a document, however old they are and whether it has a text: for reports.
+
+        Never to be decided on; that is `acl`.
+        """
+        return self._rules.acl(document.acl_id)
+
     def ages(self, caller: Caller, sources: frozenset[str]) -> tuple[SourceAge, ...]:
         """Return the ages of those `sources` in which `caller` may read something, or could if they were fresh.
 

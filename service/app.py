@@ -22,15 +22,17 @@ import connectors
 import service
 from connectors import registry
 from connectors.base import Connector
-from connectors.directories.base import Directory, Watched
+from connectors.directories.base import ATTRIBUTES, Directory, Watched
 from service import audit_copies, directories
 from service.access import Access
 from service.api import tls
+from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
-from service.api.retrieval import AccessServicer, RetrievalServicer
+from service.api.retrieval import RetrievalServicer
+from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
@@ -38,6 +40,7 @@ from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
+from service.checks import Checks
 from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
 from service.executor import Executor
@@ -52,6 +55,7 @@ from service.keys import Custody, open_provider
 from service.keys.store import KeyStore
 from service.keys.watch import KeyWatch
 from service.lookups import Keeping
+from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings, SettingsError, SourceSettings
@@ -221,7 +225,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     runs = SourceRuns(sources, catalog, engine, connect, lambda run: audit.append_blocking(_run_record(run)))
     closing.callback(runs.close)
 
-    access = Access(catalog, {one.name: one.max_permissions_age for one in settings.sources})
+    ages = {one.name: one.max_permissions_age for one in settings.sources}
+    access = Access(catalog, ages)
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
     callers = Callers(identity, access.latest)
@@ -238,10 +243,13 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         callers=callers,
         shadow=shadow,
     )
+    checks = Checks(access, catalog.sealing, callers, ages)
+    people = People(identity, callers, {one.name: ATTRIBUTES[one.kind][0] for one in settings.directories})
     custody = Custody(keys)
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
-        "AccessService": AccessServicer(retrieval, executor),
+        "AccessService": AccessServicer(retrieval, checks, executor, audit_key.page_key),
+        "ReviewService": ReviewServicer(Review(people, checks), executor, audit_key.page_key),
         "SourceService": SourceServicer(runs, executor, audit_key.page_key),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(

@@ -32,7 +32,14 @@ class RoleRequiredError(RemitError):
 
 
 class NotFoundError(RemitError):
-    """It does not exist, or the caller may not read it."""
+    """It does not exist, or the caller may not read it.
+
+    what: for administrators alone, which of several things that a request names; empty towards callers, always.
+    """
+
+    def __init__(self, message: str, *, what: str = "") -> None:
+        super().__init__(message)
+        self.what = what
 
 
 class UnavailableError(RemitError):

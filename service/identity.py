@@ -113,6 +113,11 @@ class Identity:
         self._joined: dict[tuple[str, str, str], _Joined] = {}
         self._lock: Final = Lock()
 
+    def directory(self, name: str) -> directories.Directory | None:
+        """Return a directory by its name, None when none is configured under it."""
+        found = self._lookups.get(name)
+        return None if found is None else found.directory
+
     def start(self) -> None:
         """Begin to follow what changes in the directories."""
         for lookups in self._watched:

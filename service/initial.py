@@ -85,7 +85,7 @@ roles:
   auditor: [group:auditors]         # the audit log
   key-admin: [group:key-admins]     # keys, shredding and backups
 #  audit-reader-content: [group:audit-content]   # may open the texts of queries in the audit log
-#  access-admin: [group:access]     # is told of all sources
+#  access-admin: [group:access]     # is told of all sources, and asks who may read what
 #  source-owner: {company: [group:sales]}   # is told of that source, and checks it
 
 # The bundled model. A folder with another sentence-transformers model: {kind: model, path: ./model}

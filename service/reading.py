@@ -6,26 +6,53 @@ takes permits, and only `permit` makes them. Hidden and absent documents take th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol, TypeVar
 
 import structlog
 
 from acl.decide import Allowed, decide
+from acl.errors import CallerExpiredError
 from acl.model import Acl, AclId, Unknown
 from service.access import Snapshot
+from service.authn import Subject
 from service.callers import Current
-from service.errors import RemitError
+from service.errors import RemitError, UnauthenticatedError
 from service.keys.envelope import UnsealError
 from service.stores.records import StoredChunk, StoredDocument
 from service.stores.sealing import Sealing
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 
 class NewerTextError(RemitError):
     """A text that may be read is newer than the caller's groups: resolve the caller again, then decide again."""
+
+
+class Resolve(Protocol):
+    """What resolves a subject again: `service.callers.Callers`."""
+
+    def resolve_again(self, subject: Subject) -> Current:
+        """Return the caller as it stands now, from answers that are newer than what the catalog holds."""
+
+
+def resolved(callers: Resolve, caller: Current, work: Callable[[Current, bool], T]) -> T:
+    """Do `work`, and once more with the caller resolved again when the first resolution was too old.
+
+    work: gets the caller, and whether it was resolved again. Raises UnauthenticatedError and what `work` raises.
+    """
+    try:
+        return work(caller, False)
+    except (NewerTextError, CallerExpiredError):
+        current = callers.resolve_again(caller.subject)
+    try:
+        return work(current, True)
+    except CallerExpiredError as err:
+        raise UnauthenticatedError("the caller expired during the call") from err
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,19 +160,19 @@ def open_passages(sealing: Sealing, permits: Mapping[int, Permit], chunks: Itera
             continue
         try:
             if chunk.ordinal not in views:
-                views[chunk.ordinal] = _view(sealing, document)
-            view = views[chunk.ordinal]
+                views[chunk.ordinal] = view(sealing, document)
+            opened = views[chunk.ordinal]
             text = sealing.text(chunk)
         except UnsealError as err:
             views.setdefault(chunk.ordinal, None)
             log.error("passage_unreadable", document_id=document.document_id, chunk_id=chunk.chunk_id, detail=str(err))
             continue
-        if view is None:
+        if opened is None:
             continue
         yield Passage(
             chunk_id=chunk.chunk_id,
             row=chunk.row,
-            document=view,
+            document=opened,
             text=text.text,
             headings=text.headings,
             start=chunk.start,
@@ -157,7 +184,8 @@ def open_passages(sealing: Sealing, permits: Mapping[int, Permit], chunks: Itera
         )
 
 
-def _view(sealing: Sealing, document: StoredDocument) -> DocumentView:
+def view(sealing: Sealing, document: StoredDocument) -> DocumentView:
+    """Open what is known of a document that the caller may read. Raises UnsealError."""
     return DocumentView(
         document_id=document.document_id,
         source=document.source,

@@ -15,31 +15,27 @@ Everything blocks and runs in a thread of `service.executor`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 from itertools import islice
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from pyroaring import AbstractBitMap, BitMap
 
-from acl.errors import CallerExpiredError
 from service.access import Access, Snapshot, SourceAge
-from service.authn import Subject
 from service.callers import Current
 from service.embed import Embedder
-from service.errors import NotFoundError, RemitError, UnauthenticatedError
+from service.errors import NotFoundError, RemitError
 from service.fuse import fuse
 from service.index.base import Index, Keywords, Proposal
-from service.reading import DocumentView, NewerTextError, Passage, open_passages, permit, refusals
+from service.reading import DocumentView, Passage, Resolve, open_passages, permit, refusals, resolved
 from service.shadow import Shadow
 from service.stores.records import StoredChunk
 from service.stores.sealing import Sealing
-
-T = TypeVar("T")
 
 _ROUNDS: Final = 3
 _FIRST: Final = 2
@@ -51,13 +47,6 @@ _FUSED: Final = 50
 
 class DamagedTextError(RemitError):
     """A document cannot be returned whole, because a passage does not open or does not have its hash."""
-
-
-class Resolve(Protocol):
-    """What resolves a subject again: `service.callers.Callers`."""
-
-    def resolve_again(self, subject: Subject) -> Current:
-        """Return the caller as it stands now, from answers that are newer than what the catalog holds."""
 
 
 class Mode(Enum):
@@ -91,6 +80,14 @@ class Freshness:
     principals_resolved_at: datetime
     sources: tuple[SourceAge, ...]
     principals_incomplete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What an answer rests on. epochs: the version of each source's rules."""
+
+    freshness: Freshness
+    epochs: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +185,7 @@ class Retrieval:
                     return replace(answer, trace=_trace(found.proposal, len(rows), answer, rounds))
                 asked *= _GROWTH
 
-        return self._resolved(caller, work)
+        return resolved(self._callers, caller, work)
 
     def _found(self, vector: NDArray[np.float32], query: Query, rows: AbstractBitMap, asked: int) -> _Found:
         """Step 2: the ranking that the mode asks for, with the cosine of everything in it.
@@ -233,7 +230,7 @@ class Retrieval:
             within = [d for d in documents.values() if not query.sources or d.source in query.sources]
             permits = permit(snapshot, within, current, again=again)
             refused = refusals(snapshot, [d for d in within if d.ordinal not in permits], current)
-            facts = self._facts(snapshot, current, query.sources)
+            facts = facts_of(snapshot, current, query.sources)
             snapshot.release()
             ordered = [chunks[row] for row in rows if row in chunks and chunks[row].ordinal in permits]
             passages = list(islice(open_passages(self._sealing, permits, ordered), query.limit))
@@ -259,7 +256,7 @@ class Retrieval:
             with self._access.snapshot() as snapshot:
                 stored = snapshot.reader.document_by_id(document_id)
                 permits = permit(snapshot, [stored], current, again=again)
-                facts = self._facts(snapshot, current, frozenset())
+                facts = facts_of(snapshot, current, frozenset())
                 snapshot.release()
                 if stored is None or stored.ordinal not in permits:
                     raise NotFoundError("the document does not exist or may not be read")
@@ -269,7 +266,7 @@ class Retrieval:
                 raise DamagedTextError("a passage of the document does not open")
             return self._read(snapshot, current, facts, passages, asked=1)
 
-        return self._resolved(caller, work)
+        return resolved(self._callers, caller, work)
 
     def chunks(self, caller: Current, chunk_ids: Sequence[str]) -> Answer:
         """Return passages in the order asked; those absent or not readable are left out alike."""
@@ -280,25 +277,25 @@ class Retrieval:
                 documents = snapshot.reader.documents({chunk.ordinal for chunk in stored.values()})
                 absent = len(set(chunk_ids)) - len(stored)
                 permits = permit(snapshot, [*documents.values(), *([None] * absent)], current, again=again)
-                facts = self._facts(snapshot, current, frozenset())
+                facts = facts_of(snapshot, current, frozenset())
                 snapshot.release()
                 by_id = {p.chunk_id: p for p in open_passages(self._sealing, permits, stored.values())}
             passages = [by_id[chunk_id] for chunk_id in chunk_ids if chunk_id in by_id]
             return self._read(snapshot, current, facts, passages, asked=len(chunk_ids))
 
-        return self._resolved(caller, work)
+        return resolved(self._callers, caller, work)
 
     def freshness(self, caller: Current) -> Freshness:
         """Return how fresh everything is that the caller may read something of."""
 
         def work(current: Current, again: bool) -> Freshness:
             with self._access.snapshot() as snapshot:
-                return self._facts(snapshot, current, frozenset()).freshness
+                return facts_of(snapshot, current, frozenset()).freshness
 
-        return self._resolved(caller, work)
+        return resolved(self._callers, caller, work)
 
     def _read(
-        self, snapshot: Snapshot, current: Current, facts: _Facts, passages: Sequence[Passage], asked: int
+        self, snapshot: Snapshot, current: Current, facts: Facts, passages: Sequence[Passage], asked: int
     ) -> Answer:
         return Answer(
             passages=tuple(passages),
@@ -310,28 +307,19 @@ class Retrieval:
             candidates=asked,
         )
 
-    def _facts(self, snapshot: Snapshot, current: Current, sources: frozenset[str]) -> _Facts:
-        if current.subject.acting is not None:
-            sources = current.subject.acting.within(sources)
-        ages = snapshot.ages(current.resolved.caller, sources)
-        if current.actor is not None:
-            known = {age.source for age in snapshot.ages(current.actor, sources)}
-            ages = tuple(age for age in ages if age.source in known)
-        return _Facts(
-            Freshness(current.resolved.caller.resolved_at, ages, current.resolved.incomplete),
-            snapshot.epochs(frozenset(age.source for age in ages)),
-        )
 
-    def _resolved(self, caller: Current, work: Callable[[Current, bool], T]) -> T:
-        """Do `work`, and once more with the caller resolved again when the first resolution was too old."""
-        try:
-            return work(caller, False)
-        except (NewerTextError, CallerExpiredError):
-            current = self._callers.resolve_again(caller.subject)
-        try:
-            return work(current, True)
-        except CallerExpiredError as err:
-            raise UnauthenticatedError("the caller expired during the call") from err
+def facts_of(snapshot: Snapshot, current: Current, sources: frozenset[str]) -> Facts:
+    """Return how fresh those sources are that the caller may know of. No sources: all."""
+    if current.subject.acting is not None:
+        sources = current.subject.acting.within(sources)
+    ages = snapshot.ages(current.resolved.caller, sources)
+    if current.actor is not None:
+        known = {age.source for age in snapshot.ages(current.actor, sources)}
+        ages = tuple(age for age in ages if age.source in known)
+    return Facts(
+        Freshness(current.resolved.caller.resolved_at, ages, current.resolved.incomplete),
+        snapshot.epochs(frozenset(age.source for age in ages)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,12 +330,6 @@ class _Found:
     scores: Mapping[int, float]
     proposal: Proposal
     all: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    freshness: Freshness
-    epochs: Mapping[str, int]
 
 
 def _trace(proposal: Proposal, permitted: int, answer: Answer, rounds: int) -> Trace:

@@ -114,6 +114,17 @@ class Directory(Protocol):
 
 
 @runtime_checkable
+class Findable(Protocol):
+    """A directory in which an administrator may name somebody as people do."""
+
+    def find(self, login: str) -> str | None:
+        """Return the id of the account called `login`: for an administrator's question, never for a decision.
+
+        Raises DirectoryUnavailableError.
+        """
+
+
+@runtime_checkable
 class Watched(Directory, Protocol):
     """A directory that is asked over a network: it says what changed, so that its answers can be kept for a while."""
 

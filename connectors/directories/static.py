@@ -131,6 +131,13 @@ class StaticDirectory:
                 return user.id
         raise UnknownSubjectError(f"directory `{self.name}` has no enabled account called `{name}`")
 
+    def find(self, login: str) -> str | None:
+        """See `Findable`; None also for a disabled account. Raises DirectoryUnavailableError."""
+        try:
+            return self.account_id(login)
+        except UnknownSubjectError:
+            return None
+
     def _accounts(self) -> _Accounts:
         """The file's content as it is now. Raises DirectoryUnavailableError."""
         with self._lock:

@@ -13,14 +13,28 @@ from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import Message
-from remit.v1 import audit_pb2, custody_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2
 
 from service.api.floods import Floods
 from service.api.status import Failure
 from service.api.wrapper import GIVEN_UP, Entry
 from service.audit.key import AuditKey
-from service.audit.record import Actor, Asked, Authority, Call, Kind, Record, Returned, Sought, passes
+from service.audit.record import (
+    About,
+    Actor,
+    Asked,
+    Authority,
+    Call,
+    Kind,
+    Record,
+    Returned,
+    Sought,
+    passes,
+    principals_digest,
+)
 from service.authn import TokenRefusedError
+from service.callers import Current
+from service.checks import Checked
 from service.errors import AuditUnavailableError
 from service.reading import Passage
 from service.search import Answer, Query
@@ -34,6 +48,7 @@ _PASSAGES_A_RECORD: Final = 1000
 _KINDS: Final = {
     "remit.v1.RetrievalService": Kind.QUERY,
     "remit.v1.AccessService": Kind.ACCESS,
+    "remit.v1.ReviewService": Kind.ACCESS,
     "remit.v1.SourceService": Kind.ADMIN,
     "remit.v1.AuditService": Kind.AUDIT,
     "remit.v1.CustodyService": Kind.ADMIN,
@@ -55,6 +70,14 @@ class ReadingEvidence:
     """A document or passages that were read."""
 
     answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class CheckEvidence:
+    """Documents that were asked about. about: somebody else was, who is the answer's caller."""
+
+    answer: Checked
+    about: bool = False
 
 
 class Log(Protocol):
@@ -117,6 +140,10 @@ class LoggedCalls:
         if isinstance(entry.evidence, SearchEvidence | ReadingEvidence):
             answer = entry.evidence.answer
             caller, decided_at = answer.caller, answer.decided_at
+        checks = entry.evidence if isinstance(entry.evidence, CheckEvidence) else None
+        if checks is not None and not checks.about:
+            caller, decided_at = checks.answer.caller, checks.answer.decided_at
+        facts = answer if answer is not None else None if checks is None else checks.answer.facts
         return Call(
             kind=kind,
             rpc=entry.rpc,
@@ -134,9 +161,11 @@ class LoggedCalls:
             else Authority.of(caller.resolved.caller, decided_at, caller.resolved.roles),
             asked=self._asked(entry),
             returned=() if answer is None else _returned(answer),
-            epochs={} if answer is None else answer.epochs,
+            about=None if checks is None or not checks.about else _about(checks.answer.caller),
+            checked=() if checks is None else checks.answer.checked,
+            epochs={} if facts is None else facts.epochs,
             withheld={} if answer is None else answer.withheld,
-            stale=() if answer is None else tuple(s.source for s in answer.freshness.sources if s.withheld),
+            stale=() if facts is None else tuple(s.source for s in facts.freshness.sources if s.withheld),
             candidates=None if answer is None else answer.candidates,
             sought=None if answer is None or answer.trace is None else Sought(**asdict(answer.trace)),
         )
@@ -181,7 +210,12 @@ def _detail(error: Exception | None) -> str:
 def _target(request: Message | None) -> str:
     """What a call was about, as it was asked, found or not."""
     match request:
-        case retrieval_pb2.GetDocumentRequest() | custody_pb2.ShredDocumentRequest():
+        case (
+            retrieval_pb2.GetDocumentRequest()
+            | custody_pb2.ShredDocumentRequest()
+            | access_pb2.ExplainAccessRequest()
+            | review_pb2.ExplainUserAccessRequest()
+        ):
             target = request.document_id
         case custody_pb2.ShredSourceRequest():
             target = request.name
@@ -205,8 +239,15 @@ def _target(request: Message | None) -> str:
 
 
 def _conditions(request: Message | None) -> dict[str, str]:
-    """What a reading of the audit log asked for: only what was set."""
+    """What a reading of the audit log asked for, or whom a question named: only what was set."""
     match request:
+        case (
+            review_pb2.CheckUserAccessRequest()
+            | review_pb2.ExplainUserAccessRequest()
+            | review_pb2.ListUserDocumentsRequest()
+        ):
+            named = {"user": request.user.user, "directory": request.user.directory}
+            return {name: value[:_LONGEST_TARGET] for name, value in named.items() if value}
         case audit_pb2.ListAuditRecordsRequest():
             given = {"document_id": request.document_id, "person": request.person}
         case audit_pb2.ExportAuditRecordsRequest():
@@ -228,6 +269,11 @@ def _actor(entry: Entry) -> Actor | None:
     if subject.on_behalf is not None:
         acting = (f"service-account:{subject.on_behalf.name}",)
     return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account, acting)
+
+
+def _about(current: Current) -> About:
+    found = current.resolved
+    return About(current.subject.directory, found.resolution.account_id, principals_digest(found.caller.principals))
 
 
 def _returned(answer: Answer) -> tuple[Returned, ...]:

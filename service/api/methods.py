@@ -36,6 +36,7 @@ _CALLER: Final = Rule(None)
 _OPERATOR: Final = Rule(OPERATOR)
 _LOOK: Final = Rule(OPERATOR, also=_LOOKS)
 _AUDITOR: Final = Rule(AUDITOR)
+_REVIEW: Final = Rule(ACCESS_ADMIN, also=frozenset({AUDITOR}))
 _KEY_ADMIN: Final = Rule(KEY_ADMIN, default_s=60.0, longest_s=600.0)
 _DAY_S: Final = 24 * 3600.0
 
@@ -44,6 +45,12 @@ METHODS: Final = {
     "remit.v1.RetrievalService/GetDocument": _CALLER,
     "remit.v1.RetrievalService/BatchGetChunks": _CALLER,
     "remit.v1.AccessService/GetCaller": _CALLER,
+    "remit.v1.AccessService/CheckAccess": _CALLER,
+    "remit.v1.AccessService/ExplainAccess": _CALLER,
+    "remit.v1.AccessService/ListReadableDocuments": _CALLER,
+    "remit.v1.ReviewService/CheckUserAccess": _REVIEW,
+    "remit.v1.ReviewService/ExplainUserAccess": _REVIEW,
+    "remit.v1.ReviewService/ListUserDocuments": _REVIEW,
     "remit.v1.SourceService/ListSources": _LOOK,
     "remit.v1.SourceService/GetSource": _LOOK,
     "remit.v1.SourceService/CheckSource": Rule(

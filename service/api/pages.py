@@ -40,7 +40,8 @@ class PageTokens:
 
     def write(self, position: int, request: Paged, call: Call) -> str:
         """A token for `position` in what this caller asked for."""
-        sealed = seal(self._cipher, str(position).encode("ascii"), _place(request, call))
+        # Of one length for all: how many digits a position has says how much there is that the caller may not see.
+        sealed = seal(self._cipher, f"{position:020d}".encode("ascii"), _place(request, call))
         return base64.urlsafe_b64encode(sealed).decode("ascii").rstrip("=")
 
     def read(self, request: Paged, call: Call) -> int | None:

@@ -1,8 +1,8 @@
-"""RetrievalService and AccessService: each method checks its request, asks `service.search`, and writes the answer."""
+"""RetrievalService: each method checks its request, asks `service.search`, and writes the answer."""
 
 from __future__ import annotations
 
-from remit.v1 import access_pb2, retrieval_pb2
+from remit.v1 import retrieval_pb2
 
 from service.api import wire
 from service.api.evidence import ReadingEvidence, SearchEvidence
@@ -36,16 +36,3 @@ class RetrievalServicer:
         chunk_ids = wire.chunk_ids(request)
         answer = await self._executor.run(self._retrieval.chunks, call.caller, chunk_ids)
         return Reply(wire.chunks_response(answer, call.request_id), ReadingEvidence(answer))
-
-
-class AccessServicer:
-    """remit.v1.AccessService."""
-
-    def __init__(self, retrieval: Retrieval, executor: Executor) -> None:
-        self._retrieval = retrieval
-        self._executor = executor
-
-    async def GetCaller(self, request: access_pb2.GetCallerRequest, call: Call) -> Reply:
-        """Say who is calling."""
-        fresh = await self._executor.run(self._retrieval.freshness, call.caller)
-        return Reply(wire.caller_response(call.caller, fresh, call.request_id))

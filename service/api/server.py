@@ -1,8 +1,8 @@
 """The listeners: one for callers, one for administrators, and one for services, which bring a client certificate.
 
-Starting, stopping and limits; no method is known here. Callers get retrieval, access and health; administrators get
-the sources, the audit log, the keys, health and reflection; services get the methods of both, each as far as their
-roles go.
+Starting, stopping and limits; no method is known here. Callers get retrieval, their own access and health;
+administrators get the sources, the audit log, the keys, the access of others, health and reflection; services get the
+methods of both, each as far as their roles go.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2
 
 from service.api.health import Health
 from service.api.tls import Certificates
@@ -33,6 +33,7 @@ ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (
     source_pb2.DESCRIPTOR.services_by_name["SourceService"],
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
     custody_pb2.DESCRIPTOR.services_by_name["CustodyService"],
+    review_pb2.DESCRIPTOR.services_by_name["ReviewService"],
 )
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

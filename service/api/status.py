@@ -82,8 +82,8 @@ def failure_of(error: Exception, request_id: str) -> Failure:
             return Failure("UNAUTHENTICATED")
         case InvalidRequestError(field=field):
             return Failure("INVALID_ARGUMENT", ("field", field))
-        case NotFoundError():
-            return Failure("NOT_FOUND")
+        case NotFoundError(what=what):
+            return Failure("NOT_FOUND", ("what", what) if what else None)
         case RoleRequiredError(role=role):
             return Failure("ROLE_REQUIRED", ("role", role))
         case DirectoryUnavailableError():

@@ -71,24 +71,24 @@ def query(request: retrieval_pb2.SearchRequest) -> Query:
 
 def document_id(request: retrieval_pb2.GetDocumentRequest) -> str:
     """Read the id of a document."""
-    return _text("document_id", request.document_id, MAX_ID_BYTES)
+    return text("document_id", request.document_id, MAX_ID_BYTES)
 
 
 def shredded_document(request: custody_pb2.ShredDocumentRequest) -> str:
     """Read the id of a document to shred."""
-    return _text("document_id", request.document_id, MAX_ID_BYTES)
+    return text("document_id", request.document_id, MAX_ID_BYTES)
 
 
 def chunk_ids(request: retrieval_pb2.BatchGetChunksRequest) -> tuple[str, ...]:
     """Read the ids of passages."""
     if not 1 <= len(request.chunk_ids) <= MAX_CHUNKS:
         raise InvalidRequestError("chunk_ids", f"{len(request.chunk_ids)} ids, expected 1 to {MAX_CHUNKS}")
-    return tuple(_text("chunk_ids", one, MAX_ID_BYTES) for one in request.chunk_ids)
+    return tuple(text("chunk_ids", one, MAX_ID_BYTES) for one in request.chunk_ids)
 
 
-def path(field: str, text: str) -> str:
+def path(field: str, value: str) -> str:
     """Read a path on this machine."""
-    found = _text(field, text, MAX_PATH_BYTES)
+    found = text(field, value, MAX_PATH_BYTES)
     if "\0" in found:
         raise InvalidRequestError(field, "a path holds no zero byte")
     return found
@@ -96,10 +96,11 @@ def path(field: str, text: str) -> str:
 
 def name(field: str, value: str) -> str:
     """Read a source's name or a run's id."""
-    return _text(field, value, MAX_NAME_BYTES)
+    return text(field, value, MAX_NAME_BYTES)
 
 
-def _text(field: str, value: str, most: int) -> str:
+def text(field: str, value: str, most: int) -> str:
+    """Read a text that is not empty."""
     if not 1 <= len(value.encode()) <= most:
         raise InvalidRequestError(field, f"{len(value.encode())} bytes, expected 1 to {most}")
     return value

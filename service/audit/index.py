@@ -72,7 +72,10 @@ def names_of(body: Mapping[str, Any]) -> set[str]:
     actor = body.get("actor")
     if actor is not None:
         found |= {f"person:{value}" for value in (actor["subject"], actor["account"]) if value}
-    found |= {f"document:{one['document_id']}" for one in body.get("returned", ())}
+    about = body.get("about")
+    if about is not None:
+        found.add(f"person:{about['account']}")
+    found |= {f"document:{one['document_id']}" for one in (*body.get("returned", ()), *body.get("checked", ()))}
     return found
 
 

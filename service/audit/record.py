@@ -191,6 +191,23 @@ def principals_digest(principals: Iterable[Principal]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """Whom a question was about, when that was not who asked: the account, and what it held."""
+
+    directory: str
+    account: str
+    principals_sha256: str
+
+    def body(self) -> dict[str, object]:
+        """As it stands in a record."""
+        return {
+            "directory": self.directory,
+            "account": self.account,
+            "principals_sha256": self.principals_sha256,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What was searched for. digest: `AuditKey.query_digest`. sealed: `AuditKey.seal_query`, empty when it is not kept.
 
@@ -300,6 +317,8 @@ class Call:
     detail: a constant word that only the log sees, such as `expired` for a refused token.
     target: what an administrative call was about, such as the name of a source or the id of a run.
     conditions: what a reading of this log asked for, by the names of the request's fields.
+    about: whom a question about access was about. checked: the documents that it was about, and whether that person, or
+    the caller, may read them.
     epochs: the version of each source's rules that was decided on.
     withheld: by reason, how many candidates were not returned.
     stale: the sources that were left out, because their rules were not verified in time.
@@ -320,6 +339,8 @@ class Call:
     authority: Authority | None = None
     asked: Asked | None = None
     returned: Sequence[Returned] = ()
+    about: About | None = None
+    checked: Sequence[tuple[str, bool]] = ()
     epochs: Mapping[str, int] = field(default_factory=dict)
     withheld: Mapping[str, int] = field(default_factory=dict)
     stale: Sequence[str] = ()
@@ -372,6 +393,10 @@ class Call:
             } | ({"sealed": q.sealed} if q.sealed else {})
         if self.kind is Kind.QUERY:
             body["returned"] = [one.body() for one in self.returned]
+        if self.about is not None:
+            body["about"] = self.about.body()
+        if self.checked:
+            body["checked"] = [{"document_id": one, "readable": readable} for one, readable in self.checked]
         if self.epochs:
             body["epochs"] = dict(self.epochs)
         if self.withheld:

@@ -85,6 +85,10 @@ class Reader:
         row = self._connection.execute(_DOCUMENTS.where(schema.documents.c.document_id == document_id)).one_or_none()
         return None if row is None else _document(row)
 
+    def documents_by_id(self, document_ids: Collection[str]) -> dict[str, StoredDocument]:
+        """Return the documents that exist, by id."""
+        return {row.document_id: _document(row) for row in self._all(_DOCUMENTS_BY_ID, document_ids)}
+
     def chunks(self, rows: Collection[int]) -> dict[int, StoredChunk]:
         """Return the chunks of current texts, by row."""
         return {row.row: _chunk(row) for row in self._all(_CHUNKS_BY_ROW, rows)}
@@ -337,6 +341,7 @@ _CHUNKS: Final[Select[Any]] = (
 # Made once: building a statement costs more than running it.
 _VALUES: Final[BindParameter[Any]] = bindparam("values", expanding=True)
 _DOCUMENTS_BY_ORDINAL: Final = _DOCUMENTS.where(schema.documents.c.ordinal.in_(_VALUES))
+_DOCUMENTS_BY_ID: Final = _DOCUMENTS.where(schema.documents.c.document_id.in_(_VALUES))
 _CHUNKS_BY_ROW: Final = _CHUNKS.where(schema.chunks.c.row.in_(_VALUES))
 _CHUNKS_BY_ID: Final = _CHUNKS.where(schema.chunks.c.chunk_id.in_(_VALUES))
 

@@ -28,16 +28,18 @@ from remit.client import AsyncClient
 from acl.model import Clause, Effect, Rule, ScopeId, Unknown
 from acl.principal import Principal, Realm, realm
 from connectors.base import Finding
-from connectors.directories.base import Directory, Resolution
+from connectors.directories.base import Directory, Findable, Resolution
 from connectors.directories.static import StaticDirectory
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
 from service import devissuer, initial, settings
 from service.access import Access
+from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
-from service.api.retrieval import AccessServicer, RetrievalServicer
+from service.api.retrieval import RetrievalServicer
+from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.sources import RunPage, SourceState
@@ -48,6 +50,7 @@ from service.audit.reading import AuditReader
 from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
+from service.checks import Checks
 from service.errors import NotFoundError
 from service.executor import Executor
 from service.identity import Identity
@@ -58,6 +61,7 @@ from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.index.planner import SearchPath, Tuning
 from service.index.postings import Postings
 from service.keys import Custody, KeyStore, open_provider
+from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
 from service.settings import Address, Settings
@@ -93,6 +97,7 @@ users:
   - {id: u-1004, name: adam, display_name: Adam Audit, groups: [auditors]}
   - {id: u-1005, name: carla, display_name: Carla Content, groups: [content-auditors]}
   - {id: u-1006, name: kai, display_name: Kai Keyes, groups: [key-admins]}
+  - {id: u-1007, name: rita, display_name: Rita Review, groups: [access-admins]}
 groups:
   - {id: sales, gid: 20101}
   - {id: finance, gid: 20102}
@@ -101,10 +106,11 @@ groups:
   - {id: auditors}
   - {id: content-auditors}
   - {id: key-admins}
+  - {id: access-admins}
 """
 
 
-CONTENT_ROLE: Final = "  audit-reader-content: [group:content-auditors]"
+CONTENT_ROLE: Final = "  audit-reader-content: [group:content-auditors]\n  access-admin: [group:access-admins]"
 
 
 def allow(*principals: Principal) -> Clause:
@@ -145,6 +151,10 @@ class TimedDirectory:
     def feeds(self, realm: Realm) -> bool:
         """See `Directory`."""
         return self.directory.feeds(realm)
+
+    def find(self, login: str) -> str | None:
+        """See `Findable`."""
+        return self.directory.find(login) if isinstance(self.directory, Findable) else None
 
 
 class MemoryIndex:
@@ -529,9 +539,11 @@ async def serving(
             new_id=new_id,
         )
         sources = EngineSources(config, catalog, engine, source_in_memory)
+        checks = Checks(access, catalog.sealing, callers, {one.name: one.max_permissions_age for one in config.sources})
+        people = People(identity, callers, {"people": "id"}, clock)
         served = [
             Served(CALLER_SERVICES[0], RetrievalServicer(retrieval, executor)),
-            Served(CALLER_SERVICES[1], AccessServicer(retrieval, executor)),
+            Served(CALLER_SERVICES[1], AccessServicer(retrieval, checks, executor, key.page_key)),
         ]
         custody = Custody(keys)
 
@@ -545,6 +557,7 @@ async def serving(
             Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, shredder, backups, executor)),
+            Served(ADMINISTRATOR_SERVICES[3], ReviewServicer(Review(people, checks), executor, key.page_key)),
         ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
         server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)

@@ -12,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, audit_pb2, common_pb2, custody_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, common_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2
 
 from service import devissuer
 from service.api.methods import METHODS
@@ -21,11 +21,18 @@ from service.api.status import _CODES
 from service.issuers import KeyFile
 from tests.service.harness import COMPANY, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
+_ALICE = review_pb2.UserRef(user="alice")
 _REQUESTS: dict[str, Message] = {
     "RetrievalService/Search": retrieval_pb2.SearchRequest(query="plan"),
     "RetrievalService/GetDocument": retrieval_pb2.GetDocumentRequest(document_id="x"),
     "RetrievalService/BatchGetChunks": retrieval_pb2.BatchGetChunksRequest(chunk_ids=["x"]),
     "AccessService/GetCaller": access_pb2.GetCallerRequest(),
+    "AccessService/CheckAccess": access_pb2.CheckAccessRequest(document_ids=["x"]),
+    "AccessService/ExplainAccess": access_pb2.ExplainAccessRequest(document_id="x"),
+    "AccessService/ListReadableDocuments": access_pb2.ListReadableDocumentsRequest(),
+    "ReviewService/CheckUserAccess": review_pb2.CheckUserAccessRequest(user=_ALICE, document_ids=["x"]),
+    "ReviewService/ExplainUserAccess": review_pb2.ExplainUserAccessRequest(user=_ALICE, document_id="x"),
+    "ReviewService/ListUserDocuments": review_pb2.ListUserDocumentsRequest(user=_ALICE),
     "SourceService/ListSources": source_pb2.ListSourcesRequest(),
     "SourceService/GetSource": source_pb2.GetSourceRequest(name=COMPANY),
     "SourceService/CheckSource": source_pb2.CheckSourceRequest(name=COMPANY),
@@ -54,6 +61,20 @@ _FOR_A_CALLER = {
     "RetrievalService/GetDocument": "NOT_FOUND",
     "RetrievalService/BatchGetChunks": "OK",
     "AccessService/GetCaller": "OK",
+    "AccessService/CheckAccess": "OK",
+    "AccessService/ExplainAccess": "NOT_FOUND",
+    "AccessService/ListReadableDocuments": "OK",
+}
+_FOR_AN_ACCESS_ADMIN = {
+    **_FOR_A_CALLER,
+    "ReviewService/CheckUserAccess": "OK",
+    "ReviewService/ExplainUserAccess": "NOT_FOUND",
+    "ReviewService/ListUserDocuments": "OK",
+    "SourceService/ListSources": "OK",
+    "SourceService/GetSource": "OK",
+    "SourceService/GetSyncRun": "NOT_FOUND",
+    "SourceService/WatchSyncRun": "NOT_FOUND",
+    "SourceService/ListSyncRuns": "OK",
 }
 _FOR_AN_OPERATOR = {
     **_FOR_A_CALLER,
@@ -68,6 +89,7 @@ _FOR_AN_OPERATOR = {
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,
+    **{method: code for method, code in _FOR_AN_ACCESS_ADMIN.items() if method.startswith("ReviewService/")},
     "AuditService/GetAuditRecord": "NOT_FOUND",
     "AuditService/ListAuditRecords": "OK",
     "AuditService/ExportAuditRecords": "OK",
@@ -91,6 +113,7 @@ _FOR = {
     "adam": _FOR_AN_AUDITOR,
     "carla": _FOR_A_CONTENT_AUDITOR,
     "kai": _FOR_A_KEY_ADMIN,
+    "rita": _FOR_AN_ACCESS_ADMIN,
 }
 
 
@@ -113,7 +136,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def test_every_described_method_has_its_rows() -> None:
     """The tables here and in the service name exactly the methods of the `.proto` files."""
-    files = [retrieval_pb2, access_pb2, source_pb2, audit_pb2, custody_pb2, common_pb2]
+    files = [retrieval_pb2, access_pb2, review_pb2, source_pb2, audit_pb2, custody_pb2, common_pb2]
     everything = {
         f"{service.name}/{method.name}"
         for file in files
@@ -303,7 +326,18 @@ def test_handlers_touch_no_status_of_grpc() -> None:
     """Servicers neither import grpc nor set codes: they return or raise."""
     folder = Path(__file__).parents[2] / "service" / "api"
 
-    for name in ("retrieval.py", "source.py", "audit.py", "custody.py", "pages.py", "wire.py", "evidence.py"):
+    for name in (
+        "retrieval.py",
+        "access.py",
+        "review.py",
+        "wire_access.py",
+        "source.py",
+        "audit.py",
+        "custody.py",
+        "pages.py",
+        "wire.py",
+        "evidence.py",
+    ):
         text = (folder / name).read_text()
         assert "import grpc" not in text
         assert "set_code" not in text

@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -32,13 +33,13 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 
 def _server() -> Server:
-    class Unused:
-        async def GetCaller(self) -> None:
-            raise NotImplementedError
+    async def unused() -> None:
+        raise AssertionError
 
+    served = SimpleNamespace(**{method.name: unused for method in CALLER_SERVICES[1].methods})
     none: object = None
     wrapper = Wrapper(authenticator=none, callers=none, auditor=none, executor=none)  # type: ignore[arg-type]  # unused
-    return Server(wrapper=wrapper, health=Health([]), callers=[Served(CALLER_SERVICES[1], Unused())], administrators=[])
+    return Server(wrapper=wrapper, health=Health([]), callers=[Served(CALLER_SERVICES[1], served)], administrators=[])
 
 
 async def health(address: Address, name: str = "") -> str:

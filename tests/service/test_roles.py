@@ -20,6 +20,7 @@ from tests.service.test_api_matrix import (
     _FOR_A_CALLER,
     _FOR_A_CONTENT_AUDITOR,
     _FOR_A_KEY_ADMIN,
+    _FOR_AN_ACCESS_ADMIN,
     _FOR_AN_AUDITOR,
     _FOR_AN_OPERATOR,
     _REQUESTS,
@@ -29,6 +30,7 @@ from tests.service.test_settings import GOOD
 EVERYBODY = frozenset({"", *roles.NAMES})
 SOURCES = frozenset({"operator", "access-admin", "source-owner"})
 AUDITORS = frozenset({"auditor"})
+REVIEWERS = frozenset({"access-admin", "auditor"})
 KEY_ADMINS = frozenset({"key-admin"})
 
 # Every method of the `.proto` files has a row here: who may call it; "" is a caller without any role.
@@ -37,6 +39,12 @@ TABLE: dict[str, frozenset[str]] = {
     "RetrievalService/GetDocument": EVERYBODY,
     "RetrievalService/BatchGetChunks": EVERYBODY,
     "AccessService/GetCaller": EVERYBODY,
+    "AccessService/CheckAccess": EVERYBODY,
+    "AccessService/ExplainAccess": EVERYBODY,
+    "AccessService/ListReadableDocuments": EVERYBODY,
+    "ReviewService/CheckUserAccess": REVIEWERS,
+    "ReviewService/ExplainUserAccess": REVIEWERS,
+    "ReviewService/ListUserDocuments": REVIEWERS,
     "SourceService/ListSources": SOURCES,
     "SourceService/GetSource": SOURCES,
     "SourceService/CheckSource": frozenset({"operator", "source-owner"}),
@@ -59,7 +67,14 @@ TABLE: dict[str, frozenset[str]] = {
     "CustodyService/ShredSource": KEY_ADMINS,
     "CustodyService/CreateBackup": KEY_ADMINS,
 }
-ANSWERS = {**_FOR_AN_OPERATOR, **_FOR_AN_AUDITOR, **_FOR_A_CONTENT_AUDITOR, **_FOR_A_KEY_ADMIN, **_FOR_A_CALLER}
+ANSWERS = {
+    **_FOR_AN_ACCESS_ADMIN,
+    **_FOR_AN_OPERATOR,
+    **_FOR_AN_AUDITOR,
+    **_FOR_A_CONTENT_AUDITOR,
+    **_FOR_A_KEY_ADMIN,
+    **_FOR_A_CALLER,
+}
 
 
 def described() -> Iterator[str]:

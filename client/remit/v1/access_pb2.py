@@ -22,23 +22,47 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from remit.v1 import common_pb2 as remit_dot_v1_dot_common__pb2
+from remit.v1 import retrieval_pb2 as remit_dot_v1_dot_retrieval__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15remit/v1/access.proto\x12\x08remit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15remit/v1/common.proto\"\x12\n\x10GetCallerRequest\"\xfc\x01\n\x11GetCallerResponse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12+\n\nprincipals\x18\x03 \x03(\x0b\x32\x17.remit.v1.HeldPrincipal\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x17\n\x0f\x63omplete_realms\x18\x05 \x03(\t\x12&\n\tfreshness\x18\x06 \x01(\x0b\x32\x13.remit.v1.Freshness\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresponse_id\x18\x08 \x01(\t\",\n\rHeldPrincipal\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x03(\t2U\n\rAccessService\x12\x44\n\tGetCaller\x12\x1a.remit.v1.GetCallerRequest\x1a\x1b.remit.v1.GetCallerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15remit/v1/access.proto\x12\x08remit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15remit/v1/common.proto\x1a\x18remit/v1/retrieval.proto\"\x12\n\x10GetCallerRequest\"\xfc\x01\n\x11GetCallerResponse\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12+\n\nprincipals\x18\x03 \x03(\x0b\x32\x17.remit.v1.HeldPrincipal\x12\r\n\x05roles\x18\x04 \x03(\t\x12\x17\n\x0f\x63omplete_realms\x18\x05 \x03(\t\x12&\n\tfreshness\x18\x06 \x01(\x0b\x32\x13.remit.v1.Freshness\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresponse_id\x18\x08 \x01(\t\",\n\rHeldPrincipal\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x03(\t\"*\n\x12\x43heckAccessRequest\x12\x14\n\x0c\x64ocument_ids\x18\x01 \x03(\t\"y\n\x13\x43heckAccessResponse\x12%\n\x06\x63hecks\x18\x01 \x03(\x0b\x32\x15.remit.v1.AccessCheck\x12\x13\n\x0bresponse_id\x18\x02 \x01(\t\x12&\n\tfreshness\x18\x03 \x01(\x0b\x32\x13.remit.v1.Freshness\"4\n\x0b\x41\x63\x63\x65ssCheck\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x10\n\x08readable\x18\x02 \x01(\x08\"+\n\x14\x45xplainAccessRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"\xaa\x01\n\x15\x45xplainAccessResponse\x12(\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x16.remit.v1.DocumentInfo\x12*\n\x0b\x65xplanation\x18\x02 \x01(\x0b\x32\x15.remit.v1.Explanation\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12&\n\tfreshness\x18\x04 \x01(\x0b\x32\x13.remit.v1.Freshness\"\xe1\x02\n\x0b\x45xplanation\x12\x0f\n\x07\x61llowed\x18\x01 \x01(\x08\x12&\n\x06reason\x18\x02 \x01(\x0e\x32\x16.remit.v1.AccessReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12(\n\x07\x63lauses\x18\x04 \x03(\x0b\x32\x17.remit.v1.ClauseVerdict\x12;\n\x17permissions_verified_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x13max_permissions_age\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12:\n\x16principals_resolved_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndecided_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa1\x02\n\rClauseVerdict\x12\x0e\n\x06\x63lause\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0e\n\x06passed\x18\x03 \x01(\x08\x12&\n\x06reason\x18\x04 \x01(\x0e\x32\x16.remit.v1.AccessReason\x12\x11\n\x04rule\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\r\n\x05rules\x18\x06 \x01(\x05\x12\x11\n\tprincipal\x18\x07 \x01(\t\x12\x0c\n\x04path\x18\x08 \x03(\t\x12\x33\n\x0frule_expires_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65tail\x18\n \x01(\t\x12(\n\x08remedies\x18\x0b \x03(\x0b\x32\x16.remit.v1.AccessRemedyB\x07\n\x05_rule\"@\n\x0c\x41\x63\x63\x65ssRemedy\x12\r\n\x05leave\x18\x01 \x03(\t\x12\x13\n\x0bhold_one_of\x18\x02 \x03(\t\x12\x0c\n\x04more\x18\x03 \x01(\x05\"V\n\x1cListReadableDocumentsRequest\x12\x0f\n\x07sources\x18\x01 \x03(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\xa0\x01\n\x1dListReadableDocumentsResponse\x12)\n\tdocuments\x18\x01 \x03(\x0b\x32\x16.remit.v1.DocumentInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12&\n\tfreshness\x18\x04 \x01(\x0b\x32\x13.remit.v1.Freshness*\xf9\x01\n\x0c\x41\x63\x63\x65ssReason\x12\x1d\n\x19\x41\x43\x43\x45SS_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41\x43\x43\x45SS_REASON_ALLOWED\x10\x01\x12\x1b\n\x17\x41\x43\x43\x45SS_REASON_DENY_RULE\x10\x02\x12\x19\n\x15\x41\x43\x43\x45SS_REASON_NO_RULE\x10\x03\x12\"\n\x1e\x41\x43\x43\x45SS_REASON_INCOMPLETE_REALM\x10\x04\x12\x1f\n\x1b\x41\x43\x43\x45SS_REASON_UNKNOWN_RULES\x10\x05\x12\x17\n\x13\x41\x43\x43\x45SS_REASON_STALE\x10\x06\x12\x19\n\x15\x41\x43\x43\x45SS_REASON_NO_TEXT\x10\x07\x32\xdd\x02\n\rAccessService\x12\x44\n\tGetCaller\x12\x1a.remit.v1.GetCallerRequest\x1a\x1b.remit.v1.GetCallerResponse\x12J\n\x0b\x43heckAccess\x12\x1c.remit.v1.CheckAccessRequest\x1a\x1d.remit.v1.CheckAccessResponse\x12P\n\rExplainAccess\x12\x1e.remit.v1.ExplainAccessRequest\x1a\x1f.remit.v1.ExplainAccessResponse\x12h\n\x15ListReadableDocuments\x12&.remit.v1.ListReadableDocumentsRequest\x1a\'.remit.v1.ListReadableDocumentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remit.v1.access_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETCALLERREQUEST']._serialized_start=91
-  _globals['_GETCALLERREQUEST']._serialized_end=109
-  _globals['_GETCALLERRESPONSE']._serialized_start=112
-  _globals['_GETCALLERRESPONSE']._serialized_end=364
-  _globals['_HELDPRINCIPAL']._serialized_start=366
-  _globals['_HELDPRINCIPAL']._serialized_end=410
-  _globals['_ACCESSSERVICE']._serialized_start=412
-  _globals['_ACCESSSERVICE']._serialized_end=497
+  _globals['_ACCESSREASON']._serialized_start=1875
+  _globals['_ACCESSREASON']._serialized_end=2124
+  _globals['_GETCALLERREQUEST']._serialized_start=149
+  _globals['_GETCALLERREQUEST']._serialized_end=167
+  _globals['_GETCALLERRESPONSE']._serialized_start=170
+  _globals['_GETCALLERRESPONSE']._serialized_end=422
+  _globals['_HELDPRINCIPAL']._serialized_start=424
+  _globals['_HELDPRINCIPAL']._serialized_end=468
+  _globals['_CHECKACCESSREQUEST']._serialized_start=470
+  _globals['_CHECKACCESSREQUEST']._serialized_end=512
+  _globals['_CHECKACCESSRESPONSE']._serialized_start=514
+  _globals['_CHECKACCESSRESPONSE']._serialized_end=635
+  _globals['_ACCESSCHECK']._serialized_start=637
+  _globals['_ACCESSCHECK']._serialized_end=689
+  _globals['_EXPLAINACCESSREQUEST']._serialized_start=691
+  _globals['_EXPLAINACCESSREQUEST']._serialized_end=734
+  _globals['_EXPLAINACCESSRESPONSE']._serialized_start=737
+  _globals['_EXPLAINACCESSRESPONSE']._serialized_end=907
+  _globals['_EXPLANATION']._serialized_start=910
+  _globals['_EXPLANATION']._serialized_end=1263
+  _globals['_CLAUSEVERDICT']._serialized_start=1266
+  _globals['_CLAUSEVERDICT']._serialized_end=1555
+  _globals['_ACCESSREMEDY']._serialized_start=1557
+  _globals['_ACCESSREMEDY']._serialized_end=1621
+  _globals['_LISTREADABLEDOCUMENTSREQUEST']._serialized_start=1623
+  _globals['_LISTREADABLEDOCUMENTSREQUEST']._serialized_end=1709
+  _globals['_LISTREADABLEDOCUMENTSRESPONSE']._serialized_start=1712
+  _globals['_LISTREADABLEDOCUMENTSRESPONSE']._serialized_end=1872
+  _globals['_ACCESSSERVICE']._serialized_start=2127
+  _globals['_ACCESSSERVICE']._serialized_end=2476
 # @@protoc_insertion_point(module_scope)

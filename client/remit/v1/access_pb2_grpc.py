@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class AccessServiceStub:
-    """Questions about access.
+    """Questions of a caller about the caller's own access; the credential is all it takes. `ReviewService` answers
+    questions about others.
     """
 
     def __init__(self, channel):
@@ -40,14 +41,51 @@ class AccessServiceStub:
                 request_serializer=remit_dot_v1_dot_access__pb2.GetCallerRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_access__pb2.GetCallerResponse.FromString,
                 _registered_method=True)
+        self.CheckAccess = channel.unary_unary(
+                '/remit.v1.AccessService/CheckAccess',
+                request_serializer=remit_dot_v1_dot_access__pb2.CheckAccessRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_access__pb2.CheckAccessResponse.FromString,
+                _registered_method=True)
+        self.ExplainAccess = channel.unary_unary(
+                '/remit.v1.AccessService/ExplainAccess',
+                request_serializer=remit_dot_v1_dot_access__pb2.ExplainAccessRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_access__pb2.ExplainAccessResponse.FromString,
+                _registered_method=True)
+        self.ListReadableDocuments = channel.unary_unary(
+                '/remit.v1.AccessService/ListReadableDocuments',
+                request_serializer=remit_dot_v1_dot_access__pb2.ListReadableDocumentsRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_access__pb2.ListReadableDocumentsResponse.FromString,
+                _registered_method=True)
 
 
 class AccessServiceServicer:
-    """Questions about access.
+    """Questions of a caller about the caller's own access; the credential is all it takes. `ReviewService` answers
+    questions about others.
     """
 
     def GetCaller(self, request, context):
         """Returns who the credential proves the caller to be, and every principal the caller holds now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckAccess(self, request, context):
+        """Says of each document whether the caller may read it now. Absent and hidden documents are one answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExplainAccess(self, request, context):
+        """Says by which rules the caller may read a document. NOT_FOUND when it does not exist or may not be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReadableDocuments(self, request, context):
+        """Returns the documents that the caller may read now, page by page, without their text.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +99,21 @@ def add_AccessServiceServicer_to_server(servicer, server):
                     request_deserializer=remit_dot_v1_dot_access__pb2.GetCallerRequest.FromString,
                     response_serializer=remit_dot_v1_dot_access__pb2.GetCallerResponse.SerializeToString,
             ),
+            'CheckAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAccess,
+                    request_deserializer=remit_dot_v1_dot_access__pb2.CheckAccessRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_access__pb2.CheckAccessResponse.SerializeToString,
+            ),
+            'ExplainAccess': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExplainAccess,
+                    request_deserializer=remit_dot_v1_dot_access__pb2.ExplainAccessRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_access__pb2.ExplainAccessResponse.SerializeToString,
+            ),
+            'ListReadableDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReadableDocuments,
+                    request_deserializer=remit_dot_v1_dot_access__pb2.ListReadableDocumentsRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_access__pb2.ListReadableDocumentsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'remit.v1.AccessService', rpc_method_handlers)
@@ -70,7 +123,8 @@ def add_AccessServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AccessService:
-    """Questions about access.
+    """Questions of a caller about the caller's own access; the credential is all it takes. `ReviewService` answers
+    questions about others.
     """
 
     @staticmethod
@@ -90,6 +144,87 @@ class AccessService:
             '/remit.v1.AccessService/GetCaller',
             remit_dot_v1_dot_access__pb2.GetCallerRequest.SerializeToString,
             remit_dot_v1_dot_access__pb2.GetCallerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.AccessService/CheckAccess',
+            remit_dot_v1_dot_access__pb2.CheckAccessRequest.SerializeToString,
+            remit_dot_v1_dot_access__pb2.CheckAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExplainAccess(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.AccessService/ExplainAccess',
+            remit_dot_v1_dot_access__pb2.ExplainAccessRequest.SerializeToString,
+            remit_dot_v1_dot_access__pb2.ExplainAccessResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReadableDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.AccessService/ListReadableDocuments',
+            remit_dot_v1_dot_access__pb2.ListReadableDocumentsRequest.SerializeToString,
+            remit_dot_v1_dot_access__pb2.ListReadableDocumentsResponse.FromString,
             options,
             channel_credentials,
             insecure,
