@@ -5,8 +5,8 @@ probability of the reverse; 0 when nothing tells them apart, 1 or -1 when one lo
 that a pause of the machine moves it by one pair and not by its length.
 
 The kinds alternate within each pair, in an order that is drawn, so that whatever slows the machine slows both. A
-measurement is taken again when it exceeds the bound, three times at most: a channel is there every time, a burst of
-load is not. What the tests bound is the smallest of the three.
+measurement is taken again when it exceeds the bound, five times at most: a channel is there every time, a burst of
+load is not. What the tests bound is the smallest of the five.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-TRIES: Final = 3
+TRIES: Final = 5
 _WARM: Final = 20
 
 Ask = Callable[[], Awaitable[object]]
