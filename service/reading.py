@@ -125,6 +125,14 @@ def permit(
     return found
 
 
+def stand_in(snapshot: Snapshot, documents: Iterable[StoredDocument], caller: Current) -> None:
+    """Do the work of `permit` for documents that nobody asked for, so that it took place. Grants nothing."""
+    for document in documents:
+        acl = snapshot.acl(document)
+        decide(acl, caller.resolved.caller, snapshot.at)
+        _actor_may(snapshot, acl, caller)
+
+
 def _actor_may(snapshot: Snapshot, acl: Acl | Unknown, caller: Current) -> bool:
     """Whether the service that named the caller may read it itself; true when nobody named the caller."""
     return caller.actor is None or isinstance(decide(acl, caller.actor, snapshot.at), Allowed)

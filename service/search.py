@@ -32,7 +32,7 @@ from service.embed import Embedder
 from service.errors import NotFoundError, RemitError
 from service.fuse import fuse
 from service.index.base import Index, Keywords, Proposal
-from service.reading import DocumentView, Passage, Resolve, open_passages, permit, refusals, resolved
+from service.reading import DocumentView, Passage, Resolve, open_passages, permit, refusals, resolved, stand_in
 from service.shadow import Shadow
 from service.stores.records import StoredChunk
 from service.stores.sealing import Sealing
@@ -273,10 +273,15 @@ class Retrieval:
 
         def work(current: Current, again: bool) -> Answer:
             with self._access.snapshot() as snapshot:
-                stored = snapshot.reader.chunks_by_id(set(chunk_ids))
-                documents = snapshot.reader.documents({chunk.ordinal for chunk in stored.values()})
-                absent = len(set(chunk_ids)) - len(stored)
-                permits = permit(snapshot, [*documents.values(), *([None] * absent)], current, again=again)
+                wanted = set(chunk_ids)
+                stored = snapshot.reader.chunks_by_id(wanted)
+                # As many rows of each kind are asked for, read and decided on as ids came, whether they are hidden or
+                # absent and of how many documents: others stand in for what is not there, and nobody gets them.
+                ordinals = {chunk.ordinal for chunk in stored.values()}
+                documents = snapshot.reader.documents(ordinals | set(range(len(ordinals) - len(wanted), 0)))
+                snapshot.reader.any_chunks(len(wanted) - len(stored))
+                stand_in(snapshot, snapshot.reader.any_documents(len(wanted) - len(documents)), current)
+                permits = permit(snapshot, documents.values(), current, again=again)
                 facts = facts_of(snapshot, current, frozenset())
                 snapshot.release()
                 by_id = {p.chunk_id: p for p in open_passages(self._sealing, permits, stored.values())}

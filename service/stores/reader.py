@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sqlalchemy import BindParameter, Column, Connection, Row, Select, String, and_, bindparam, func, select
+from sqlalchemy import BindParameter, Column, Connection, Integer, Row, Select, String, and_, bindparam, func, select
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
 from acl.errors import DecodeError
@@ -96,6 +96,14 @@ class Reader:
     def chunks_by_id(self, chunk_ids: Collection[str]) -> dict[str, StoredChunk]:
         """Return the chunks of current texts, by id."""
         return {row.chunk_id: _chunk(row) for row in self._all(_CHUNKS_BY_ID, chunk_ids)}
+
+    def any_chunks(self, count: int) -> list[StoredChunk]:
+        """Return as many chunks, whichever they are: what stands in for those that are absent. 0 is asked for, too."""
+        return [_chunk(row) for row in self._connection.execute(_ANY_CHUNKS, {"count": count})]
+
+    def any_documents(self, count: int) -> list[StoredDocument]:
+        """Return as many documents, whichever they are, as `any_chunks` does."""
+        return [_document(row) for row in self._connection.execute(_ANY_DOCUMENTS, {"count": count})]
 
     def chunks_of(self, ordinal: int) -> list[StoredChunk]:
         """Return the chunks of a document's current text in their order."""
@@ -344,6 +352,10 @@ _DOCUMENTS_BY_ORDINAL: Final = _DOCUMENTS.where(schema.documents.c.ordinal.in_(_
 _DOCUMENTS_BY_ID: Final = _DOCUMENTS.where(schema.documents.c.document_id.in_(_VALUES))
 _CHUNKS_BY_ROW: Final = _CHUNKS.where(schema.chunks.c.row.in_(_VALUES))
 _CHUNKS_BY_ID: Final = _CHUNKS.where(schema.chunks.c.chunk_id.in_(_VALUES))
+
+# By id, so that a row is looked up as one that was asked for: by its place in an index, then in the table.
+_ANY_CHUNKS: Final = _CHUNKS.order_by(schema.chunks.c.chunk_id).limit(bindparam("count", type_=Integer))
+_ANY_DOCUMENTS: Final = _DOCUMENTS.order_by(schema.documents.c.document_id).limit(bindparam("count", type_=Integer))
 
 _RUNS: Final[Select[Any]] = select(schema.runs, schema.sources.c.name.label("source_name")).join(
     schema.sources, schema.sources.c.id == schema.runs.c.source
