@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
+from acl.errors import InvalidValueError
 from acl.model import Clause, ScopeId, Unknown
 from acl.principal import Principal, Realm, realm
 
@@ -112,8 +113,10 @@ Change = ScopeChange | Upsert | Skip | Membership | MembershipsEnd | Checkpoint 
 def own_realm(source: str) -> Realm:
     """Return the realm of the groups that a source has itself. No directory has principals of it.
 
-    source: its name in the configuration. Raises InvalidValueError for a name that no realm can have.
+    source: its name in the configuration. Raises InvalidValueError for a name that no realm can have, such as none.
     """
+    if not source:
+        raise InvalidValueError("a source without a name has no groups of its own")
     return realm("source", source)
 
 

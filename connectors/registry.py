@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from acl.errors import InvalidValueError
 from acl.model import Clause, Effect, Rule
-from acl.principal import Principal
+from acl.principal import Principal, Realm
 from connectors import plugins
-from connectors.base import Connector
+from connectors.base import Connector, own_realm
 from connectors.directories.base import Directory
 from connectors.directories.static import StaticDirectory
 from connectors.feed import Feed
@@ -136,15 +136,18 @@ class Options:
         return self._values[key]
 
 
-def build(kind: str, options: Mapping[str, object], base: Path) -> Connector:
-    """Return a connector: of the house, or of a package that brings the kind. Opens nothing. Raises OptionError."""
+def build(kind: str, options: Mapping[str, object], base: Path, name: str = "") -> Connector:
+    """Return a connector: of the house, or of a package that brings the kind. Opens nothing. Raises OptionError.
+
+    name: the source's; a connector that speaks of groups of the source's own needs it.
+    """
     if kind not in _CONNECTORS and kind in plugins.kinds():
         try:
             factory = plugins.load(kind)
         except plugins.PluginError as err:
             raise OptionError("kind", str(err)) from err
         return factory(options, base)
-    return _factory(kind, _CONNECTORS, "source", plugins.kinds())(options, base)
+    return _factory(kind, _CONNECTORS, "source", plugins.kinds())(name, options, base)
 
 
 def build_directory(name: str, kind: str, options: Mapping[str, object], base: Path) -> Directory:
@@ -152,7 +155,7 @@ def build_directory(name: str, kind: str, options: Mapping[str, object], base: P
     return _factory(kind, _DIRECTORIES, "directory")(name, options, base)
 
 
-def _filesystem(values: Mapping[str, object], base: Path) -> Connector:
+def _filesystem(name: str, values: Mapping[str, object], base: Path) -> Connector:
     keys = ("root", "id_domain", "ancestors_above_root", "gone_mounts", "foreign_permissions")
     options = Options("filesystem", values, base, keys)
     root = options.path("root")
@@ -169,30 +172,42 @@ def _filesystem(values: Mapping[str, object], base: Path) -> Connector:
         raise OptionError("id_domain", f"`id_domain`: {err}") from err
 
 
-def _feed(values: Mapping[str, object], base: Path) -> Connector:
+def _feed(name: str, values: Mapping[str, object], base: Path) -> Connector:
     options = Options("feed", values, base, ("path", "audience", "max_age"))
     max_age = options.duration("max_age", timedelta(hours=24))
     return Feed(options.path("path"), options.audience("audience"), max_age)
 
 
-def _sql(values: Mapping[str, object], base: Path) -> Connector:
+def _sql(name: str, values: Mapping[str, object], base: Path) -> Connector:
     # Imported when configured: the command line starts without SQLAlchemy's drivers.
     from connectors.sql.connector import Sql
     from connectors.sql.declared import declared
     from connectors.sql.tables import access
 
-    keys = ("url", "password_file", "password_env", "ca", "audience", "documents", "scopes")
+    keys = ("url", "password_file", "password_env", "ca", "audience", "documents", "scopes", "groups")
     options = Options("sql", values, base, keys)
     password_file = options.path("password_file") if "password_file" in values else None
     ca = options.path("ca") if "ca" in values else None
     return Sql(
         access(options.text("url"), base, password_file, options.optional("password_env"), ca),
-        declared(values.get("documents"), values.get("scopes")),
+        declared(
+            values.get("documents"), values.get("scopes"), values.get("groups"), _own_realm(name, values, "groups")
+        ),
         options.audience("audience"),
     )
 
 
-def _smb(values: Mapping[str, object], base: Path) -> Connector:
+def _own_realm(name: str, values: Mapping[str, object], option: str) -> Realm | None:
+    """The realm of the source's own groups, None when it does not speak of any."""
+    if option not in values:
+        return None
+    try:
+        return own_realm(name)
+    except InvalidValueError as err:
+        raise OptionError(option, f"`{option}`: {err}") from err
+
+
+def _smb(name: str, values: Mapping[str, object], base: Path) -> Connector:
     # Imported when configured: the command line starts without its libraries.
     from connectors.smb.client import Auth, Login, Share
     from connectors.smb.connector import Smb
@@ -337,7 +352,7 @@ def _ldap_access(options: Options) -> LdapAccess:
     return LdapAccess(tuple(servers), ca, options.text("bind"), password_file)
 
 
-_CONNECTORS: Final[Mapping[str, plugins.Factory]] = {
+_CONNECTORS: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Connector]]] = {
     "feed": _feed,
     "filesystem": _filesystem,
     "smb": _smb,

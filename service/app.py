@@ -372,7 +372,7 @@ def _identity(settings: Settings, opened: dict[str, Directory], catalog: Catalog
 
 def _connector(source: SourceSettings, base: Path) -> Connector:
     try:
-        return registry.build(source.kind, source.options, base)
+        return registry.build(source.kind, source.options, base, source.name)
     except registry.OptionError as err:
         raise SettingsError(f"{source.place(err.option)}: {err}") from err
 

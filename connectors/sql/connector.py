@@ -12,7 +12,19 @@ from typing import Final
 from uuid import UUID
 
 from acl.model import MAX_DEPTH, Clause, ScopeId, Unknown
-from connectors.base import Change, Cursor, Finding, Level, ScanComplete, ScopeChange, Skip, Upsert
+from acl.principal import Principal
+from connectors.base import (
+    Change,
+    Cursor,
+    Finding,
+    Level,
+    Membership,
+    MembershipsEnd,
+    ScanComplete,
+    ScopeChange,
+    Skip,
+    Upsert,
+)
 from connectors.errors import ConnectorError, SkippableError
 from connectors.sql import rows
 from connectors.sql.declared import Declared
@@ -55,8 +67,9 @@ class Sql:
         return [Finding(Level.INFO, f"`{self._declared.documents.table}` and all that is declared can be read")]
 
     def changes(self, cursor: Cursor | None) -> Iterator[Change]:
-        """Send all containers and all rows; then look at the containers again. The cursor holds nothing."""
+        """Send groups, containers and rows; then look at the containers again. The cursor holds nothing."""
         self._tables.verify()
+        yield from self._memberships()
         self._twice = set()
         self._sent = self._containers()
         yield ScopeChange(AUDIENCE, None, self._audience, self._declared.documents.table)
@@ -91,6 +104,30 @@ class Sql:
     def close(self) -> None:
         """Close all connections."""
         self._tables.close()
+
+    def _memberships(self) -> Iterator[Change]:
+        """All groups, in one state of the database. A row that names none, or one for the second time, hides all."""
+        declared = self._declared.groups
+        if declared is None:
+            yield MembershipsEnd()
+            return
+        nameless = ""
+        with self._tables.moment() as moment:
+            found = list(moment.groups())
+        met: set[Principal] = set()
+        for row in found:
+            try:
+                group = rows.group(declared, row.key)
+            except ValueOfRowError as err:
+                nameless = f"a row of `{declared.table}` is no group: {err}"
+                continue
+            if group in met:
+                nameless = f"two rows of `{declared.table}` are the group `{group.id}`"
+                continue
+            met.add(group)
+            name = rows.label(row.row[declared.title]) or group.id
+            yield Membership(group, rows.members(declared.rules, row.row, row.joined), name)
+        yield MembershipsEnd(nameless)
 
     def _document(self, found: Found) -> Change:
         table, row = self._declared.documents, found.row

@@ -84,15 +84,51 @@ class Scopes:
 
 
 @dataclass(frozen=True, slots=True)
+class Groups:
+    """The table of groups that the system has itself. rules: where their members stand, each as an allow.
+
+    realm: the source's own. prefix: what is put before each key.
+    """
+
+    table: str
+    key: str
+    title: str
+    realm: Realm
+    prefix: str
+    rules: tuple[InColumn | InTable, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """All that is declared."""
 
     documents: Documents
     scopes: Scopes | None
+    groups: Groups | None = None
 
 
-def declared(documents: object, scopes: object) -> Declared:
-    """Read the options `documents` and `scopes`, None when the latter is not there. Raises OptionError."""
+def declared(documents: object, scopes: object, groups: object = None, own: Realm | None = None) -> Declared:
+    """Read the options `documents`, `scopes` and `groups`, None for those that are not there. Raises OptionError.
+
+    own: the realm of the source's own groups.
+    """
+    inner = None if groups is None or own is None else _groups(groups, own)
+    table, around = _tables(documents, scopes)
+    return Declared(table, around, inner)
+
+
+def _groups(values: object, own: Realm) -> Groups:
+    found = _Group("groups", values)
+    found.allow("table", "key", "title", "prefix", "members")
+    return Groups(
+        **{key: found.text(key) for key in ("table", "key", "title")},
+        realm=own,
+        prefix=found.optional("prefix") or "",
+        rules=tuple(_named(one, Effect.ALLOW) for one in found.groups("members")),
+    )
+
+
+def _tables(documents: object, scopes: object) -> tuple[Documents, Scopes | None]:
     found = _Group("documents", documents)
     keys = ("table", "key", "text", "version", "title", "modified_at")
     optional = ("location", "scope", "media_type")
@@ -107,7 +143,7 @@ def declared(documents: object, scopes: object) -> Declared:
     if scopes is None:
         if table.scope is not None:
             raise found.error("scope", "names the container of a document, and no `scopes` are declared")
-        return Declared(table, None)
+        return table, None
     if table.scope is None:
         raise found.error("scope", "is missing: `scopes` are declared, and this column says which is a document's")
     around = _Group("scopes", scopes)
@@ -117,7 +153,7 @@ def declared(documents: object, scopes: object) -> Declared:
         parent=around.optional("parent"),
         rules=_rules(around),
     )
-    return Declared(table, inner)
+    return table, inner
 
 
 class _Group:
@@ -159,7 +195,7 @@ class _Group:
         """Read a list of mappings, at least one."""
         value = self._values.get(key)
         if not isinstance(value, list | tuple) or not value:
-            raise self.error(key, "expected a list of rules, at least one")
+            raise self.error(key, "expected a list of mappings, at least one")
         return [_Group(f"{self._at}.{key}[{number}]", one) for number, one in enumerate(value)]
 
     def texts(self, key: str) -> list[str]:
@@ -192,14 +228,19 @@ def _rule(group: _Group) -> RuleSource:
         except InvalidValueError as err:
             raise group.error("principals", str(err)) from err
         return Fixed(effect, principals, group.optional("when"))
+    return _named(group, effect, "effect")
+
+
+def _named(group: _Group, effect: Effect, *more: str) -> InColumn | InTable:
+    """Read where ids of people stand. more: other keys that may be there."""
     realm = group.text("realm")
     if not _REALM.fullmatch(realm):
         raise group.error("realm", f"`{realm}` is not a realm")
     prefix = group.optional("prefix") or ""
     if group.has("table"):
-        group.allow("effect", "realm", "prefix", "table", "key", "column")
+        group.allow(*more, "realm", "prefix", "table", "key", "column")
         return InTable(effect, Realm(realm), prefix, group.text("table"), group.text("key"), group.text("column"))
-    group.allow("effect", "realm", "prefix", "column", "holds")
+    group.allow(*more, "realm", "prefix", "column", "holds")
     holds = group.optional("holds") or "one"
     if holds not in ("one", "list"):
         raise group.error("holds", "expected `one` or `list`")

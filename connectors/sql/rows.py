@@ -15,7 +15,7 @@ from uuid import UUID
 from acl.errors import InvalidValueError
 from acl.model import Clause, Effect, Rule, Unknown, clause_of
 from acl.principal import Principal, Realm
-from connectors.sql.declared import Fixed, InColumn, RuleSource
+from connectors.sql.declared import Fixed, Groups, InColumn, InTable, RuleSource
 
 Row = Mapping[str, object]
 """A row's declared columns."""
@@ -36,6 +36,27 @@ def clause(rules: Sequence[RuleSource], row: Row, joined: Mapping[int, Sequence[
     except ValueOfRowError as err:
         return Unknown(str(err))
     return clause_of(found)
+
+
+def group(declared: Groups, key: object) -> Principal:
+    """Return the group that a row is. Raises ValueOfRowError."""
+    (found,) = _named(declared.realm, declared.prefix, [key])
+    return found
+
+
+def members(
+    rules: Sequence[InColumn | InTable], row: Row, joined: Mapping[int, Sequence[object]]
+) -> frozenset[Principal] | Unknown:
+    """Build who is directly in a group. A NULL or a value that is no id makes all unknown: it could be anybody."""
+    found: set[Principal] = set()
+    try:
+        for number, rule in enumerate(rules):
+            if isinstance(rule, InColumn) and row[rule.column] is None:
+                return Unknown(f"`{rule.column}` is NULL, so that it is not known who is in")
+            found |= _principals(rule, row, joined.get(number, ()))
+    except ValueOfRowError as err:
+        return Unknown(str(err))
+    return frozenset(found)
 
 
 def native_id(key: object) -> str:

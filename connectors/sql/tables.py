@@ -24,7 +24,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from connectors.errors import ConnectorError, FatalError, RetriableError
 from connectors.registry import OptionError
 from connectors.secret import read_password
-from connectors.sql.declared import Declared, Documents, Fixed, InColumn, InTable, RuleSource, Scopes
+from connectors.sql.declared import Declared, Documents, Fixed, Groups, InColumn, InTable, RuleSource, Scopes
 
 PAGE: Final = 500
 _CONNECT_S: Final = 10
@@ -97,13 +97,14 @@ class Tables:
         self._access: Final = access
         self._documents: Final = declared.documents
         self._scopes: Final = declared.scopes
+        self._groups: Final = declared.groups
         self._engine: sa.Engine | None = None
 
     def verify(self) -> None:
         """Look whether everything declared is there and keys are keys. Raises FatalError or RetriableError."""
         with self.moment() as moment:
             inspector = sa.inspect(moment.connection)
-            for at, table in (("documents", self._documents), ("scopes", self._scopes)):
+            for at, table in (("documents", self._documents), ("scopes", self._scopes), ("groups", self._groups)):
                 if table is not None:
                     _verify(inspector, at, table)
                     moment.require_key(at, table)
@@ -117,7 +118,7 @@ class Tables:
             with self._engine.connect() as connection, connection.begin():
                 if connection.dialect.name == "postgresql":
                     connection.execute(sa.text(f"SET LOCAL statement_timeout = {_STATEMENT_S * 1000}"))
-                yield Moment(connection, self._documents, self._scopes)
+                yield Moment(connection, self._documents, self._scopes, self._groups)
         except sa.exc.SQLAlchemyError as err:
             raise _failed(err, self._access) from err
         except OSError as err:
@@ -132,10 +133,13 @@ class Tables:
 class Moment:
     """One state of the database."""
 
-    def __init__(self, connection: sa.Connection, documents: Documents, scopes: Scopes | None) -> None:
+    def __init__(
+        self, connection: sa.Connection, documents: Documents, scopes: Scopes | None, groups: Groups | None
+    ) -> None:
         self.connection: Final = connection
         self._documents: Final = documents
         self._scopes: Final = scopes
+        self._groups: Final = groups
 
     def documents(self, after: object | None) -> list[Found]:
         """Return the next page of documents in the order of their keys; after: the last key of the page before."""
@@ -158,9 +162,18 @@ class Moment:
 
     def scopes(self) -> Iterator[Found]:
         """Yield all containers."""
-        table, after = self._scopes, None
-        while table is not None:
-            page = self._page(table, [table.title, table.parent], after)
+        if self._scopes is not None:
+            yield from self._all(self._scopes, [self._scopes.title, self._scopes.parent])
+
+    def groups(self) -> Iterator[Found]:
+        """Yield all groups that the system has itself."""
+        if self._groups is not None:
+            yield from self._all(self._groups, [self._groups.title])
+
+    def _all(self, table: Scopes | Groups, columns: Sequence[str | None]) -> Iterator[Found]:
+        after: object | None = None
+        while True:
+            page = self._page(table, columns, after)
             yield from page
             if len(page) < PAGE:
                 return
@@ -172,7 +185,7 @@ class Moment:
         found = self._rows(self._scopes, [self._scopes.title, self._scopes.parent], _column(self._scopes.key) == key, 1)
         return found[0] if found else None
 
-    def require_key(self, at: str, table: Documents | Scopes) -> None:
+    def require_key(self, at: str, table: Documents | Scopes | Groups) -> None:
         """Raise FatalError unless the key column is one: no NULL, and no value twice."""
         key = _column(table.key)
         twice = sa.select(key).select_from(_table(table.table)).group_by(key).having(sa.func.count() > 1).limit(1)
@@ -181,14 +194,14 @@ class Moment:
             raise FatalError(f"`{at}.key`: column `{table.key}` of `{table.table}` is NULL somewhere, or not unique")
 
     def _page(
-        self, table: Documents | Scopes, columns: Sequence[str | None], after: object | None, size_of: str = ""
+        self, table: Documents | Scopes | Groups, columns: Sequence[str | None], after: object | None, size_of: str = ""
     ) -> list[Found]:
         condition = _column(table.key) > after if after is not None else sa.true()
         return self._rows(table, columns, condition, PAGE, size_of)
 
     def _rows(
         self,
-        table: Documents | Scopes,
+        table: Documents | Scopes | Groups,
         columns: Sequence[str | None],
         condition: sa.ColumnElement[bool],
         limit: int,
@@ -215,7 +228,9 @@ class Moment:
             for key, row, values in zip(keys, found, rows, strict=True)
         ]
 
-    def _joined(self, table: Documents | Scopes, rule: InTable, keys: Sequence[object]) -> dict[object, list[object]]:
+    def _joined(
+        self, table: Documents | Scopes | Groups, rule: InTable, keys: Sequence[object]
+    ) -> dict[object, list[object]]:
         """Return the ids that another table holds for each of some rows, by the keys that the rows themselves have.
 
         Whether two keys are equal is for the database to say: it may not care about case, or about blanks at the end.
@@ -252,14 +267,14 @@ def _own(rules: Sequence[RuleSource]) -> Iterator[str]:
                 pass
 
 
-def _verify(inspector: Inspector, at: str, table: Documents | Scopes) -> None:
+def _verify(inspector: Inspector, at: str, table: Documents | Scopes | Groups) -> None:
     columns = _columns(inspector, f"{at}.table", table.table)
     for key in ("key", "text", "version", "title", "modified_at", "location", "scope", "parent"):
         name = getattr(table, key, None)
         if name is not None:
             _require(columns, f"{at}.{key}", table.table, name)
     for number, rule in enumerate(table.rules):
-        where = f"{at}.rules[{number}]"
+        where = f"{at}.{'members' if isinstance(table, Groups) else 'rules'}[{number}]"
         match rule:
             case Fixed():
                 if rule.when is not None:

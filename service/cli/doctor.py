@@ -178,7 +178,7 @@ def _sources(settings: Settings) -> Iterator[Result]:
         yield Result("warning", "sources", "none is configured, so there is nothing to search")
     for one in settings.sources:
         try:
-            connector = registry.build(one.kind, one.options, settings.base)
+            connector = registry.build(one.kind, one.options, settings.base, one.name)
         except registry.OptionError as err:
             yield Result("error", f"source `{one.name}`", f"{one.place(err.option)}: {err}")
             continue

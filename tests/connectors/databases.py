@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,18 @@ DOCUMENTS: Final[Mapping[str, object]] = {
         {"effect": "deny", "realm": "static:people", "column": "blocked", "holds": "list"},
         {"effect": "allow", "realm": "static:people", "table": "readers", "key": "ticket", "column": "reader"},
         {"effect": "allow", "principals": [ANYBODY], "when": "public"},
+    ],
+}
+PEOPLE_OF_TEAMS: Final = {"realm": "static:people", "table": "team_people", "key": "team", "column": "person"}
+GROUPS: Final[Mapping[str, object]] = {
+    "table": "teams",
+    "key": "id",
+    "title": "name",
+    "prefix": "team-",
+    "members": [
+        PEOPLE_OF_TEAMS,
+        {"realm": "source:tickets", "prefix": "team-", "table": "team_teams", "key": "team", "column": "inner_team"},
+        {"realm": "static:people", "column": "lead"},
     ],
 }
 SCOPES: Final[Mapping[str, object]] = {
@@ -56,10 +68,13 @@ class Database:
             f"updated timestamp, project integer, blocked {lists}, public boolean)"
         )
         self.do("CREATE TABLE readers (ticket text, reader text)")
+        self.do("CREATE TABLE teams (id integer PRIMARY KEY, name text, lead text)")
+        self.do("CREATE TABLE team_people (team integer, person text)")
+        self.do("CREATE TABLE team_teams (team integer, inner_team integer)")
 
     def connector(self, **changes: object) -> Connector:
         """A new connector, with some options changed."""
-        return build("sql", self.options | changes, self._base)
+        return build("sql", self.options | changes, self._base, "tickets")
 
     def do(self, statement: str, **values: object) -> None:
         """Run a statement as the owner, and commit it."""
@@ -76,6 +91,16 @@ class Database:
             reader=reader,
             opened=opened,
         )
+
+    def team(self, key: int, name: str, *people: str, lead: str | None = "lead", teams: Sequence[int] = ()) -> None:
+        """Make a team, or give it other members."""
+        for table, column in (("teams", "id"), ("team_people", "team"), ("team_teams", "team")):
+            self.do(f"DELETE FROM {table} WHERE {column} = :key", key=key)
+        self.do("INSERT INTO teams VALUES (:key, :name, :lead)", key=key, name=name, lead=lead)
+        for person in people:
+            self.do("INSERT INTO team_people VALUES (:key, :person)", key=key, person=person)
+        for inner in teams:
+            self.do("INSERT INTO team_teams VALUES (:key, :inner)", key=key, inner=inner)
 
     def ticket(
         self,
@@ -141,3 +166,34 @@ class DatabaseWorld:
     def unplug(self) -> None:
         assert callable(self._unplug)
         self._unplug()
+
+
+class DatabaseGroups:
+    """The contract's handles on the teams of a database."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._keys: dict[str, int] = {}
+        self._connectors: list[Connector] = []
+
+    def connector(self) -> Connector:
+        self._connectors.append(self._database.connector(groups=_WITHOUT_LEAD))
+        return self._connectors[-1]
+
+    def close(self) -> None:
+        """Close every connector."""
+        for connector in self._connectors:
+            connector.close()
+
+    def fill(self, name: str, number: int) -> None:
+        key = self._keys.setdefault(name, len(self._keys) + 1)
+        self._database.team(key, name, *(f"p{one}" for one in range(number)))
+
+    def drop(self, name: str) -> None:
+        self._database.do("DELETE FROM teams WHERE id = :key", key=self._keys[name])
+
+    def hide(self, name: str) -> None:
+        self._database.do("UPDATE team_people SET person = NULL WHERE team = :key", key=self._keys[name])
+
+
+_WITHOUT_LEAD: Final = {**GROUPS, "members": [PEOPLE_OF_TEAMS]}

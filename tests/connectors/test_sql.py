@@ -16,12 +16,12 @@ import yaml
 from acl.decide import Allowed, decide
 from acl.model import Caller, Clause, Unknown
 from acl.principal import Principal, realm
-from connectors.base import Change, Level, ScanComplete, ScopeChange, Skip, Upsert
+from connectors.base import Change, Level, Membership, MembershipsEnd, ScanComplete, ScopeChange, Skip, Upsert
 from connectors.errors import FatalError, RetriableError, SkippableError
 from connectors.registry import OptionError, build
 from connectors.sql import tables
-from connectors.testing.contract import CONNECTOR_CHECKS, World
-from tests.connectors.databases import ANYBODY, DOCUMENTS, SCOPES, Database, DatabaseWorld
+from connectors.testing.contract import CONNECTOR_CHECKS, GROUP_CHECKS, GroupsWorld, World
+from tests.connectors.databases import ANYBODY, DOCUMENTS, GROUPS, SCOPES, Database, DatabaseGroups, DatabaseWorld
 from tests.connectors.sent import acl_of
 
 PEOPLE = realm("static", "people")
@@ -288,7 +288,7 @@ def test_a_missing_file_is_an_outage_and_is_not_made(tmp_path: Path) -> None:
         ("documents", {**DOCUMENTS, "text": ""}, "`documents.text`: expected text"),
         ("documents", {**DOCUMENTS, "media_type": "text"}, "`documents.media_type`: expected"),
         ("documents", {k: v for k, v in DOCUMENTS.items() if k != "scope"}, "`documents.scope`: is missing"),
-        ("documents", {**DOCUMENTS, "rules": []}, "`documents.rules`: expected a list of rules"),
+        ("documents", {**DOCUMENTS, "rules": []}, "`documents.rules`: expected a list of mappings"),
         ("documents", {**DOCUMENTS, "rules": ["x"]}, "`documents.rules[0]`: expected a mapping"),
         ("documents", {**DOCUMENTS, "rules": [{"effect": "may"}]}, "`documents.rules[0].effect`: expected `allow`"),
         ("documents", {**DOCUMENTS, "rules": [{"effect": "deny"}]}, "`documents.rules[0].realm`: missing"),
@@ -308,6 +308,9 @@ def test_a_missing_file_is_an_outage_and_is_not_made(tmp_path: Path) -> None:
             "`documents.rules[0].principals`: `all` is not a principal",
         ),
         ("scopes", {**SCOPES, "text": "x"}, "`scopes.text`: unknown key"),
+        ("groups", {**GROUPS, "members": []}, "`groups.members`: expected a list"),
+        ("groups", {**GROUPS, "realm": "ad"}, "`groups.realm`: unknown key"),
+        ("groups", {**GROUPS, "members": [{"effect": "deny"}]}, "`groups.members[0].realm`: missing"),
         ("audience", [], "`audience`: expected a list"),
         ("password_env", "X", "`password_env`: there is `password_file` too"),
     ],
@@ -317,10 +320,10 @@ def test_a_wrong_option_is_named(tmp_path: Path, option: str, value: object, mes
     """Each wrong option is an error with its key, and none tells a password."""
     options: dict[str, object] = {"url": "sqlite:///x.db", "password_file": "secret", "audience": [ANYBODY]}
     options |= {"documents": DOCUMENTS, "scopes": SCOPES}
-    build("sql", options, tmp_path)
+    build("sql", options, tmp_path, "tickets")
 
     with pytest.raises(OptionError) as caught:
-        build("sql", options | {option: value}, tmp_path)
+        build("sql", options | {option: value}, tmp_path, "tickets")
 
     assert caught.value.option == option
     assert message in str(caught.value)
@@ -358,9 +361,7 @@ def test_the_documented_options_are_right(tmp_path: Path) -> None:
     """The example of the documentation is built."""
     page = (Path(__file__).parents[2] / "docs/connectors/sql.md").read_text()
     options = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])["sources"][0]
-    del options["name"]
-
-    build(options.pop("kind"), options, tmp_path)
+    build(options.pop("kind"), options, tmp_path, options.pop("name"))
 
 
 def test_a_clause_is_sent_for_the_audience(database: Database) -> None:
@@ -371,5 +372,106 @@ def test_a_clause_is_sent_for_the_audience(database: Database) -> None:
     changes = walk(database, audience=["static:people:ann"])
 
     assert readers(changes, ["ann", "bob"]) == {"a": {"ann"}}
-    assert isinstance(changes[0], ScopeChange)
-    assert isinstance(changes[0].clause, Clause)
+    first = next(change for change in changes if isinstance(change, ScopeChange))
+    assert isinstance(first.clause, Clause)
+    assert first.parent is None
+
+
+# --- groups ---
+
+
+@pytest.mark.parametrize("check", GROUP_CHECKS, ids=lambda check: check.__name__)
+def test_groups_on_sqlite_keep_the_contract(check: Callable[[GroupsWorld], None], database: Database) -> None:
+    """The SQL connector says who is in groups as every connector must."""
+    with closing(DatabaseGroups(database)) as world:
+        check(world)
+
+
+def memberships(changes: list[Change]) -> dict[str, set[str] | None]:
+    """The members of each group as tokens; None: unknown."""
+    return {
+        change.group.token: None if isinstance(change.members, Unknown) else {one.token for one in change.members}
+        for change in changes
+        if isinstance(change, Membership)
+    }
+
+
+def end(changes: list[Change]) -> str:
+    """Why groups could not all be read, by their one end."""
+    (found,) = [change.unread for change in changes if isinstance(change, MembershipsEnd)]
+    return found
+
+
+def test_members_stand_in_tables_and_columns(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People of a table, teams within teams, a column of the row, over several pages."""
+    monkeypatch.setattr(tables, "PAGE", 2)
+    database.team(1, "sales", "ann", "bob", lead="eve")
+    database.team(2, "all", teams=[1], lead="eve")
+    database.team(3, "empty")
+
+    changes = walk(database, groups=GROUPS)
+
+    assert memberships(changes) == {
+        "source:tickets:team-1": {"static:people:ann", "static:people:bob", "static:people:eve"},
+        "source:tickets:team-2": {"source:tickets:team-1", "static:people:eve"},
+        "source:tickets:team-3": {"static:people:lead"},
+    }
+    assert end(changes) == ""
+    assert memberships(walk(database)) == {}
+    assert end(walk(database)) == "", "without `groups` the source has none"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO team_people VALUES (1, NULL)",
+        "INSERT INTO team_people VALUES (1, 'ann ')",
+        "INSERT INTO team_people VALUES (1, '')",
+        "UPDATE teams SET lead = NULL WHERE id = 1",
+    ],
+)
+def test_a_member_that_is_null_or_none_makes_the_group_unknown(database: Database, change: str) -> None:
+    """It could be anybody; the group beside it is as it was."""
+    database.team(1, "sales", "ann")
+    database.team(2, "legal", "bob")
+    database.do(change)
+
+    changes = walk(database, groups=GROUPS)
+
+    assert memberships(changes) == {
+        "source:tickets:team-1": None,
+        "source:tickets:team-2": {"static:people:bob", "static:people:lead"},
+    }
+    assert end(changes) == ""
+
+
+def test_a_row_that_names_no_group_hides_all(database: Database) -> None:
+    """Nor do two rows that name the same one: which of them has the members nobody can tell."""
+    database.do("DROP TABLE teams")
+    database.do("CREATE TABLE teams (id PRIMARY KEY, name text, lead text)")
+    database.do("INSERT INTO teams VALUES ('1', 'one', 'ann')")
+    assert end(walk(database, groups=GROUPS)) == ""
+
+    database.do("INSERT INTO teams VALUES (1, 'one', 'bob')")
+    assert "are the group `team-1`" in end(walk(database, groups=GROUPS))
+    database.do("DELETE FROM teams WHERE id = '1'")
+    database.do("INSERT INTO teams VALUES (1.5, 'one', 'bob')")
+    assert "is no group" in end(walk(database, groups=GROUPS))
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({**GROUPS, "table": "x"}, "`groups.table`: the database has no table `x`"),
+        ({**GROUPS, "title": "x"}, "`groups.title`: table `teams` has no column `x`"),
+        ({**GROUPS, "members": [{"realm": "ad", "column": "x"}]}, "`groups.members[0].column`"),
+        ({**GROUPS, "key": "name"}, "`groups.key`: column `name` of `teams` is NULL somewhere"),
+    ],
+)
+def test_groups_that_are_not_there_are_refused(database: Database, groups: object, message: str) -> None:
+    """Before anything is sent, with the option's name."""
+    database.team(1, "sales")
+    database.team(2, "sales")
+    with pytest.raises(FatalError) as caught:
+        walk(database, groups=groups)
+    assert message in str(caught.value)

@@ -13,8 +13,8 @@ import sqlalchemy as sa
 
 from connectors.base import Level, Upsert
 from connectors.errors import FatalError, RetriableError
-from connectors.testing.contract import CONNECTOR_CHECKS, World
-from tests.connectors.databases import Database, DatabaseWorld
+from connectors.testing.contract import CONNECTOR_CHECKS, GROUP_CHECKS, GroupsWorld, World
+from tests.connectors.databases import Database, DatabaseGroups, DatabaseWorld
 from tests.connectors.test_sql import readers, walk
 from tests.support.needs import need
 from tests.support.postgres import ADMIN, PASSWORD, Postgres, running_postgres
@@ -68,6 +68,13 @@ def test_sql_on_postgresql_keeps_the_contract(check: Callable[[World], None], da
             autocommit.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
 
     with closing(DatabaseWorld(database, unplug)) as world:
+        check(world)
+
+
+@pytest.mark.parametrize("check", GROUP_CHECKS, ids=lambda check: check.__name__)
+def test_groups_on_postgresql_keep_the_contract(check: Callable[[GroupsWorld], None], database: Database) -> None:
+    """The SQL connector says who is in groups as every connector must."""
+    with closing(DatabaseGroups(database)) as world:
         check(world)
 
 
