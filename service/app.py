@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import Directory, Watched
-from service import audit_copies, directories
+from service import audit_copies, directories, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.audit import AuditServicer
@@ -165,12 +165,13 @@ async def open_app(settings: Settings, connect: Connect | None = None) -> App:
 
 
 def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Connect) -> App:
+    provider = open_provider(settings.keys)
+    closing.callback(provider.close)
+    settings = secret_options.bound(settings, lambda: provider)
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
     opened = _directories(settings, closing)
-    provider = open_provider(settings.keys)
-    closing.callback(provider.close)
     watch = KeyWatch(provider)
     watch.start()
     closing.callback(watch.close)
@@ -238,7 +239,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         callers=callers,
         shadow=shadow,
     )
-    custody = Custody(keys)
+    custody = Custody(keys, lambda: secret_options.versions_in_use(settings))
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
