@@ -31,6 +31,7 @@ from connectors.directories.base import Watched
 from connectors.directories.ldap import Ldap
 from connectors.directories.ldap_client import Endpoint, LdapAccess
 from connectors.directories.sids import sid_text
+from connectors.secret import FileSecret
 from service.authn import Subject
 from service.directories import DirectorySettings
 from service.errors import UnauthenticatedError
@@ -253,7 +254,7 @@ def _access(folder: Path, ca: Path, bind: str, password: str, host: str, port: i
     file = folder / f"password-{port}"
     file.touch(0o600)
     file.write_text(password)
-    return LdapAccess((Endpoint(host, port, False),), ca, bind, file)
+    return LdapAccess((Endpoint(host, port, False),), ca, bind, FileSecret(file))
 
 
 def _subject(attribute: str, value: str) -> Subject:

@@ -19,9 +19,10 @@ from connectors import plugins
 from connectors.base import Connector, own_realm
 from connectors.directories.base import Directory
 from connectors.directories.static import StaticDirectory
+from connectors.errors import FatalError
 from connectors.feed import Feed
 from connectors.filesystem import Filesystem
-from connectors.secret import SecretError, read_password, read_secret
+from connectors.secret import EnvSecret, FileSecret, OptionSecret, Secret, SecretError, forms
 
 if TYPE_CHECKING:
     from connectors.directories.ldap_client import LdapAccess
@@ -31,8 +32,9 @@ _T = TypeVar("_T")
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,5})(s|m|h|d)")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SERVER: Final = re.compile(r"(ldaps?)://([A-Za-z0-9.-]+)(?::([0-9]{1,5}))?/?")
+_PROXY: Final = re.compile(r"https?://[^\s?#@]+")
 _GLOBAL_CATALOG: Final = frozenset({3268, 3269})
-_ACCESS: Final = ("servers", "ca", "bind", "password_file")
+_ACCESS: Final = ("servers", "ca", "bind")
 
 
 class OptionError(Exception):
@@ -46,11 +48,25 @@ class OptionError(Exception):
 class Options:
     """The options of one source or directory. Every reading method raises OptionError."""
 
-    def __init__(self, kind: str, values: Mapping[str, object], base: Path, allowed: Collection[str]) -> None:
-        """`base`: relative paths start there. Refuses keys that are not `allowed`."""
+    def __init__(
+        self,
+        kind: str,
+        values: Mapping[str, object],
+        base: Path,
+        allowed: Collection[str],
+        secrets: Collection[str] = (),
+    ) -> None:
+        """`base`: relative paths start there. Refuses keys that are not `allowed`.
+
+        secrets: names of those that `secret` reads. A key that is one of them is refused without its value.
+        """
+        known = {*allowed, *(form for name in secrets for form in forms(name))}
         for key in values:
-            if key not in allowed:
-                listed = ", ".join(f"`{name}`" for name in sorted(allowed))
+            if key in secrets:
+                listed = ", ".join(f"`{form}`" for form in forms(key))
+                raise OptionError(str(key), f"`{key}`: a secret does not stand in the settings: name it by {listed}")
+            if key not in known:
+                listed = ", ".join(f"`{name}`" for name in sorted(known))
                 raise OptionError(str(key), f"unknown option `{key}`: kind `{kind}` has {listed}")
         self._kind: Final = kind
         self._values: Final = values
@@ -96,6 +112,30 @@ class Options:
         if "\x00" in value:
             raise OptionError(key, f"`{key}`: a path holds no zero byte")
         return (self._base / Path(value).expanduser()).absolute()
+
+    def secret(self, name: str) -> OptionSecret:
+        """Read which option names a secret that must be there; the secret itself is not looked at."""
+        found = self.optional_secret(name)
+        if found is None:
+            raise OptionError(f"{name}_file", f"option `{name}_file` is missing: kind `{self._kind}` needs it")
+        return found
+
+    def optional_secret(self, name: str) -> OptionSecret | None:
+        """Read which option names a secret that may be left out."""
+        given = [key for key in forms(name) if key in self._values]
+        if not given:
+            return None
+        key = given[-1]
+        if len(given) > 1:
+            raise OptionError(key, f"`{key}`: there is `{given[0]}` too, and one of the two is enough")
+        value = self._values[key]
+        if isinstance(value, Secret):
+            return OptionSecret(key, value)
+        if key == f"{name}_file":
+            return OptionSecret(key, FileSecret(self.path(key)))
+        if key == f"{name}_env":
+            return OptionSecret(key, EnvSecret(self.text(key)))
+        raise OptionError(key, f"`{key}`: it opens with the service's keys, which are not there: use `{name}_file`")
 
     def choice(self, key: str, first: _T, second: _T, default: _T) -> _T:
         """Read one of two words."""
@@ -184,12 +224,11 @@ def _sql(name: str, values: Mapping[str, object], base: Path) -> Connector:
     from connectors.sql.declared import declared
     from connectors.sql.tables import access
 
-    keys = ("url", "password_file", "password_env", "ca", "audience", "documents", "scopes", "groups")
-    options = Options("sql", values, base, keys)
-    password_file = options.path("password_file") if "password_file" in values else None
+    keys = ("url", "ca", "audience", "documents", "scopes", "groups")
+    options = Options("sql", values, base, keys, ("password",))
     ca = options.path("ca") if "ca" in values else None
     return Sql(
-        access(options.text("url"), base, password_file, options.optional("password_env"), ca),
+        access(options.text("url"), base, options.optional_secret("password"), ca),
         declared(
             values.get("documents"), values.get("scopes"), values.get("groups"), _own_realm(name, values, "groups")
         ),
@@ -213,10 +252,10 @@ def _smb(name: str, values: Mapping[str, object], base: Path) -> Connector:
     from connectors.smb.connector import Smb
     from connectors.smb.rules import Rights, Translator
 
-    login = ("server", "share", "username", "password_file", "auth", "encryption")
-    options = Options("smb", values, base, (*login, "domain_sid", "share_access", "rights"))
+    login = ("server", "share", "username", "auth", "encryption")
+    options = Options("smb", values, base, (*login, "domain_sid", "share_access", "rights"), ("password",))
     server, share, username = options.name("server"), options.name("share"), options.text("username")
-    password_file = options.path("password_file")
+    password = options.secret("password")
     auths: tuple[Auth, ...] = ("negotiate", "kerberos", "ntlm")
     auth = options.one_of("auth", auths)
     encrypt = options.choice("encryption", "require", "allow", "require") == "require"
@@ -227,7 +266,11 @@ def _smb(name: str, values: Mapping[str, object], base: Path) -> Connector:
         raise OptionError("domain_sid", f"`domain_sid`: {err}") from err
 
     def connect() -> Share:
-        return Share(Login(server, share, username, read_password(password_file), auth, encrypt))
+        try:
+            secret = password.read()
+        except SecretError as err:
+            raise FatalError(str(err)) from err
+        return Share(Login(server, share, username, secret, auth, encrypt))
 
     declared = (options.audience("share_access"),) if "share_access" in values else None
     return Smb(connect, translator, declared)
@@ -245,7 +288,7 @@ def _active_directory(name: str, values: Mapping[str, object], base: Path) -> Di
     # Imported when configured: the command line starts in half the time without it.
     from connectors.directories.active_directory import ActiveDirectory
 
-    access = _ldap_access(Options("active_directory", values, base, _ACCESS))
+    access = _ldap_access(Options("active_directory", values, base, _ACCESS, ("password",)))
     for server in access.servers:
         if server.port in _GLOBAL_CATALOG:
             raise OptionError("servers", f"`servers`: {server} is a global catalog, which does not know every group")
@@ -255,7 +298,7 @@ def _active_directory(name: str, values: Mapping[str, object], base: Path) -> Di
 def _ldap(name: str, values: Mapping[str, object], base: Path) -> Directory:
     from connectors.directories.ldap import Ldap, is_filter
 
-    options = Options("ldap", values, base, (*_ACCESS, "base", "id_domain", "member_of", "disabled"))
+    options = Options("ldap", values, base, (*_ACCESS, "base", "id_domain", "member_of", "disabled"), ("password",))
     access = _ldap_access(options)
     disabled = options.optional("disabled")
     if disabled is not None and not is_filter(disabled):
@@ -280,8 +323,8 @@ def _entra(name: str, values: Mapping[str, object], base: Path) -> Directory:
     from connectors.directories.graph import CLOUDS, GraphAccess, GraphClient
     from connectors.directories.sids import is_guid
 
-    keys = ("tenant", "client_id", "secret_file", "certificate_file", "key_file", "cloud", "ca", "proxy")
-    options = Options("entra", values, base, keys)
+    keys = ("tenant", "client_id", "certificate_file", "cloud", "ca", "proxy")
+    options = Options("entra", values, base, keys, ("secret", "key"))
     ids = {key: options.text(key) for key in ("tenant", "client_id")}
     for key, text in ids.items():
         if not is_guid(text):
@@ -293,10 +336,10 @@ def _entra(name: str, values: Mapping[str, object], base: Path) -> Directory:
     access = GraphAccess(
         tenant=ids["tenant"],
         client_id=ids["client_id"],
-        credential=_application_credential(options, values),
+        credential=_application_credential(options),
         cloud=CLOUDS[cloud],
         ca=options.path("ca") if "ca" in values else None,
-        proxy=options.optional("proxy"),
+        proxy=_proxy(options),
     )
     try:
         return Entra(name, ids["tenant"], GraphClient(name, access))
@@ -304,25 +347,34 @@ def _entra(name: str, values: Mapping[str, object], base: Path) -> Directory:
         raise OptionError("ca", f"`ca`: {access.ca} cannot be read, or holds no certificate in PEM") from err
 
 
-def _application_credential(options: Options, values: Mapping[str, object]) -> str | Mapping[str, str]:
+def _proxy(options: Options) -> str | None:
+    found = options.optional("proxy")
+    if found is not None and _PROXY.fullmatch(found) is None:
+        # Without the text: it may hold a password.
+        raise OptionError("proxy", "`proxy`: expected one such as `http://proxy.corp:3128`, without a login")
+    return found
+
+
+def _application_credential(options: Options) -> str | Mapping[str, str]:
     from connectors.directories.graph import certificate_credential
 
-    pair = ("certificate_file", "key_file")
-    if ("secret_file" in values) == any(key in values for key in pair):
+    secret, key = options.optional_secret("secret"), options.optional_secret("key")
+    certificate = options.path("certificate_file") if options.optional("certificate_file") is not None else None
+    if (secret is not None) == (key is not None or certificate is not None):
         raise OptionError("secret_file", "expected `secret_file`, or `certificate_file` with `key_file`")
-    key = "secret_file" if "secret_file" in values else "key_file"
     try:
-        secret = read_secret(options.path(key))
-        if key == "secret_file":
-            return secret
-        key = "certificate_file"
-        return certificate_credential(secret, options.path(key).read_text())
+        if secret is not None:
+            return secret.read()
+        private = options.secret("key").read()
     except SecretError as err:
-        raise OptionError(key, f"`{key}`: {err}") from err
+        raise OptionError((secret or options.secret("key")).option, str(err)) from err
+    option = "certificate_file"
+    try:
+        return certificate_credential(private, options.path(option).read_text())
     except OSError as err:
-        raise OptionError(key, f"`{key}`: it cannot be read: {err.strerror}") from err
+        raise OptionError(option, f"`{option}`: it cannot be read: {err.strerror}") from err
     except (ValueError, TypeError) as err:
-        raise OptionError(key, f"`{key}`: expected a certificate in PEM, and its RSA key in `key_file`") from err
+        raise OptionError(option, f"`{option}`: expected a certificate in PEM, and its RSA key in `key_file`") from err
 
 
 def _ldap_access(options: Options) -> LdapAccess:
@@ -338,7 +390,7 @@ def _ldap_access(options: Options) -> LdapAccess:
             raise OptionError("servers", f"`servers`: expected {expected}, found {_shown(text)}")
         start_tls = found[1] == "ldap"
         servers.append(Endpoint(found[2], int(found[3] or (389 if start_tls else 636)), start_tls))
-    ca, password_file = options.path("ca"), options.path("password_file")
+    ca, password = options.path("ca"), options.secret("password")
     try:
         tls_context(ca)
     except ssl.SSLError as err:
@@ -346,10 +398,10 @@ def _ldap_access(options: Options) -> LdapAccess:
     except OSError as err:
         raise OptionError("ca", f"`ca`: {ca} cannot be read: {err.strerror}") from err
     try:
-        read_secret(password_file)
+        password.read()
     except SecretError as err:
-        raise OptionError("password_file", f"`password_file`: {err}") from err
-    return LdapAccess(tuple(servers), ca, options.text("bind"), password_file)
+        raise OptionError(password.option, str(err)) from err
+    return LdapAccess(tuple(servers), ca, options.text("bind"), password)
 
 
 _CONNECTORS: Final[Mapping[str, Callable[[str, Mapping[str, object], Path], Connector]]] = {

@@ -1,6 +1,8 @@
 """Secrets by reference: settings name where a password or a private key is, and it is read when it is needed.
 
-A file and an environment variable are read here; what opens with the service's keys is handed in as a `Secret`.
+A secret `password` is named by exactly one of the options `password_file`, `password_env`, `password_sealed` and
+`password_vault`, and never given as `password`. The first two are read here; what the last two name opens with the
+service's keys, which hands in a `Secret` in the place of the text.
 """
 
 from __future__ import annotations
@@ -9,8 +11,6 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
-
-from connectors.errors import FatalError
 
 _MAX_BYTES: Final = 64 * 1024
 
@@ -70,9 +70,21 @@ def read_secret(path: Path) -> str:
     return text
 
 
-def read_password(file: Path) -> str:
-    """Return a connector's password. Raises FatalError that names the option `password_file`."""
-    try:
-        return read_secret(file)
-    except SecretError as err:
-        raise FatalError(f"`password_file`: {err}") from err
+@dataclass(frozen=True, slots=True)
+class OptionSecret:
+    """A secret with the option that names it, which errors name too."""
+
+    option: str
+    secret: Secret
+
+    def read(self) -> str:
+        """See `Secret`."""
+        try:
+            return self.secret.read()
+        except SecretError as err:
+            raise SecretError(f"`{self.option}`: {err}") from err
+
+
+def forms(name: str) -> tuple[str, ...]:
+    """The options that may name the secret `name`."""
+    return tuple(f"{name}_{form}" for form in ("file", "env", "sealed", "vault"))

@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import ATTRIBUTES, Directory, Watched
-from service import audit_copies, directories
+from service import audit_copies, directories, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.access import AccessServicer
@@ -169,12 +169,13 @@ async def open_app(settings: Settings, connect: Connect | None = None) -> App:
 
 
 def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Connect) -> App:
+    provider = open_provider(settings.keys)
+    closing.callback(provider.close)
+    settings = secret_options.bound(settings, lambda: provider)
     sources = {one.name: one for one in settings.sources}
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
     opened = _directories(settings, closing)
-    provider = open_provider(settings.keys)
-    closing.callback(provider.close)
     watch = KeyWatch(provider)
     watch.start()
     closing.callback(watch.close)
@@ -245,7 +246,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     )
     checks = Checks(access, catalog.sealing, callers, ages)
     people = People(identity, callers, {one.name: ATTRIBUTES[one.kind][0] for one in settings.directories})
-    custody = Custody(keys)
+    custody = Custody(keys, lambda: secret_options.versions_in_use(settings))
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, checks, executor, audit_key.page_key),

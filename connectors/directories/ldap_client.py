@@ -26,7 +26,7 @@ from ldap3.core.exceptions import LDAPExceptionError
 from ldap3.utils.conv import escape_filter_chars
 
 from connectors.directories.base import BindRefusedError, DirectoryUnavailableError
-from connectors.secret import SecretError, read_secret
+from connectors.secret import Secret, SecretError
 
 _T = TypeVar("_T")
 
@@ -67,12 +67,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class LdapAccess:
-    """Where a directory is and who we are to it. password_file: read at each connection, so that it can be changed."""
+    """Where a directory is and who we are to it. password: read at each connection, so that it can be changed."""
 
     servers: tuple[Endpoint, ...]
     ca: Path
     bind_dn: str
-    password_file: Path
+    password: Secret
     connect_timeout_s: int = 3
     receive_timeout_s: int = 5
     connections: int = 8
@@ -263,7 +263,7 @@ class LdapClient:
     def _open(self, endpoint: Endpoint) -> ldap3.Connection:
         access = self._access
         try:
-            password = read_secret(access.password_file)
+            password = access.password.read()
         except SecretError as err:
             raise DirectoryUnavailableError(str(err)) from err
         server = ldap3.Server(

@@ -8,7 +8,6 @@ Source: SQLAlchemy 2.0, "SQLite: Serializable isolation / Savepoints / Transacti
 from __future__ import annotations
 
 import ipaddress
-import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from connectors.errors import ConnectorError, FatalError, RetriableError
 from connectors.registry import OptionError
-from connectors.secret import read_password
+from connectors.secret import OptionSecret, SecretError
 from connectors.sql.declared import Declared, Documents, Fixed, Groups, InColumn, InTable, RuleSource, Scopes
 
 PAGE: Final = 500
@@ -43,12 +42,11 @@ class Access:
     """
 
     url: sa.URL
-    password_file: Path | None
-    password_env: str | None
+    password: OptionSecret | None
     ca: Path | None
 
 
-def access(url: str, base: Path, password_file: Path | None, password_env: str | None, ca: Path | None) -> Access:
+def access(url: str, base: Path, password: OptionSecret | None, ca: Path | None) -> Access:
     """Read the option `url` and what belongs to it. Raises OptionError."""
     try:
         found = sa.make_url(url)
@@ -57,8 +55,6 @@ def access(url: str, base: Path, password_file: Path | None, password_env: str |
         raise OptionError("url", "`url`: expected one such as `postgresql://reader@db.example/tickets`") from err
     if found.password is not None:
         raise OptionError("url", "`url`: holds a password: name its file by `password_file`, or `password_env`")
-    if password_file is not None and password_env is not None:
-        raise OptionError("password_env", "`password_env`: there is `password_file` too, and one of the two is enough")
     match found.drivername:
         case "sqlite":
             if not found.database or found.query or found.host:
@@ -76,7 +72,7 @@ def access(url: str, base: Path, password_file: Path | None, password_env: str |
             found = found.set(drivername="postgresql+pg8000")
         case _:
             raise OptionError("url", f"`url`: expected `sqlite` or `postgresql`, found `{found.drivername}`")
-    return Access(found, password_file, password_env, ca)
+    return Access(found, password, ca)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,14 +335,10 @@ def _begin(connection: sa.Connection) -> None:
 
 
 def _password(access: Access) -> str | None:
-    if access.password_file is not None:
-        return read_password(access.password_file)
-    if access.password_env is not None:
-        found = os.environ.get(access.password_env)
-        if not found:
-            raise FatalError(f"`password_env`: there is no environment variable `{access.password_env}`")
-        return found
-    return None
+    try:
+        return None if access.password is None else access.password.read()
+    except SecretError as err:
+        raise FatalError(str(err)) from err
 
 
 def _is_local(url: sa.URL) -> bool:
@@ -367,7 +359,7 @@ def _failed(err: sa.exc.SQLAlchemyError, access: Access) -> ConnectorError:
     said = err.orig.args[0] if err.orig.args else ""
     code, text = ("", str(said)) if not isinstance(said, dict) else (str(said.get("C")), str(said.get("M")))
     if code in _REFUSED:
-        key = "password_file" if access.password_file else "password_env" if access.password_env else "url"
+        key = "url" if access.password is None else access.password.option
         return FatalError(f"`{key}`: the database refuses the login as `{access.url.username or ''}`")
     if code == _NO_DATABASE:
         return FatalError(f"{name}: there is no such database")

@@ -36,9 +36,9 @@ def check(
 ) -> None:
     """Connect to every directory and say what can be read there. Exit code 1 when something must be done."""
     from connectors.directories.base import DirectoryError, Finding, Watched
-    from service import directories
+    from service import directories, secret_options
 
-    settings = context(ctx).settings
+    settings = secret_options.bound(context(ctx).settings)
     found: dict[str, list[Finding]] = {}
     for one in settings.directories:
         directory = directories.build(one, settings.base)
@@ -120,8 +120,9 @@ def resolve(
 
 def _open(settings: Settings, closing: ExitStack) -> dict[str, Directory]:
     from connectors.directories.base import Watched
-    from service import directories
+    from service import directories, secret_options
 
+    settings = secret_options.bound(settings)
     opened: dict[str, Directory] = {}
     for one in settings.directories:
         opened[one.name] = found = directories.build(one, settings.base)

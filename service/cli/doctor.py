@@ -51,6 +51,8 @@ def doctor(ctx: typer.Context, json: Json = False) -> None:
 
 
 def _results(found: Context) -> Iterator[Result]:
+    from service import secret_options
+
     settings = found.settings
     yield Result("ok", f"settings: {settings.file}")
     yield from _keys(settings)
@@ -58,8 +60,14 @@ def _results(found: Context) -> Iterator[Result]:
     yield from _model(settings)
     yield from _tls(settings)
     yield from _issuers(settings)
-    yield from _directories(settings)
-    yield from _sources(settings)
+    try:
+        with_secrets = secret_options.bound(settings)
+    except StartError as err:
+        yield Result("error", "secrets", str(err))
+    else:
+        yield from _sealed(with_secrets)
+        yield from _directories(with_secrets)
+        yield from _sources(with_secrets)
     yield from _listeners(settings)
 
 
@@ -80,6 +88,29 @@ def _keys(settings: Settings) -> Iterator[Result]:
     held = settings.keys.provider
     if isinstance(held, FileProvider) and held.path.is_relative_to(settings.data):
         yield Result("error", "keys", f"{held.path} lies in the data folder that it protects: move it out")
+
+
+def _sealed(settings: Settings) -> Iterator[Result]:
+    from connectors.secret import SecretError
+    from service.keys import open_provider
+    from service.keys.sealed import read_blob
+    from service.secret_options import sealed
+
+    found = list(sealed(settings))
+    if not found:
+        return
+    try:
+        provider = open_provider(settings.keys)
+    except StartError:
+        return  # said above
+    for place, path in found:
+        try:
+            if read_blob(path).kek != provider.key_id:
+                advice = f"it is under an older key: `remit keys seal-secret {path} --again`"
+                yield Result("warning", f"secret `{place}`", advice)
+        except SecretError as err:
+            yield Result("error", f"secret `{place}`", str(err))
+    provider.close()
 
 
 def _data(settings: Settings) -> Iterator[Result]:

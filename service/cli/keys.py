@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,6 +54,34 @@ def create(ctx: typer.Context, json: Json = False) -> None:
         print_json({"key_encryption_key": key_id})
     else:
         out.print(f"key-encryption key {key_id} was made", markup=False)
+
+
+@app.command("seal-secret")
+def seal_secret(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(help="The file to write, which an option `…_sealed` names.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Write it in the place of another.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Seal what is in it with the newest key.")] = False,
+) -> None:
+    """Seal a password or another secret of standard input with the key-encryption key, for sources and directories."""
+    from connectors.secret import SecretError
+    from service.keys import ProviderError, open_provider
+    from service.keys.sealed import SealedSecret
+    from service.keys.sealed import seal_secret as seal
+
+    provider = open_provider(context(ctx).settings.keys)
+    try:
+        if again:
+            text = SealedSecret(file.absolute(), lambda: provider).read()
+        else:
+            typed = sys.stdin.isatty()
+            text = typer.prompt("secret", hide_input=True, err=True) if typed else sys.stdin.read().rstrip("\r\n")
+        seal(provider, text, file.absolute(), replace=replace or again)
+    except (SecretError, ProviderError) as err:
+        raise StartError(str(err)) from err
+    finally:
+        provider.close()
+    out.print(f"{file} is sealed with key {provider.key_id}", markup=False)
 
 
 @app.command()

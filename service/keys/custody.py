@@ -132,6 +132,7 @@ class Custody:
         """
         provider, own = self._keys.provider, source_keys.c
         with self._lock:
+            also = self._also_in_use()
             if not self._older():
                 provider.rotate()
             with self._keys.read() as connection:
@@ -154,7 +155,7 @@ class Custody:
                 if source in kept:
                     self._keys.adopt(source, number, key)
             self._keys.empty_log()
-            return provider.retire({provider.key_id, *in_use, *self._also_in_use()})
+            return provider.retire({provider.key_id, *in_use, *also})
 
     def rewrap(self, limit: int) -> int:
         """Re-wrap at most `limit` keys of documents; return how many are left. Raises UnsealError and StorageError."""

@@ -16,6 +16,7 @@ from connectors.directories.active_directory import FOREIGN, REALM, ActiveDirect
 from connectors.directories.base import BindRefusedError, Directory, DirectoryUnavailableError, UnknownSubjectError
 from connectors.directories.ldap_client import Endpoint, Entry, LdapAccess, LdapClient
 from connectors.directories.sids import guid_text, is_account_sid, rid_of, sid_text
+from connectors.secret import FileSecret
 from connectors.testing.contract import verify
 from connectors.testing.directory_contract import DIRECTORY_CHECKS, DirectoryWorld
 from tests.support.certificates import Authority
@@ -35,7 +36,7 @@ def access(samba: SambaDomain, folder: Path, *servers: Endpoint, user: str = "",
         servers or (Endpoint(samba.address, 636, False),),
         ca or samba.ca,
         user or samba.admin,
-        password,
+        FileSecret(password),
         connect_timeout_s=2,
         receive_timeout_s=2,
     )
@@ -336,17 +337,18 @@ def test_only_the_configured_authority_and_the_right_name_count(samba: SambaDoma
 def test_a_bind_without_a_password_never_counts(samba: SambaDomain, tmp_path: Path) -> None:
     """Empty, blank or wrong: refused, although the server would take an empty one for an anonymous bind."""
     settings = access(samba, tmp_path)
+    password = tmp_path / "password"
     for text, error in (("", "holds no secret"), (" \n", "holds no secret"), ("wrong", "refuses the name")):
-        settings.password_file.write_text(text)
+        password.write_text(text)
         client = LdapClient("corp", settings)
         with pytest.raises(DirectoryUnavailableError, match=error) as raised:
             client.connect()
         assert isinstance(raised.value, BindRefusedError) == (text == "wrong")
-    settings.password_file.write_text(PASSWORD)
-    settings.password_file.chmod(0o604)
+    password.write_text(PASSWORD)
+    password.chmod(0o604)
     with pytest.raises(DirectoryUnavailableError, match="open to everybody"):
         LdapClient("corp", settings).connect()
-    settings.password_file.chmod(0o600)
+    password.chmod(0o600)
     client = LdapClient("corp", settings)
     assert client.connect().port == 636
     client.close()
@@ -454,7 +456,7 @@ ACCOUNT: dict[str, list[bytes]] = {
 
 def stubbed(**changed: list[bytes]) -> ActiveDirectory:
     """A directory of which one account is known, with some of its attributes changed."""
-    access_ = LdapAccess((Endpoint("stub", 636, False),), Path("ca"), "dn", Path("password"))
+    access_ = LdapAccess((Endpoint("stub", 636, False),), Path("ca"), "dn", FileSecret(Path("password")))
     directory = ActiveDirectory("corp", access_)
     directory._client = Answers({**ACCOUNT, **changed})  # type: ignore[assignment,misc]  # the edge, answered for
     return directory

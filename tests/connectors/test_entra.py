@@ -303,6 +303,8 @@ def test_options_are_checked(tmp_path: Path) -> None:
         ({"key_file": "secret"}, "secret_file"),
         ({"secret_file": "none"}, "secret_file"),
         ({"ca": "none"}, "ca"),
+        ({"secret": "s"}, "secret"),
+        ({"proxy": "http://user:word@proxy:3128"}, "proxy"),
         ({"secret_file": None, "key_file": "secret", "certificate_file": "secret"}, "certificate_file"),
     ):
         options = {key: value for key, value in {**good, **changed}.items() if value is not None}

@@ -15,6 +15,7 @@ from acl.principal import Principal, Realm
 from connectors.directories.base import Directory, DirectoryUnavailableError, UnknownSubjectError
 from connectors.directories.ldap import Ldap, is_filter
 from connectors.directories.ldap_client import Endpoint, LdapAccess
+from connectors.secret import FileSecret
 from connectors.testing.contract import verify
 from connectors.testing.directory_contract import DIRECTORY_CHECKS, DirectoryWorld
 from tests.support.proxy import Proxy
@@ -30,7 +31,7 @@ def access(slapd: Slapd, folder: Path, port: int = 0, *, user: str = READER, sta
     password.touch(0o600)
     password.write_text(PASSWORD)
     place = Endpoint("127.0.0.1", port or slapd.ldaps, start_tls)
-    return LdapAccess((place,), slapd.ca, user, password, connect_timeout_s=2, receive_timeout_s=2)
+    return LdapAccess((place,), slapd.ca, user, FileSecret(password), connect_timeout_s=2, receive_timeout_s=2)
 
 
 @contextmanager

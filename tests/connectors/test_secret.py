@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from connectors.errors import FatalError
-from connectors.secret import SecretError, read_password, read_secret
+from connectors.registry import OptionError, Options
+from connectors.secret import EnvSecret, FileSecret, OptionSecret, SecretError, read_secret
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_a_file_that_is_no_secret_is_refused(tmp_path: Path, held: bytes, mode: 
 
     with pytest.raises(SecretError, match=said) as caught:
         read_secret(path)
-    with pytest.raises(FatalError, match=rf"^`password_file`: .*{said}"):
-        read_password(path)
+    with pytest.raises(SecretError, match=rf"^`password_file`: .*{said}"):
+        OptionSecret("password_file", FileSecret(path)).read()
 
     assert "canary" not in str(caught.value)
 
@@ -41,4 +41,48 @@ def test_a_secret_is_read_without_its_newline(tmp_path: Path, mode: int) -> None
     path.write_text("grüße ü\r\n")
     path.chmod(mode)
 
-    assert read_password(path) == read_secret(path) == "grüße ü"
+    assert FileSecret(path).read() == read_secret(path) == "grüße ü"
+
+
+def options(tmp_path: Path, **values: object) -> Options:
+    return Options("smb", values, tmp_path, (), ("password",))
+
+
+def test_a_secret_is_named_by_one_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file relative to the settings, a variable, or something that the service opens; errors name the option."""
+    (tmp_path / "secret").write_text("from a file\n")
+    (tmp_path / "secret").chmod(0o600)
+    monkeypatch.setenv("REMIT_TEST_SECRET", "from the environment")
+
+    assert options(tmp_path, password_file="secret").secret("password").read() == "from a file"
+    assert options(tmp_path, password_env="REMIT_TEST_SECRET").secret("password").read() == "from the environment"
+    opened = EnvSecret("REMIT_TEST_SECRET")
+    assert options(tmp_path, password_sealed=opened).secret("password").read() == "from the environment"
+    assert options(tmp_path).optional_secret("password") is None
+    with pytest.raises(SecretError, match="`password_env`: there is no environment variable `REMIT_NONE`"):
+        options(tmp_path, password_env="REMIT_NONE").secret("password").read()
+
+
+@pytest.mark.parametrize(
+    ("values", "option", "said"),
+    [
+        ({"password": "canary"}, "password", "a secret does not stand in the settings: name it by `password_file`"),
+        ({"password": 12345}, "password", "a secret does not stand in the settings"),
+        ({"password": EnvSecret("X")}, "password", "a secret does not stand in the settings"),
+        ({}, "password_file", "`password_file` is missing"),
+        ({"password_file": "a", "password_env": "B"}, "password_env", "there is `password_file` too"),
+        ({"password_sealed": "a"}, "password_sealed", "opens with the service's keys, which are not there"),
+        ({"password_vault": "canary"}, "password_vault", "opens with the service's keys, which are not there"),
+        ({"passwort_file": "canary"}, "passwort_file", "unknown option `passwort_file`"),
+    ],
+)
+def test_a_secret_that_is_not_named_rightly_is_refused(
+    tmp_path: Path, values: dict[str, object], option: str, said: str
+) -> None:
+    """In the settings itself, not at all, twice, or where nobody opens it; the sentence does not say what it is."""
+    with pytest.raises(OptionError, match=said) as caught:
+        options(tmp_path, **values).secret("password")
+
+    assert caught.value.option == option
+    assert "canary" not in str(caught.value)
+    assert "12345" not in str(caught.value)

@@ -18,13 +18,16 @@ import pytest
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("REMIT_")}
 
 
-def remit(*args: str, folder: Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def remit(
+    *args: str, folder: Path, env: dict[str, str] | None = None, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run one command in `folder`."""
     return subprocess.run(
         [sys.executable, "-m", "service.cli", *args],
         cwd=folder,
         env=ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | (env or {}),
         capture_output=True,
+        input=stdin,
         text=True,
         timeout=60,
         check=False,
