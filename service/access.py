@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final, Protocol
 
-from acl.model import NOBODY, Acl, Caller, Unknown
+from acl.model import NOBODY, Acl, AclId, Caller, Unknown
 from acl.readable import Readable, ReadableIndex
 from service.stores.reader import Reader
 from service.stores.records import StoredDocument
@@ -96,7 +96,11 @@ class Snapshot:
 
         Never to be decided on; that is `acl`.
         """
-        return self._rules.acl(document.acl_id)
+        return self.rules_of(document.acl_id)
+
+    def rules_of(self, acl_id: AclId) -> Acl | Unknown:
+        """Return an ACL, as `rules` does for a document."""
+        return self._rules.acl(acl_id)
 
     def ages(self, caller: Caller, sources: frozenset[str]) -> tuple[SourceAge, ...]:
         """Return the ages of those `sources` in which `caller` may read something, or could if they were fresh.

@@ -36,6 +36,7 @@ from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
+from service.audience import Audience
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.backup import Backups
@@ -45,6 +46,7 @@ from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
 from service.executor import Executor
 from service.extract import Extractor
+from service.grants import Grants
 from service.identity import Identity
 from service.index.base import Remove
 from service.index.edge import EdgeIndex
@@ -55,6 +57,7 @@ from service.keys import Custody, open_provider
 from service.keys.store import KeyStore
 from service.keys.watch import KeyWatch
 from service.lookups import Keeping
+from service.preview import Preview
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -250,7 +253,14 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, checks, executor, audit_key.page_key),
-        "ReviewService": ReviewServicer(Review(people, checks), executor, audit_key.page_key),
+        "ReviewService": ReviewServicer(
+            Review(people, checks),
+            Audience(access, checks, people),
+            Grants(access, audit_reader),
+            Preview(access, catalog.sealing, people),
+            executor,
+            audit_key.page_key,
+        ),
         "SourceService": SourceServicer(runs, executor, audit_key.page_key),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(

@@ -6,7 +6,7 @@ and absent documents take the same path and look alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -32,6 +32,7 @@ from service.stores.sealing import Sealing
 log = structlog.get_logger()
 
 _BATCH: Final = 200
+_LOOKED: Final = 2000
 
 
 class TraceDiffersError(RemitError):
@@ -84,6 +85,21 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """How a document stands, whoever asks. withheld: ALLOWED when nothing keeps it from everybody.
+
+    view: None when what is known of it cannot be opened.
+    """
+
+    stored: StoredDocument
+    view: DocumentView | None
+    withheld: Why
+    detail: str
+    permissions_verified_at: datetime | None
+    max_permissions_age: timedelta | None
+
+
+@dataclass(frozen=True, slots=True)
 class Checked:
     """Which documents somebody may read: one for each that was asked about or found, in order.
 
@@ -106,12 +122,19 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
+class Places:
+    """Documents, whoever may read them. following: where the next page begins, None after the last."""
+
+    documents: tuple[DocumentView, ...]
+    following: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Explained:
-    """A document and why it may be read, or not. document: None when what is known of it cannot be opened."""
+    """A document and why it may be read, or not."""
 
     answer: Checked
-    document: DocumentView | None
-    stored: StoredDocument
+    standing: Standing
     explanation: Explanation
 
 
@@ -193,42 +216,75 @@ class Checks:
 
         return resolved(self._callers, person, work)
 
-    def _explained(self, snapshot: Snapshot, stored: StoredDocument, current: Current, facts: Facts) -> Explained:
-        explanation = self._explanation(snapshot, stored, current)
-        checked = ((stored.document_id, explanation.allowed),)
-        return Explained(Checked(current, snapshot.at, facts, checked), self._view(stored), stored, explanation)
+    def places(self, location: str, sources: Callable[[str], bool], first: int, limit: int) -> Places:
+        """Return documents by where they stand, from the ordinal `first` on: for administrators alone.
 
-    def _explanation(self, snapshot: Snapshot, stored: StoredDocument, current: Current) -> Explanation:
-        caller = current.resolved.caller
-        acl = snapshot.acl(stored)
-        decision = decide(acl, caller, snapshot.at)
-        traced = trace(acl, caller, snapshot.at)
-        if traced.decision != decision:
-            raise TraceDiffersError("the trace of a decision differs from the decision")
-        reason, detail = why(decision)
-        steps = traced.steps
+        At most a few thousand are looked at, so that nobody waits for a long search of others.
+        """
+        with self._access.snapshot() as snapshot:
+            snapshot.release()
+            looked = snapshot.reader.documents_from(first, _LOOKED + 1)
+        found: list[DocumentView] = []
+        for stored in looked[:_LOOKED]:
+            if not sources(stored.source):
+                continue
+            opened = self._view(stored)
+            if opened is not None and location in opened.location:
+                if len(found) == limit:
+                    return Places(tuple(found), stored.ordinal)
+                found.append(opened)
+        return Places(tuple(found), looked[_LOOKED].ordinal if len(looked) > _LOOKED else None)
+
+    def standing(self, snapshot: Snapshot, stored: StoredDocument) -> Standing:
+        """Return what keeps a document from everybody, if anything does: for administrators alone."""
+        acl, rules = snapshot.acl(stored), snapshot.rules(stored)
+        withheld, detail = Why.ALLOWED, ""
         if isinstance(acl, Unknown):
-            rules = snapshot.rules(stored)
-            steps = trace(rules, caller, snapshot.at).steps
             if acl.reason == "stale":
-                reason = Why.STALE
-            elif not isinstance(rules, Unknown):
-                reason = Why.NO_TEXT
-            detail = self._withheld(stored, reason, rules.reason if isinstance(rules, Unknown) else "")
+                withheld = Why.STALE
+            else:
+                withheld = Why.UNKNOWN_RULES if isinstance(rules, Unknown) else Why.NO_TEXT
+            detail = self._detail(stored, withheld, rules.reason if isinstance(rules, Unknown) else "")
         age = snapshot.age(stored.source)
-        return Explanation(
-            allowed=isinstance(decision, Allowed),
-            reason=reason,
+        return Standing(
+            stored=stored,
+            view=self._view(stored),
+            withheld=withheld,
             detail=detail,
-            steps=steps,
-            paths=current.resolved.resolution.paths,
             permissions_verified_at=None if age is None or age.age is None else snapshot.at - age.age,
             max_permissions_age=self._limits.get(stored.source),
-            principals_resolved_at=caller.resolved_at,
-            decided_at=snapshot.at,
         )
 
-    def _withheld(self, stored: StoredDocument, reason: Why, said: str) -> str:
+    def _explained(self, snapshot: Snapshot, stored: StoredDocument, current: Current, facts: Facts) -> Explained:
+        caller, at = current.resolved.caller, snapshot.at
+        decision = decide(snapshot.acl(stored), caller, at)
+        traced = trace(snapshot.acl(stored), caller, at)
+        if traced.decision != decision:
+            raise TraceDiffersError("the trace of a decision differs from the decision")
+        standing = self.standing(snapshot, stored)
+        reason, detail = why(decision)
+        steps = traced.steps
+        if standing.withheld is not Why.ALLOWED:
+            reason, detail = standing.withheld, standing.detail
+            steps = trace(snapshot.rules(stored), caller, at).steps
+        allowed = isinstance(decision, Allowed)
+        return Explained(
+            Checked(current, at, facts, ((stored.document_id, allowed),)),
+            standing,
+            Explanation(
+                allowed=allowed,
+                reason=reason,
+                detail=detail,
+                steps=steps,
+                paths=current.resolved.resolution.paths,
+                permissions_verified_at=standing.permissions_verified_at,
+                max_permissions_age=standing.max_permissions_age,
+                principals_resolved_at=caller.resolved_at,
+                decided_at=at,
+            ),
+        )
+
+    def _detail(self, stored: StoredDocument, reason: Why, said: str) -> str:
         match reason:
             case Why.STALE:
                 return "" if stored.source in self._limits else f"source `{stored.source}` is not configured"

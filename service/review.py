@@ -6,19 +6,22 @@ a token of their own, so that the answer is what the next call of theirs would g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from acl.errors import InvalidValueError
+from acl.model import Caller
 from acl.principal import Principal
-from connectors.directories.base import DirectoryError, Findable, Watched
+from connectors.directories.base import DirectoryError, Findable, Listed, UnknownGroupError, Watched
 from service.authn import Subject
 from service.callers import Callers, Current
-from service.checks import Checked, Checks, Explained, Page
+from service.checks import Checked, Checks, Explained, Page, Places
 from service.errors import DirectoryUnavailableError, NotFoundError, UnauthenticatedError
 from service.identity import Identity
 
+_MOST_PEOPLE: Final = 10_000
 _FOR: Final = timedelta(minutes=1)
 """How long what was resolved for a question may be used: longer than any question takes."""
 
@@ -29,6 +32,15 @@ class Person:
 
     user: str
     directory: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Supposed:
+    """A person as they are, and as they would be. exact: everything that depends on the change is in `then`."""
+
+    current: Current
+    then: Caller
+    exact: bool
 
 
 class People:
@@ -59,13 +71,74 @@ class People:
             found = directory.find(person.user) if isinstance(directory, Findable) else None
         except DirectoryError as err:
             raise DirectoryUnavailableError(err.detail) from err
-        value = found or person.user
-        attribute = self._attributes[name]
-        subject = Subject("", value, name, attribute, value, self._now() + _FOR, "")
         try:
-            return self._callers.resolve_again(subject)
+            return self._callers.resolve_again(self._subject(name, found or person.user))
         except UnauthenticatedError as err:
             raise NotFoundError("no enabled account has this name or id", what="user") from err
+
+    def everybody(self) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+        """Return the accounts of each directory that lists its people, and the names of the others.
+
+        One with more than 10,000 people, and one that does not answer, are among the others.
+        """
+        listed: dict[str, tuple[str, ...]] = {}
+        for name in self._attributes:
+            directory = self._identity.directory(name)
+            if not isinstance(directory, Listed):
+                continue
+            try:
+                accounts = directory.accounts()
+            except DirectoryError:
+                continue
+            if len(accounts) <= _MOST_PEOPLE:
+                listed[name] = accounts
+        return listed, tuple(name for name in self._attributes if name not in listed)
+
+    def each(self, listed: Mapping[str, Iterable[str]]) -> Iterator[Current | None]:
+        """Resolve everybody, one by one; None for somebody of whom it cannot be said now what they hold.
+
+        Whoever was disabled meanwhile is left out.
+        """
+        for name, accounts in listed.items():
+            for account in accounts:
+                try:
+                    found = self._callers.resolve(self._subject(name, account))
+                except UnauthenticatedError:
+                    continue
+                except DirectoryUnavailableError:
+                    yield None
+                    continue
+                yield None if found.resolved.left_out else found
+
+    def supposed(self, person: Person, group: str, *, member: bool) -> Supposed:
+        """Return what the person would hold in a group, or without it.
+
+        Raises NotFoundError for the person, and for a group that there is none of, or which is held only indirectly.
+        """
+        current = self.resolve(person)
+        subject, caller = current.subject, current.resolved.caller
+        directory = self._identity.directory(subject.directory)
+        if isinstance(directory, Listed):
+            try:
+                now = directory.resolve(subject.attribute, subject.value).principals
+                then = directory.supposed(subject.attribute, subject.value, group, member=member).principals
+            except UnknownGroupError as err:
+                raise NotFoundError(err.detail, what="group") from err
+            except DirectoryError as err:
+                raise DirectoryUnavailableError(err.detail) from err
+            held = (caller.principals - (now - then)) | then
+            return Supposed(current, replace(caller, principals=held), True)
+        try:
+            principal = Principal.parse(group)
+        except InvalidValueError as err:
+            raise NotFoundError("a group of this directory is named by its token", what="group") from err
+        if (principal in caller.principals) is member:
+            raise NotFoundError("the person holds the group already, or does not hold it", what="group")
+        held = caller.principals | {principal} if member else caller.principals - {principal}
+        return Supposed(current, replace(caller, principals=held), False)
+
+    def _subject(self, directory: str, value: str) -> Subject:
+        return Subject("", value, directory, self._attributes[directory], value, self._now() + _FOR, "")
 
     def paths(self, current: Current) -> Mapping[Principal, tuple[str, ...]]:
         """How the person holds each principal, with the names of groups where their directory can say them."""
@@ -99,3 +172,7 @@ class Review:
     def page(self, person: Person, sources: frozenset[str], first: int, limit: int) -> Page:
         """Return documents that the person may read, from a position on."""
         return self._checks.page(self._people.resolve(person), sources, first, limit)
+
+    def places(self, location: str, sources: Callable[[str], bool], first: int, limit: int) -> Places:
+        """Return documents by where they stand, from a position on."""
+        return self._checks.places(location, sources, first, limit)

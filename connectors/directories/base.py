@@ -54,6 +54,10 @@ class UnknownSubjectError(DirectoryError):
     """No enabled account, or more than one, has this attribute: nobody."""
 
 
+class UnknownGroupError(DirectoryError):
+    """There is no such group, or the account is not in it directly, or is already."""
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
     """An enabled account with everything it belongs to, as of `resolved_at`.
@@ -121,6 +125,24 @@ class Findable(Protocol):
         """Return the id of the account called `login`: for an administrator's question, never for a decision.
 
         Raises DirectoryUnavailableError.
+        """
+
+
+@runtime_checkable
+class Listed(Directory, Protocol):
+    """A directory that can list its people, and say what somebody would hold in other groups: for reports alone."""
+
+    def accounts(self) -> tuple[str, ...]:
+        """Return the ids of all enabled accounts, by the first attribute that its kind has in `ATTRIBUTES`.
+
+        Raises DirectoryUnavailableError.
+        """
+
+    def supposed(self, attribute: str, value: str, group: str, *, member: bool) -> Resolution:
+        """Return what the account would hold as a direct member of a group, or without being one.
+
+        group: its token or its id. Raises as `resolve` does, and UnknownGroupError: there is no such group, or the
+        account is a direct member already, or is none.
         """
 
 

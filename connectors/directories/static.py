@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,12 @@ from typing import Final
 
 from acl.closure import Memberships
 from acl.principal import Principal, Realm, realm
-from connectors.directories.base import DirectoryUnavailableError, Resolution, UnknownSubjectError
+from connectors.directories.base import (
+    DirectoryUnavailableError,
+    Resolution,
+    UnknownGroupError,
+    UnknownSubjectError,
+)
 from connectors.directories.static_file import MAX_BYTES, People, User, read_people
 from connectors.yaml_file import YamlFileError
 
@@ -56,6 +61,16 @@ class _Accounts:
             found.setdefault(Principal(posix, f"gid-{user.gid}"), (user.name, "primary group"))
         return found
 
+    def group_id(self, text: str) -> str | None:
+        """The id of the group that is called so, or whose token this is: its own, or that of its number."""
+        if text in self.people.groups:
+            return text
+        for principal, group in self._groups.items():
+            number = None if self.people.posix is None else f"{self.people.posix}:gid-{group.gid}"
+            if text in (principal.token, number):
+                return group.id
+        return None
+
     def _held(self, groups: tuple[str, ...]) -> list[Principal]:
         return [Principal(self._own, f"group-{group}") for group in groups]
 
@@ -90,6 +105,26 @@ class StaticDirectory:
         """Return the enabled account whose `id` or `uid` is `value`, as the file stands now."""
         at = datetime.now(UTC)
         accounts = self._accounts()
+        return self._resolution(accounts, self._user(accounts, attribute, value), at)
+
+    def supposed(self, attribute: str, value: str, group: str, *, member: bool) -> Resolution:
+        """See `Listed`."""
+        at = datetime.now(UTC)
+        accounts = self._accounts()
+        user = self._user(accounts, attribute, value)
+        found = accounts.group_id(group)
+        if found is None:
+            raise UnknownGroupError(f"directory `{self.name}` has no group `{group}`")
+        if (found in user.groups) is member:
+            raise UnknownGroupError(f"`{user.name}` is {'already' if member else 'not'} a direct member of `{found}`")
+        groups = (*user.groups, found) if member else tuple(one for one in user.groups if one != found)
+        return self._resolution(accounts, replace(user, groups=groups), at)
+
+    def accounts(self) -> tuple[str, ...]:
+        """See `Listed`."""
+        return tuple(sorted(user.id for user in self._accounts().people.users.values() if user.enabled))
+
+    def _user(self, accounts: _Accounts, attribute: str, value: str) -> User:
         match attribute:
             case "id":
                 user = accounts.people.users.get(value)
@@ -101,6 +136,9 @@ class StaticDirectory:
                 )
         if user is None or not user.enabled:
             raise UnknownSubjectError(f"directory `{self.name}` has no enabled account with {attribute} `{value}`")
+        return user
+
+    def _resolution(self, accounts: _Accounts, user: User, at: datetime) -> Resolution:
         paths = accounts.principals(user)
         return Resolution(
             account_id=user.id,

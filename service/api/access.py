@@ -38,10 +38,10 @@ class AccessServicer:
         """Say why a document may be read."""
         document_id = wire_access.document_id(request.document_id)
         answer = await self._executor.run(self._checks.explain, call.caller, document_id)
-        if answer.document is None:
+        if answer.standing.view is None:
             # Its key is gone: nobody reads it any more.
             raise NotFoundError("what is known of the document does not open")
-        message = wire_access.explain_response(answer, answer.document, call.request_id)
+        message = wire_access.explain_response(answer, answer.standing.view, call.request_id)
         return Reply(message, CheckEvidence(answer.answer))
 
     async def ListReadableDocuments(self, request: access_pb2.ListReadableDocumentsRequest, call: Call) -> Reply:

@@ -215,6 +215,7 @@ def _target(request: Message | None) -> str:
             | custody_pb2.ShredDocumentRequest()
             | access_pb2.ExplainAccessRequest()
             | review_pb2.ExplainUserAccessRequest()
+            | review_pb2.ListReadersRequest()
         ):
             target = request.document_id
         case custody_pb2.ShredSourceRequest():
@@ -248,6 +249,11 @@ def _conditions(request: Message | None) -> dict[str, str]:
         ):
             named = {"user": request.user.user, "directory": request.user.directory}
             return {name: value[:_LONGEST_TARGET] for name, value in named.items() if value}
+        case review_pb2.PreviewChangeRequest():
+            return _supposed(request)
+        case review_pb2.ListGrantsRequest() | review_pb2.ListDocumentsRequest():
+            # Not the text that was looked for: it is part of a place.
+            return {"sources": " ".join(request.sources)[:_LONGEST_TARGET]} if request.sources else {}
         case audit_pb2.ListAuditRecordsRequest():
             given = {"document_id": request.document_id, "person": request.person}
         case audit_pb2.ExportAuditRecordsRequest():
@@ -257,6 +263,21 @@ def _conditions(request: Message | None) -> dict[str, str]:
     for name in ("start_time", "end_time"):
         if request.HasField(name):
             given[name] = f"{getattr(request, name).seconds}"
+    return {name: value[:_LONGEST_TARGET] for name, value in given.items() if value}
+
+
+def _supposed(request: review_pb2.PreviewChangeRequest) -> dict[str, str]:
+    change, clause = request.membership, request.clause
+    given = {
+        "user": change.user.user,
+        "directory": change.user.directory,
+        "joins" if change.join else "leaves": change.group,
+        "document_id": clause.document_id,
+        "scope": clause.scope,
+        "revoke": " ".join(clause.revoke),
+        "allow": " ".join(clause.allow),
+        "deny": " ".join(clause.deny),
+    }
     return {name: value[:_LONGEST_TARGET] for name, value in given.items() if value}
 
 

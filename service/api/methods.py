@@ -51,6 +51,17 @@ METHODS: Final = {
     "remit.v1.ReviewService/CheckUserAccess": _REVIEW,
     "remit.v1.ReviewService/ExplainUserAccess": _REVIEW,
     "remit.v1.ReviewService/ListUserDocuments": _REVIEW,
+    "remit.v1.ReviewService/ListDocuments": Rule(ACCESS_ADMIN, also=frozenset({AUDITOR, SOURCE_OWNER})),
+    # Everybody is resolved and decided on, or every ACL looked at.
+    "remit.v1.ReviewService/ListReaders": Rule(
+        ACCESS_ADMIN, default_s=60.0, longest_s=600.0, also=frozenset({AUDITOR})
+    ),
+    "remit.v1.ReviewService/ListGrants": Rule(
+        ACCESS_ADMIN, default_s=60.0, longest_s=600.0, also=frozenset({AUDITOR, SOURCE_OWNER})
+    ),
+    "remit.v1.ReviewService/PreviewChange": Rule(
+        ACCESS_ADMIN, default_s=60.0, longest_s=600.0, also=frozenset({AUDITOR})
+    ),
     "remit.v1.SourceService/ListSources": _LOOK,
     "remit.v1.SourceService/GetSource": _LOOK,
     "remit.v1.SourceService/CheckSource": Rule(

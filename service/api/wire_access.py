@@ -13,7 +13,7 @@ from acl.principal import Principal
 from acl.trace import Remedy, Step
 from service.api import wire
 from service.callers import Current
-from service.checks import Checked, Explained, Explanation, Page, Why, why
+from service.checks import Checked, Explained, Explanation, Page, Standing, Why, why
 from service.errors import InvalidRequestError
 from service.reading import DocumentView
 from service.review import Person
@@ -118,11 +118,9 @@ def check_user_response(answer: Checked, response_id: str) -> review_pb2.CheckUs
 
 def explain_user_response(answer: Explained, response_id: str) -> review_pb2.ExplainUserAccessResponse:
     """Write why somebody may read a document, or not."""
-    stored = answer.stored
-    location = "" if answer.document is None else answer.document.location
     return review_pb2.ExplainUserAccessResponse(
         user=user(answer.answer.caller),
-        document=review_pb2.DocumentPlace(document_id=stored.document_id, source=stored.source, location=location),
+        document=place_of(answer.standing),
         explanation=explanation(answer.explanation),
         response_id=response_id,
     )
@@ -150,6 +148,13 @@ def user(current: Current) -> review_pb2.User:
     )
 
 
+def place_of(value: Standing) -> review_pb2.DocumentPlace:
+    """Write where a document stands, also when that cannot be opened any more."""
+    stored = value.stored
+    location = "" if value.view is None else value.view.location
+    return review_pb2.DocumentPlace(document_id=stored.document_id, source=stored.source, location=location)
+
+
 def place(view: DocumentView) -> review_pb2.DocumentPlace:
     """Write where a document stands."""
     return review_pb2.DocumentPlace(document_id=view.document_id, source=view.source, location=view.location)
@@ -173,14 +178,19 @@ def explanation(value: Explanation) -> access_pb2.Explanation:
     )
 
 
+def reason(value: Why) -> access_pb2.AccessReason.ValueType:
+    """Write a reason."""
+    return _REASONS[value]
+
+
 def _clause(step: Step, paths: Paths) -> access_pb2.ClauseVerdict:
-    reason, detail = why(step.verdict) if isinstance(step.verdict, Denied) else (Why.ALLOWED, "")
+    found, detail = why(step.verdict) if isinstance(step.verdict, Denied) else (Why.ALLOWED, "")
     expires = step.expires_at
     return access_pb2.ClauseVerdict(
         clause=step.name,
         scope=step.scope or "",
         passed=not isinstance(step.verdict, Denied),
-        reason=_REASONS[reason],
+        reason=_REASONS[found],
         rule=step.rule,
         rules=step.rules,
         principal="" if step.principal is None else step.principal.token,

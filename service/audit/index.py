@@ -25,7 +25,7 @@ from service.audit.merkle import leaf_hash
 from service.audit.record import Kind
 from service.audit.segments import Place
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _BATCH: Final = 4096
 _KINDS: Final = tuple(Kind)
 _LAST: Final = 2**62
@@ -44,12 +44,14 @@ _log = structlog.get_logger()
 class Wanted:
     """Which records. Empty and None leave open. since: from then on; until: before then.
 
-    person: an account or a subject. document: one that was returned.
+    person: an account or a subject. document: one that was returned or asked about. use: a source and a principal's
+    token, see `use_of`.
     """
 
     response_id: str = ""
     person: str = ""
     document_id: str = ""
+    use: str = ""
     kinds: frozenset[Kind] = frozenset()
     since: datetime | None = None
     until: datetime | None = None
@@ -57,7 +59,7 @@ class Wanted:
     def names(self) -> list[str]:
         """What the index has to know of them."""
         named = (("response", self.response_id), ("person", self.person), ("document", self.document_id))
-        return [f"{what}:{value}" for what, value in named if value]
+        return [f"{what}:{value}" for what, value in (*named, ("use", self.use)) if value]
 
     def fits(self, found: Mapping[str, Any]) -> bool:
         """True when a record is one of these; for what the index proposes, so that its digests never decide."""
@@ -76,7 +78,14 @@ def names_of(body: Mapping[str, Any]) -> set[str]:
     if about is not None:
         found.add(f"person:{about['account']}")
     found |= {f"document:{one['document_id']}" for one in (*body.get("returned", ()), *body.get("checked", ()))}
+    for one in body.get("returned", ()):
+        found |= {f"use:{use_of(one['source'], match['principal'])}" for match in one["matches"]}
     return found
+
+
+def use_of(source: str, principal: str) -> str:
+    """A passage of a source that left by a rule for a principal. Neither a source's name nor a token has a blank."""
+    return f"{source} {principal}"
 
 
 class RecordIndex:

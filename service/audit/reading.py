@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,7 @@ import structlog
 
 from service.audit import segments
 from service.audit.errors import AuditTamperedError, IndexBehindError, RecordError
-from service.audit.index import RecordIndex, Wanted
+from service.audit.index import RecordIndex, Wanted, use_of
 from service.audit.key import AuditKey
 from service.audit.leaves import Leaves
 from service.audit.log import AuditLog, SignedCheckpoint
@@ -118,6 +119,13 @@ class AuditReader:
         entries = [self._entry(place) for place in places]
         following = None if len(entries) < limit else entries[-1].index + (-1 if newest else 1)
         return Page([entry for entry in entries if wanted.fits(_parsed(entry))], following)
+
+    def last_use(self, source: str, principal: str) -> datetime | None:
+        """When a passage of a source last left by a rule for this principal; None when the log knows of none."""
+        wanted = Wanted(use=use_of(source, principal))
+        for entry in self.page(wanted, first=0, last=self.size, limit=1, newest=True).entries:
+            return datetime.fromisoformat(str(_parsed(entry)["time"]))
+        return None
 
     def query_text(self, response_id: str) -> str | None:
         """The text of one search's query; None when there is none. Raises AuditTamperedError when it does not open."""

@@ -28,7 +28,7 @@ def print_answer(found: Sequence[AuditRecord]) -> None:
     if authority is not None:
         age = int(authority["resolution_age_us"]) / 1_000_000
         rows.append(("held", f"{authority['principals']} principals, resolved {age:.1f} s before the decision"))
-    for name in ("query", "epochs", "withheld", "candidates", "conditions", "target"):
+    for name in ("query", "epochs", "withheld", "candidates", "conditions", "target", "about", "checked"):
         if name in body:
             rows.append((name, _compact(body[name])))
     rows.append(("records", ", ".join(f"{one.index} (leaf {one.leaf_hash.hex()[:16]}…)" for one in found)))

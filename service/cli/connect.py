@@ -14,7 +14,7 @@ from service.errors import StartError
 from service.settings import Address, Settings, load
 
 if TYPE_CHECKING:
-    from remit.client import AdminClient, AuditorClient, Client
+    from remit.client import AdminClient, AuditorClient, Client, ReviewClient
 
 Token = Annotated[str, typer.Option("--token", envvar="REMIT_TOKEN", help="An access token.", show_default=False)]
 As = Annotated[
@@ -63,6 +63,13 @@ class Context:
 
         where = self.address or str(self._services() or self.settings.listen.administrators)
         return AuditorClient(where, token=self._token(token, person), **self._security())
+
+    def reviewer(self, token: str, person: str) -> ReviewClient:
+        """A client for questions about the access of others. Raises StartError."""
+        from remit.client import ReviewClient
+
+        where = self.address or str(self._services() or self.settings.listen.administrators)
+        return ReviewClient(where, token=self._token(token, person), timeout_s=600.0, **self._security())
 
     def _services(self) -> Address | None:
         return self.settings.listen.services if self.certificate is not None else None

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from service.cli import (
+    access,
     audit,
     backup,
     directory,
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(sources.app, name="source")
+app.add_typer(access.app, name="access")
 app.add_typer(audit.app, name="audit")
 app.add_typer(directory.app, name="directory")
 app.add_typer(keys.app, name="keys")

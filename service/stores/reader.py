@@ -18,6 +18,7 @@ from service.stores.copies import find_text
 from service.stores.memberships import MEMBERSHIP, GroupChange, Pass, changes_since, passes
 from service.stores.records import (
     AccessChange,
+    AclUse,
     RunState,
     Sealed,
     StoredChunk,
@@ -246,6 +247,34 @@ class Reader:
                 )
             )
         return found
+
+    def documents_from(self, ordinal: int, limit: int) -> list[StoredDocument]:
+        """Return the documents that exist from an ordinal on, in order, at most `limit`."""
+        documents = schema.documents.c
+        wanted = _DOCUMENTS.where(documents.ordinal >= ordinal).order_by(documents.ordinal).limit(limit)
+        return [_document(row) for row in self._connection.execute(wanted).all()]
+
+    def documents_by_acl(self) -> list[AclUse]:
+        """Return every ACL that a document with a text has, and how many of these have it."""
+        documents = schema.documents.c
+        rows = self._connection.execute(
+            select(schema.sources.c.name, documents.acl_id, func.count().label("documents"))
+            .join(schema.sources, schema.sources.c.id == documents.source)
+            .where(documents.deleted.is_(False), documents.acl_id > 0, documents.row_start < documents.row_stop)
+            .group_by(schema.sources.c.name, documents.acl_id)
+            .order_by(schema.sources.c.name, documents.acl_id)
+        )
+        return [AclUse(row.name, AclId(row.acl_id), row.documents) for row in rows]
+
+    def ordinals_of(self, acl_id: AclId) -> list[int]:
+        """Return the ordinals of the documents with a text that have an ACL."""
+        documents = schema.documents.c
+        rows = self._connection.execute(
+            select(documents.ordinal).where(
+                documents.acl_id == acl_id, documents.deleted.is_(False), documents.row_start < documents.row_stop
+            )
+        )
+        return [row.ordinal for row in rows]
 
     def verified_at(self) -> dict[str, Any]:
         """Return for each source when its permissions were last verified in full; None before the first time."""

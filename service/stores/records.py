@@ -46,6 +46,15 @@ class StoredDocument:
 
 
 @dataclass(frozen=True, slots=True)
+class AclUse:
+    """How many documents with a text have one ACL."""
+
+    source: str
+    acl_id: AclId
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredChunk:
     """A passage of a document's current text.
 

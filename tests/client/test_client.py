@@ -54,6 +54,9 @@ async def test_both_clients_return_the_same_values(service: Service) -> None:
                 client.get_document(document_id),
                 client.batch_get_chunks(chunk_ids),
                 client.get_caller(),
+                client.check_access([document_id, "x"]),
+                client.explain_access(document_id),
+                client.list_readable_documents(),
             ]
 
     first = await asyncio.to_thread(block)
@@ -63,11 +66,20 @@ async def test_both_clients_return_the_same_values(service: Service) -> None:
             await client.get_document(document_id),
             await client.batch_get_chunks(chunk_ids),
             await client.get_caller(),
+            await client.check_access([document_id, "x"]),
+            await client.explain_access(document_id),
+            await client.list_readable_documents(),
         ]
 
     same = [dataclasses.replace(one, response_id="") for one in first]  # type: ignore[type-var]  # all dataclasses
     assert same == [dataclasses.replace(one, response_id="") for one in second]  # type: ignore[type-var]
-    search, document, chunks, caller = second
+    search, document, chunks, caller, checks, explained, page = second
+    assert isinstance(checks, remit.client.AccessChecks)
+    assert checks.readable == {document_id: True, "x": False}
+    assert isinstance(explained, remit.client.ExplainedDocument)
+    assert [one.path for one in explained.explanation.clauses] == [("alice",), ("alice", "sales")]
+    assert isinstance(page, remit.client.DocumentPage)
+    assert page.documents == (explained.document,)
     assert isinstance(document, remit.client.DocumentText)
     assert isinstance(chunks, remit.client.Chunks)
     assert document.chunks == chunks.chunks
@@ -160,6 +172,9 @@ def test_no_method_takes_a_user_or_a_filter() -> None:
         "get_document": {"document_id"},
         "batch_get_chunks": {"chunk_ids"},
         "get_caller": set(),
+        "check_access": {"document_ids"},
+        "explain_access": {"document_id"},
+        "list_readable_documents": {"sources", "page_size", "page_token"},
         "close": set(),
     }
 

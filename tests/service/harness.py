@@ -28,7 +28,7 @@ from remit.client import AsyncClient
 from acl.model import Clause, Effect, Rule, ScopeId, Unknown
 from acl.principal import Principal, Realm, realm
 from connectors.base import Finding
-from connectors.directories.base import Directory, Findable, Resolution
+from connectors.directories.base import Directory, DirectoryUnavailableError, Findable, Listed, Resolution
 from connectors.directories.static import StaticDirectory
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
 from service import devissuer, initial, settings
@@ -44,6 +44,7 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, 
 from service.api.source import SourceServicer
 from service.api.sources import RunPage, SourceState
 from service.api.wrapper import Wrapper
+from service.audience import Audience
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader
@@ -53,6 +54,7 @@ from service.callers import Callers
 from service.checks import Checks
 from service.errors import NotFoundError
 from service.executor import Executor
+from service.grants import Grants
 from service.identity import Identity
 from service.index.base import Add, Candidate, FeedItem, Index, Proposal, Remove
 from service.index.edge import EdgeIndex
@@ -61,6 +63,7 @@ from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.index.planner import SearchPath, Tuning
 from service.index.postings import Postings
 from service.keys import Custody, KeyStore, open_provider
+from service.preview import Preview
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -135,12 +138,16 @@ class Clock:
 
 @dataclass
 class TimedDirectory:
-    """A directory that answers as of the tests' clock. `before`: called at each question; may change the world."""
+    """A directory that answers as of the tests' clock.
+
+    before: called at each question; may change the world. lists: whether it says who its people are.
+    """
 
     directory: Directory
     clock: Clock
     name: str = "people"
     before: Callable[[], None] = lambda: None
+    lists: bool = True
 
     def resolve(self, attribute: str, value: str) -> Resolution:
         """See `Directory`."""
@@ -155,6 +162,17 @@ class TimedDirectory:
     def find(self, login: str) -> str | None:
         """See `Findable`."""
         return self.directory.find(login) if isinstance(self.directory, Findable) else None
+
+    def accounts(self) -> tuple[str, ...]:
+        """See `Listed`."""
+        if not self.lists or not isinstance(self.directory, Listed):
+            raise DirectoryUnavailableError("lists nobody")
+        return self.directory.accounts()
+
+    def supposed(self, attribute: str, value: str, group: str, *, member: bool) -> Resolution:
+        """See `Listed`."""
+        assert isinstance(self.directory, Listed)
+        return replace(self.directory.supposed(attribute, value, group, member=member), resolved_at=self.clock())
 
 
 class MemoryIndex:
@@ -557,7 +575,17 @@ async def serving(
             Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, shredder, backups, executor)),
-            Served(ADMINISTRATOR_SERVICES[3], ReviewServicer(Review(people, checks), executor, key.page_key)),
+            Served(
+                ADMINISTRATOR_SERVICES[3],
+                ReviewServicer(
+                    Review(people, checks),
+                    Audience(access, checks, people),
+                    Grants(access, audit_reader),
+                    Preview(access, catalog.sealing, people),
+                    executor,
+                    key.page_key,
+                ),
+            ),
         ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
         server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)

@@ -33,6 +33,12 @@ _REQUESTS: dict[str, Message] = {
     "ReviewService/CheckUserAccess": review_pb2.CheckUserAccessRequest(user=_ALICE, document_ids=["x"]),
     "ReviewService/ExplainUserAccess": review_pb2.ExplainUserAccessRequest(user=_ALICE, document_id="x"),
     "ReviewService/ListUserDocuments": review_pb2.ListUserDocumentsRequest(user=_ALICE),
+    "ReviewService/ListDocuments": review_pb2.ListDocumentsRequest(),
+    "ReviewService/ListReaders": review_pb2.ListReadersRequest(document_id="x"),
+    "ReviewService/ListGrants": review_pb2.ListGrantsRequest(),
+    "ReviewService/PreviewChange": review_pb2.PreviewChangeRequest(
+        membership=review_pb2.MembershipChange(user=_ALICE, group="sales")
+    ),
     "SourceService/ListSources": source_pb2.ListSourcesRequest(),
     "SourceService/GetSource": source_pb2.GetSourceRequest(name=COMPANY),
     "SourceService/CheckSource": source_pb2.CheckSourceRequest(name=COMPANY),
@@ -70,6 +76,10 @@ _FOR_AN_ACCESS_ADMIN = {
     "ReviewService/CheckUserAccess": "OK",
     "ReviewService/ExplainUserAccess": "NOT_FOUND",
     "ReviewService/ListUserDocuments": "OK",
+    "ReviewService/ListDocuments": "OK",
+    "ReviewService/ListReaders": "NOT_FOUND",
+    "ReviewService/ListGrants": "OK",
+    "ReviewService/PreviewChange": "OK",
     "SourceService/ListSources": "OK",
     "SourceService/GetSource": "OK",
     "SourceService/GetSyncRun": "NOT_FOUND",

@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from remit.v1 import access_pb2, audit_pb2, review_pb2
 
 from acl.model import Clause, Effect, Rule, Unknown
+from service.roles import Roles, owner_of
 from tests.service.harness import ALICE, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
 CANARY = "kestrel"
@@ -182,3 +183,25 @@ async def test_questions_about_somebody_are_in_the_log_under_both(service: Servi
     assert (await ask(service, "ListUserDocuments", review_pb2.ListUserDocumentsRequest(), by="rita")).code == (
         "INVALID_ARGUMENT"
     )
+
+
+async def test_documents_are_found_by_where_they_stand(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a part of the location, page by page, those that nobody reads too; an owner gets the own source alone."""
+
+    async def listed(location: str, token: str = "", by: str = "rita") -> review_pb2.ListDocumentsResponse:
+        request = review_pb2.ListDocumentsRequest(location=location, page_size=1, page_token=token)
+        outcome = await ask(service, "ListDocuments", request, by)
+        assert CANARY.encode() not in outcome.message
+        return review_pb2.ListDocumentsResponse.FromString(outcome.message)
+
+    assert [one.location for one in (await listed("odd")).documents] == ["odd"]
+    first = await listed("")
+    second = await listed("", first.next_page_token)
+    third = await listed("", second.next_page_token)
+    places = [one.location for page in (first, second, third) for one in page.documents]
+    assert sorted(places) == ["finance", "odd", "sales"]
+    assert third.next_page_token == ""
+    monkeypatch.setattr(Roles, "of", lambda self, principals: frozenset({owner_of("another")}))
+    assert list((await listed("odd")).documents) == []
+    monkeypatch.setattr(Roles, "of", lambda self, principals: frozenset({owner_of("company")}))
+    assert len((await listed("odd")).documents) == 1

@@ -7,7 +7,30 @@ the service. The generated code is in `remit.v1` for those who need more.
 from remit.client._async import AsyncClient
 from remit.client._audit import AuditorClient
 from remit.client._connect import Token
+from remit.client._review import ReviewClient
 from remit.client._sync import AdminClient, Client
+from remit.client.access_values import (
+    AccessChecks,
+    AccessClause,
+    AccessEffect,
+    AccessGrant,
+    AccessGrantPage,
+    AccessPreview,
+    AccessReason,
+    AccessRemedy,
+    AccessRule,
+    ClauseVerdict,
+    DocumentPage,
+    DocumentPlace,
+    DocumentReader,
+    DocumentReaders,
+    ExplainedAccess,
+    ExplainedDocument,
+    Explanation,
+    PlacePage,
+    User,
+    UserChecks,
+)
 from remit.client.errors import (
     DeadlineExceededError,
     InternalError,
@@ -60,6 +83,15 @@ from remit.client.values import (
 )
 
 __all__ = [
+    "AccessChecks",
+    "AccessClause",
+    "AccessEffect",
+    "AccessGrant",
+    "AccessGrantPage",
+    "AccessPreview",
+    "AccessReason",
+    "AccessRemedy",
+    "AccessRule",
     "AdminClient",
     "AsyncClient",
     "AuditPage",
@@ -71,11 +103,19 @@ __all__ = [
     "CheckFinding",
     "Chunk",
     "Chunks",
+    "ClauseVerdict",
     "Client",
     "ConsistencyProof",
     "DeadlineExceededError",
     "Document",
+    "DocumentPage",
+    "DocumentPlace",
+    "DocumentReader",
+    "DocumentReaders",
     "DocumentText",
+    "ExplainedAccess",
+    "ExplainedDocument",
+    "Explanation",
     "ExportHeader",
     "Freshness",
     "Grant",
@@ -88,7 +128,9 @@ __all__ = [
     "KeyStoreBackup",
     "NotFoundError",
     "OverloadedError",
+    "PlacePage",
     "RemitError",
+    "ReviewClient",
     "RoleRequiredError",
     "Rotation",
     "SearchMode",
@@ -111,4 +153,6 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "UnreachableError",
+    "User",
+    "UserChecks",
 ]

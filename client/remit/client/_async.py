@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
-from remit.client import _read, values
+from remit.client import _read, _read_access, access_values, values
 from remit.client._connect import Connection, Token
 from remit.client.errors import error_of
 from remit.v1 import access_pb2, retrieval_pb2
@@ -92,6 +92,23 @@ class AsyncClient:
     async def get_caller(self) -> values.Caller:
         """See `Client.get_caller`."""
         return _read.caller(await self._call(self._access.GetCaller, access_pb2.GetCallerRequest()))
+
+    async def check_access(self, document_ids: Sequence[str]) -> access_values.AccessChecks:
+        """See `Client.check_access`."""
+        request = access_pb2.CheckAccessRequest(document_ids=document_ids)
+        return _read_access.checks(await self._call(self._access.CheckAccess, request))
+
+    async def explain_access(self, document_id: str) -> access_values.ExplainedDocument:
+        """See `Client.explain_access`."""
+        request = access_pb2.ExplainAccessRequest(document_id=document_id)
+        return _read_access.explained(await self._call(self._access.ExplainAccess, request))
+
+    async def list_readable_documents(
+        self, *, sources: Sequence[str] = (), page_size: int = 0, page_token: str = ""
+    ) -> access_values.DocumentPage:
+        """See `Client.list_readable_documents`."""
+        request = access_pb2.ListReadableDocumentsRequest(sources=sources, page_size=page_size, page_token=page_token)
+        return _read_access.page(await self._call(self._access.ListReadableDocuments, request))
 
     async def _call(self, method: grpc.aio.UnaryUnaryMultiCallable[Q, A], request: Q) -> A:
         try:

@@ -22,23 +22,23 @@ def search(message: retrieval_pb2.SearchResponse) -> values.SearchResult:
         )
         for hit in message.hits
     )
-    return values.SearchResult(hits, message.response_id, _freshness(message.freshness))
+    return values.SearchResult(hits, message.response_id, freshness(message.freshness))
 
 
 def document(message: retrieval_pb2.GetDocumentResponse) -> values.DocumentText:
     """Read a document."""
     return values.DocumentText(
-        document=_document(message.document),
+        document=document_info(message.document),
         chunks=tuple(_chunk(chunk) for chunk in message.chunks),
         response_id=message.response_id,
-        freshness=_freshness(message.freshness),
+        freshness=freshness(message.freshness),
     )
 
 
 def chunks(message: retrieval_pb2.BatchGetChunksResponse) -> values.Chunks:
     """Read passages."""
     found = tuple(_chunk(chunk) for chunk in message.chunks)
-    return values.Chunks(found, message.response_id, _freshness(message.freshness))
+    return values.Chunks(found, message.response_id, freshness(message.freshness))
 
 
 def caller(message: access_pb2.GetCallerResponse) -> values.Caller:
@@ -49,8 +49,8 @@ def caller(message: access_pb2.GetCallerResponse) -> values.Caller:
         principals=tuple(values.HeldPrincipal(held.token, tuple(held.path)) for held in message.principals),
         roles=tuple(message.roles),
         complete_realms=tuple(message.complete_realms),
-        freshness=_freshness(message.freshness),
-        expires_at=_moment(message.expires_at),
+        freshness=freshness(message.freshness),
+        expires_at=moment(message.expires_at),
         response_id=message.response_id,
     )
 
@@ -64,7 +64,7 @@ def source(message: source_pb2.Source) -> values.Source:
         documents=message.documents,
         chunks=message.chunks,
         quarantined=message.quarantined,
-        permissions_verified_at=None if verified is None else _moment(verified),
+        permissions_verified_at=None if verified is None else moment(verified),
         max_permissions_age=_duration(message.max_permissions_age),
         latest_run=run(message.latest_run) if message.HasField("latest_run") else None,
         next_run_at=_moment(message.next_run_at) if message.HasField("next_run_at") else None,
@@ -87,8 +87,8 @@ def run(message: source_pb2.SyncRun) -> values.SyncRun:
         run_id=message.run_id,
         source=message.source,
         state=_STATES[message.state],
-        started_at=_moment(message.started_at),
-        ended_at=_moment(message.ended_at) if message.HasField("ended_at") else None,
+        started_at=moment(message.started_at),
+        ended_at=moment(message.ended_at) if message.HasField("ended_at") else None,
         counts=values.SyncCounts(
             seen=counts.seen,
             stored=counts.stored,
@@ -148,7 +148,7 @@ def key_status(message: custody_pb2.GetKeyStatusResponse) -> values.KeyStatus:
                 documents=one.documents,
                 behind=one.behind,
                 generations=one.generations,
-                made_at=_moment(one.made_at),
+                made_at=moment(one.made_at),
                 wraps=one.wraps,
                 seals=one.seals,
                 most_seals=one.most_seals,
@@ -167,7 +167,7 @@ def certificate(message: custody_pb2.ShredCertificate) -> values.ShredCertificat
         source=message.source,
         document_id=message.document_id,
         documents=message.documents,
-        shredded_at=_moment(message.shredded_at),
+        shredded_at=moment(message.shredded_at),
         backups=_backups(message.backups),
         index_rebuild_pending=message.index_rebuild_pending,
         same_content=message.same_content,
@@ -176,17 +176,17 @@ def certificate(message: custody_pb2.ShredCertificate) -> values.ShredCertificat
 
 def backup(message: custody_pb2.CreateBackupResponse) -> values.BackupMade:
     """Read what was backed up."""
-    return values.BackupMade(message.backup_id, _moment(message.made_at), message.files, message.size_bytes)
+    return values.BackupMade(message.backup_id, moment(message.made_at), message.files, message.size_bytes)
 
 
 def _backups(messages: Iterable[custody_pb2.KeyStoreBackup]) -> tuple[values.KeyStoreBackup, ...]:
-    return tuple(values.KeyStoreBackup(one.backup_id, _moment(one.made_at), one.folder) for one in messages)
+    return tuple(values.KeyStoreBackup(one.backup_id, moment(one.made_at), one.folder) for one in messages)
 
 
 def _chunk(message: retrieval_pb2.Chunk) -> values.Chunk:
     return values.Chunk(
         chunk_id=message.chunk_id,
-        document=_document(message.document),
+        document=document_info(message.document),
         text=message.text,
         headings=tuple(message.headings),
         start=message.span.start,
@@ -195,7 +195,8 @@ def _chunk(message: retrieval_pb2.Chunk) -> values.Chunk:
     )
 
 
-def _document(message: retrieval_pb2.DocumentInfo) -> values.Document:
+def document_info(message: retrieval_pb2.DocumentInfo) -> values.Document:
+    """Read what is known of a document."""
     return values.Document(
         document_id=message.document_id,
         source=message.source,
@@ -203,13 +204,14 @@ def _document(message: retrieval_pb2.DocumentInfo) -> values.Document:
         location=message.location,
         media_type=message.media_type,
         version=message.version,
-        modified_at=_moment(message.modified_at),
+        modified_at=moment(message.modified_at),
     )
 
 
-def _freshness(message: common_pb2.Freshness) -> values.Freshness:
+def freshness(message: common_pb2.Freshness) -> values.Freshness:
+    """Read how fresh an answer is."""
     return values.Freshness(
-        principals_resolved_at=_moment(message.principals_resolved_at),
+        principals_resolved_at=moment(message.principals_resolved_at),
         sources=tuple(
             values.SourceFreshness(
                 source=one.source,
@@ -222,7 +224,8 @@ def _freshness(message: common_pb2.Freshness) -> values.Freshness:
     )
 
 
-def _moment(message: Timestamp) -> datetime:
+def moment(message: Timestamp) -> datetime:
+    """Read a moment, in UTC."""
     return message.ToDatetime(UTC)
 
 

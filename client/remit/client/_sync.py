@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
-from remit.client import _read, values
+from remit.client import _read, _read_access, access_values, values
 from remit.client._connect import Connection, Token
 from remit.client.errors import error_of
 from remit.v1 import access_pb2, custody_pb2, retrieval_pb2, source_pb2
@@ -124,6 +124,23 @@ class Client(_Blocking):
     def get_caller(self) -> values.Caller:
         """Return who the token proves you to be, and what you hold."""
         return _read.caller(self._call(self._access.GetCaller, access_pb2.GetCallerRequest()))
+
+    def check_access(self, document_ids: Sequence[str]) -> access_values.AccessChecks:
+        """Return which of at most 100 documents you may read; absent and hidden are one answer."""
+        request = access_pb2.CheckAccessRequest(document_ids=document_ids)
+        return _read_access.checks(self._call(self._access.CheckAccess, request))
+
+    def explain_access(self, document_id: str) -> access_values.ExplainedDocument:
+        """Return why you may read a document. Raises NotFoundError: absent, or not readable."""
+        request = access_pb2.ExplainAccessRequest(document_id=document_id)
+        return _read_access.explained(self._call(self._access.ExplainAccess, request))
+
+    def list_readable_documents(
+        self, *, sources: Sequence[str] = (), page_size: int = 0, page_token: str = ""
+    ) -> access_values.DocumentPage:
+        """Return a page of the documents that you may read, without their text. sources: only of these, by name."""
+        request = access_pb2.ListReadableDocumentsRequest(sources=sources, page_size=page_size, page_token=page_token)
+        return _read_access.page(self._call(self._access.ListReadableDocuments, request))
 
 
 class AdminClient(_Blocking):

@@ -21,6 +21,13 @@ _RANGES = {
     "limit": "1 to 100",
     "sources": "at most 32 names",
     "document_id": "an id of 1 to 64 bytes",
+    "document_ids": "1 to 100 ids of documents",
+    "revoke": "at most 100 tokens such as `posix:corp:gid-20101`",
+    "allow": "at most 100 tokens such as `posix:corp:gid-20101`",
+    "deny": "at most 100 tokens such as `posix:corp:gid-20101`",
+    "clause": "at least one principal to revoke, allow or deny, and a clause that stays small enough",
+    "user": "a login name or an id of 1 to 256 bytes",
+    "directory": "the name of a configured directory",
     "chunk_ids": "1 to 100 ids",
     "page_size": "0 to 1000",
     "page_token": "the token of the page before, of the same list and the same caller",
@@ -29,6 +36,15 @@ _RANGES = {
     "index": "0 or more",
     "folder": "a path on the service's machine where nothing is yet, in a folder that exists and is not of the service",
     "keys_folder": "a path as `folder`, and not in it",
+}
+
+
+_NOT_FOUND = {
+    "user": "there is no enabled account with this name or id in that directory",
+    "directory": "there is no directory with this name",
+    "document": "there is no document with this id",
+    "group": "there is no such group, or the person is not a direct member of it, or is one already",
+    "scope": "the document does not lie in this container",
 }
 
 
@@ -53,7 +69,14 @@ class InvalidRequestError(RemitError):
 
 
 class NotFoundError(RemitError):
-    """It does not exist, or you may not read it: the two are the same answer."""
+    """It does not exist, or you may not read it: the two are the same answer.
+
+    what: for administrators, which of the things that they named was not found, such as `user`; otherwise empty.
+    """
+
+    def __init__(self, message: str, *, reason: str = "", what: str = "") -> None:
+        super().__init__(message, reason=reason)
+        self.what = what
 
 
 class RoleRequiredError(RemitError):
@@ -109,7 +132,10 @@ def error_of(error: grpc.RpcError, address: str) -> RemitError:
             message = f"`{field}` is outside its documented range{expected}"
             return InvalidRequestError(message, reason=reason, field=field)
         case "NOT_FOUND":
-            return NotFoundError("it does not exist, or you may not read it", reason=reason)
+            what = facts.get("what", "")
+            return NotFoundError(
+                _NOT_FOUND.get(what, "it does not exist, or you may not read it"), reason=reason, what=what
+            )
         case "ROLE_REQUIRED":
             role = facts.get("role", "")
             return RoleRequiredError(f"you do not hold the role `{role}`", reason=reason, role=role)

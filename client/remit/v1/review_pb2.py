@@ -22,35 +22,67 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from remit.v1 import access_pb2 as remit_dot_v1_dot_access__pb2
 from remit.v1 import common_pb2 as remit_dot_v1_dot_common__pb2
+from remit.v1 import retrieval_pb2 as remit_dot_v1_dot_retrieval__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15remit/v1/review.proto\x12\x08remit.v1\x1a\x15remit/v1/access.proto\x1a\x15remit/v1/common.proto\"*\n\x07UserRef\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\"R\n\x04User\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x10\n\x08left_out\x18\x04 \x03(\t\"F\n\rDocumentPlace\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\"O\n\x16\x43heckUserAccessRequest\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.remit.v1.UserRef\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"\x9b\x01\n\x17\x43heckUserAccessResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12%\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x15.remit.v1.AccessCheck\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12&\n\tfreshness\x18\x04 \x01(\x0b\x32\x13.remit.v1.Freshness\"P\n\x18\x45xplainUserAccessRequest\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.remit.v1.UserRef\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\"\xa5\x01\n\x19\x45xplainUserAccessResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.remit.v1.DocumentPlace\x12*\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x15.remit.v1.Explanation\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\"s\n\x18ListUserDocumentsRequest\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.remit.v1.UserRef\x12\x0f\n\x07sources\x18\x02 \x03(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xbb\x01\n\x19ListUserDocumentsResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12*\n\tdocuments\x18\x02 \x03(\x0b\x32\x17.remit.v1.DocumentPlace\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12&\n\tfreshness\x18\x05 \x01(\x0b\x32\x13.remit.v1.Freshness2\xa3\x02\n\rReviewService\x12V\n\x0f\x43heckUserAccess\x12 .remit.v1.CheckUserAccessRequest\x1a!.remit.v1.CheckUserAccessResponse\x12\\\n\x11\x45xplainUserAccess\x12\".remit.v1.ExplainUserAccessRequest\x1a#.remit.v1.ExplainUserAccessResponse\x12\\\n\x11ListUserDocuments\x12\".remit.v1.ListUserDocumentsRequest\x1a#.remit.v1.ListUserDocumentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15remit/v1/review.proto\x12\x08remit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15remit/v1/access.proto\x1a\x15remit/v1/common.proto\x1a\x18remit/v1/retrieval.proto\"*\n\x07UserRef\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x11\n\tdirectory\x18\x02 \x01(\t\"R\n\x04User\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x03 \x01(\t\x12\x10\n\x08left_out\x18\x04 \x03(\t\"F\n\rDocumentPlace\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x10\n\x08location\x18\x03 \x01(\t\"O\n\x16\x43heckUserAccessRequest\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.remit.v1.UserRef\x12\x14\n\x0c\x64ocument_ids\x18\x02 \x03(\t\"\x9b\x01\n\x17\x43heckUserAccessResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12%\n\x06\x63hecks\x18\x02 \x03(\x0b\x32\x15.remit.v1.AccessCheck\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12&\n\tfreshness\x18\x04 \x01(\x0b\x32\x13.remit.v1.Freshness\"P\n\x18\x45xplainUserAccessRequest\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.remit.v1.UserRef\x12\x13\n\x0b\x64ocument_id\x18\x02 \x01(\t\"\xa5\x01\n\x19\x45xplainUserAccessResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12)\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x17.remit.v1.DocumentPlace\x12*\n\x0b\x65xplanation\x18\x03 \x01(\x0b\x32\x15.remit.v1.Explanation\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\"s\n\x18ListUserDocumentsRequest\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.remit.v1.UserRef\x12\x0f\n\x07sources\x18\x02 \x03(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\xbb\x01\n\x19ListUserDocumentsResponse\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12*\n\tdocuments\x18\x02 \x03(\x0b\x32\x17.remit.v1.DocumentPlace\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\x12\x13\n\x0bresponse_id\x18\x04 \x01(\t\x12&\n\tfreshness\x18\x05 \x01(\x0b\x32\x13.remit.v1.Freshness\"`\n\x14ListDocumentsRequest\x12\x10\n\x08location\x18\x01 \x01(\t\x12\x0f\n\x07sources\x18\x02 \x03(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"q\n\x15ListDocumentsResponse\x12*\n\tdocuments\x18\x01 \x03(\x0b\x32\x17.remit.v1.DocumentPlace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\")\n\x12ListReadersRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"\x86\x03\n\x13ListReadersResponse\x12)\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x17.remit.v1.DocumentPlace\x12(\n\x08withheld\x18\x02 \x01(\x0e\x32\x16.remit.v1.AccessReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\'\n\x07\x63lauses\x18\x04 \x03(\x0b\x32\x16.remit.v1.AccessClause\x12)\n\x07readers\x18\x05 \x03(\x0b\x32\x18.remit.v1.DocumentReader\x12\x14\n\x0cmore_readers\x18\x06 \x01(\x03\x12\x12\n\nunresolved\x18\x07 \x01(\x03\x12\x1a\n\x12\x64irectories_listed\x18\x08 \x03(\t\x12\x1e\n\x16\x64irectories_not_listed\x18\t \x03(\t\x12;\n\x17permissions_verified_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bresponse_id\x18\x0b \x01(\t\"R\n\x0c\x41\x63\x63\x65ssClause\x12\x0e\n\x06\x63lause\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12#\n\x05rules\x18\x03 \x03(\x0b\x32\x14.remit.v1.AccessRule\"\x7f\n\nAccessRule\x12\r\n\x05\x61llow\x18\x01 \x01(\x08\x12\x12\n\nprincipals\x18\x02 \x03(\t\x12\x0c\n\x04more\x18\x03 \x01(\x05\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08in_force\x18\x05 \x01(\x08\"O\n\x0e\x44ocumentReader\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12\x1f\n\x06grants\x18\x02 \x03(\x0b\x32\x0f.remit.v1.Grant\"K\n\x11ListGrantsRequest\x12\x0f\n\x07sources\x18\x01 \x03(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"i\n\x12ListGrantsResponse\x12%\n\x06grants\x18\x01 \x03(\x0b\x32\x15.remit.v1.AccessGrant\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\"\x92\x01\n\x0b\x41\x63\x63\x65ssGrant\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x10\n\x08is_class\x18\x03 \x01(\x08\x12\r\n\x05opens\x18\x04 \x01(\x03\x12\r\n\x05named\x18\x05 \x01(\x03\x12\x30\n\x0clast_used_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x14PreviewChangeRequest\x12\x30\n\nmembership\x18\x01 \x01(\x0b\x32\x1a.remit.v1.MembershipChangeH\x00\x12(\n\x06\x63lause\x18\x02 \x01(\x0b\x32\x16.remit.v1.ClauseChangeH\x00\x42\x08\n\x06\x63hange\"P\n\x10MembershipChange\x12\x1f\n\x04user\x18\x01 \x01(\x0b\x32\x11.remit.v1.UserRef\x12\r\n\x05group\x18\x02 \x01(\t\x12\x0c\n\x04join\x18\x03 \x01(\x08\"_\n\x0c\x43lauseChange\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\r\n\x05scope\x18\x02 \x01(\t\x12\x0e\n\x06revoke\x18\x03 \x03(\t\x12\r\n\x05\x61llow\x18\x04 \x03(\t\x12\x0c\n\x04\x64\x65ny\x18\x05 \x03(\t\"\xd4\x01\n\x15PreviewChangeResponse\x12\'\n\x07\x65\x66\x66\x65\x63ts\x18\x01 \x03(\x0b\x32\x16.remit.v1.AccessEffect\x12\r\n\x05\x65xact\x18\x02 \x01(\x08\x12\x17\n\x0fprincipals_lost\x18\x03 \x03(\t\x12\x19\n\x11principals_gained\x18\x04 \x03(\t\x12\x1a\n\x12\x64irectories_listed\x18\x05 \x03(\t\x12\x1e\n\x16\x64irectories_not_listed\x18\x06 \x03(\t\x12\x13\n\x0bresponse_id\x18\x07 \x01(\t\"\xac\x01\n\x0c\x41\x63\x63\x65ssEffect\x12\x1c\n\x04user\x18\x01 \x01(\x0b\x32\x0e.remit.v1.User\x12\x0c\n\x04lost\x18\x02 \x01(\x03\x12\x0e\n\x06gained\x18\x03 \x01(\x03\x12.\n\rlost_examples\x18\x04 \x03(\x0b\x32\x17.remit.v1.DocumentPlace\x12\x30\n\x0fgained_examples\x18\x05 \x03(\x0b\x32\x17.remit.v1.DocumentPlace2\xdc\x04\n\rReviewService\x12V\n\x0f\x43heckUserAccess\x12 .remit.v1.CheckUserAccessRequest\x1a!.remit.v1.CheckUserAccessResponse\x12\\\n\x11\x45xplainUserAccess\x12\".remit.v1.ExplainUserAccessRequest\x1a#.remit.v1.ExplainUserAccessResponse\x12\\\n\x11ListUserDocuments\x12\".remit.v1.ListUserDocumentsRequest\x1a#.remit.v1.ListUserDocumentsResponse\x12P\n\rListDocuments\x12\x1e.remit.v1.ListDocumentsRequest\x1a\x1f.remit.v1.ListDocumentsResponse\x12J\n\x0bListReaders\x12\x1c.remit.v1.ListReadersRequest\x1a\x1d.remit.v1.ListReadersResponse\x12G\n\nListGrants\x12\x1b.remit.v1.ListGrantsRequest\x1a\x1c.remit.v1.ListGrantsResponse\x12P\n\rPreviewChange\x12\x1e.remit.v1.PreviewChangeRequest\x1a\x1f.remit.v1.PreviewChangeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remit.v1.review_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USERREF']._serialized_start=81
-  _globals['_USERREF']._serialized_end=123
-  _globals['_USER']._serialized_start=125
-  _globals['_USER']._serialized_end=207
-  _globals['_DOCUMENTPLACE']._serialized_start=209
-  _globals['_DOCUMENTPLACE']._serialized_end=279
-  _globals['_CHECKUSERACCESSREQUEST']._serialized_start=281
-  _globals['_CHECKUSERACCESSREQUEST']._serialized_end=360
-  _globals['_CHECKUSERACCESSRESPONSE']._serialized_start=363
-  _globals['_CHECKUSERACCESSRESPONSE']._serialized_end=518
-  _globals['_EXPLAINUSERACCESSREQUEST']._serialized_start=520
-  _globals['_EXPLAINUSERACCESSREQUEST']._serialized_end=600
-  _globals['_EXPLAINUSERACCESSRESPONSE']._serialized_start=603
-  _globals['_EXPLAINUSERACCESSRESPONSE']._serialized_end=768
-  _globals['_LISTUSERDOCUMENTSREQUEST']._serialized_start=770
-  _globals['_LISTUSERDOCUMENTSREQUEST']._serialized_end=885
-  _globals['_LISTUSERDOCUMENTSRESPONSE']._serialized_start=888
-  _globals['_LISTUSERDOCUMENTSRESPONSE']._serialized_end=1075
-  _globals['_REVIEWSERVICE']._serialized_start=1078
-  _globals['_REVIEWSERVICE']._serialized_end=1369
+  _globals['_USERREF']._serialized_start=140
+  _globals['_USERREF']._serialized_end=182
+  _globals['_USER']._serialized_start=184
+  _globals['_USER']._serialized_end=266
+  _globals['_DOCUMENTPLACE']._serialized_start=268
+  _globals['_DOCUMENTPLACE']._serialized_end=338
+  _globals['_CHECKUSERACCESSREQUEST']._serialized_start=340
+  _globals['_CHECKUSERACCESSREQUEST']._serialized_end=419
+  _globals['_CHECKUSERACCESSRESPONSE']._serialized_start=422
+  _globals['_CHECKUSERACCESSRESPONSE']._serialized_end=577
+  _globals['_EXPLAINUSERACCESSREQUEST']._serialized_start=579
+  _globals['_EXPLAINUSERACCESSREQUEST']._serialized_end=659
+  _globals['_EXPLAINUSERACCESSRESPONSE']._serialized_start=662
+  _globals['_EXPLAINUSERACCESSRESPONSE']._serialized_end=827
+  _globals['_LISTUSERDOCUMENTSREQUEST']._serialized_start=829
+  _globals['_LISTUSERDOCUMENTSREQUEST']._serialized_end=944
+  _globals['_LISTUSERDOCUMENTSRESPONSE']._serialized_start=947
+  _globals['_LISTUSERDOCUMENTSRESPONSE']._serialized_end=1134
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_start=1136
+  _globals['_LISTDOCUMENTSREQUEST']._serialized_end=1232
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_start=1234
+  _globals['_LISTDOCUMENTSRESPONSE']._serialized_end=1347
+  _globals['_LISTREADERSREQUEST']._serialized_start=1349
+  _globals['_LISTREADERSREQUEST']._serialized_end=1390
+  _globals['_LISTREADERSRESPONSE']._serialized_start=1393
+  _globals['_LISTREADERSRESPONSE']._serialized_end=1783
+  _globals['_ACCESSCLAUSE']._serialized_start=1785
+  _globals['_ACCESSCLAUSE']._serialized_end=1867
+  _globals['_ACCESSRULE']._serialized_start=1869
+  _globals['_ACCESSRULE']._serialized_end=1996
+  _globals['_DOCUMENTREADER']._serialized_start=1998
+  _globals['_DOCUMENTREADER']._serialized_end=2077
+  _globals['_LISTGRANTSREQUEST']._serialized_start=2079
+  _globals['_LISTGRANTSREQUEST']._serialized_end=2154
+  _globals['_LISTGRANTSRESPONSE']._serialized_start=2156
+  _globals['_LISTGRANTSRESPONSE']._serialized_end=2261
+  _globals['_ACCESSGRANT']._serialized_start=2264
+  _globals['_ACCESSGRANT']._serialized_end=2410
+  _globals['_PREVIEWCHANGEREQUEST']._serialized_start=2412
+  _globals['_PREVIEWCHANGEREQUEST']._serialized_end=2536
+  _globals['_MEMBERSHIPCHANGE']._serialized_start=2538
+  _globals['_MEMBERSHIPCHANGE']._serialized_end=2618
+  _globals['_CLAUSECHANGE']._serialized_start=2620
+  _globals['_CLAUSECHANGE']._serialized_end=2715
+  _globals['_PREVIEWCHANGERESPONSE']._serialized_start=2718
+  _globals['_PREVIEWCHANGERESPONSE']._serialized_end=2930
+  _globals['_ACCESSEFFECT']._serialized_start=2933
+  _globals['_ACCESSEFFECT']._serialized_end=3105
+  _globals['_REVIEWSERVICE']._serialized_start=3108
+  _globals['_REVIEWSERVICE']._serialized_end=3712
 # @@protoc_insertion_point(module_scope)

@@ -6,9 +6,11 @@ Who may read what, about anybody, without any content. Served on the administrat
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from remit.v1 import access_pb2 as _access_pb2
 from remit.v1 import common_pb2 as _common_pb2
+from remit.v1 import retrieval_pb2 as _retrieval_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -331,3 +333,589 @@ class ListUserDocumentsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListUserDocumentsResponse: _TypeAlias = ListUserDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ListDocumentsRequest(_message.Message):
+    """Asks for documents by where they stand."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCATION_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    location: _builtins.str
+    """Only documents whose location contains this text; at most 4,096 bytes. Empty means all."""
+    page_size: _builtins.int
+    """How many at most, 0 to 1,000. 0 means 100. A page looks at some thousand documents: it can be short, or empty, and
+    still have a page behind it.
+    """
+    page_token: _builtins.str
+    """From the page before; empty for the first. Good only for the same caller and the same question."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only documents of these sources, by name; at most 32. Empty means all that the caller may be told of."""
+
+    def __init__(
+        self,
+        *,
+        location: _builtins.str = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["location", b"location", "page_size", b"page_size", "page_token", b"page_token", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsRequest: _TypeAlias = ListDocumentsRequest  # noqa: Y015
+
+@_typing.final
+class ListDocumentsResponse(_message.Message):
+    """A page of documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Of the next page; empty after the last."""
+    response_id: _builtins.str
+    """Names this answer in the audit log."""
+    @_builtins.property
+    def documents(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentPlace]:
+        """The documents, in an order that stays."""
+
+    def __init__(
+        self,
+        *,
+        documents: _abc.Iterable[Global___DocumentPlace] | None = ...,
+        next_page_token: _builtins.str = ...,
+        response_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "next_page_token", b"next_page_token", "response_id", b"response_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDocumentsResponse: _TypeAlias = ListDocumentsResponse  # noqa: Y015
+
+@_typing.final
+class ListReadersRequest(_message.Message):
+    """Asks who may read a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document's id, at most 64 bytes."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReadersRequest: _TypeAlias = ListReadersRequest  # noqa: Y015
+
+@_typing.final
+class ListReadersResponse(_message.Message):
+    """Who may read it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    CLAUSES_FIELD_NUMBER: _builtins.int
+    READERS_FIELD_NUMBER: _builtins.int
+    MORE_READERS_FIELD_NUMBER: _builtins.int
+    UNRESOLVED_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_LISTED_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_NOT_LISTED_FIELD_NUMBER: _builtins.int
+    PERMISSIONS_VERIFIED_AT_FIELD_NUMBER: _builtins.int
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    withheld: _access_pb2.AccessReason.ValueType
+    """ACCESS_REASON_ALLOWED when nothing withholds the document from everybody; otherwise why nobody reads it."""
+    detail: _builtins.str
+    """What the reason is about, as in `Explanation`."""
+    more_readers: _builtins.int
+    """How many more there are."""
+    unresolved: _builtins.int
+    """How many people could not be decided on, because a directory could not say now what they hold."""
+    response_id: _builtins.str
+    """Names this answer in the audit log."""
+    @_builtins.property
+    def document(self) -> Global___DocumentPlace:
+        """The document."""
+
+    @_builtins.property
+    def clauses(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessClause]:
+        """Every clause that must let a reader through, outermost first; empty when the rules are not understood."""
+
+    @_builtins.property
+    def readers(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentReader]:
+        """People who may read it now, by directory and account; at most 1,000. Each was decided on."""
+
+    @_builtins.property
+    def directories_listed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The directories whose people are in `readers`."""
+
+    @_builtins.property
+    def directories_not_listed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The directories that do not list their people: who of them holds the principals of `clauses` is not known here."""
+
+    @_builtins.property
+    def permissions_verified_at(self) -> _timestamp_pb2.Timestamp:
+        """When the source's rules were last verified in full; unset when they never were."""
+
+    def __init__(
+        self,
+        *,
+        document: Global___DocumentPlace | None = ...,
+        withheld: _access_pb2.AccessReason.ValueType = ...,
+        detail: _builtins.str = ...,
+        clauses: _abc.Iterable[Global___AccessClause] | None = ...,
+        readers: _abc.Iterable[Global___DocumentReader] | None = ...,
+        more_readers: _builtins.int = ...,
+        unresolved: _builtins.int = ...,
+        directories_listed: _abc.Iterable[_builtins.str] | None = ...,
+        directories_not_listed: _abc.Iterable[_builtins.str] | None = ...,
+        permissions_verified_at: _timestamp_pb2.Timestamp | None = ...,
+        response_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document", b"document", "permissions_verified_at", b"permissions_verified_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clauses", b"clauses", "detail", b"detail", "directories_listed", b"directories_listed", "directories_not_listed", b"directories_not_listed", "document", b"document", "more_readers", b"more_readers", "permissions_verified_at", b"permissions_verified_at", "readers", b"readers", "response_id", b"response_id", "unresolved", b"unresolved", "withheld", b"withheld"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReadersResponse: _TypeAlias = ListReadersResponse  # noqa: Y015
+
+@_typing.final
+class AccessClause(_message.Message):
+    """A clause as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAUSE_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    clause: _builtins.str
+    """A container's place, or `own` for the document's own rules."""
+    scope: _builtins.str
+    """The container's immutable id; empty for the document's own rules."""
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessRule]:
+        """The rules in their order: the first in force that names somebody decides."""
+
+    def __init__(
+        self,
+        *,
+        clause: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        rules: _abc.Iterable[Global___AccessRule] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clause", b"clause", "rules", b"rules", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessClause: _TypeAlias = AccessClause  # noqa: Y015
+
+@_typing.final
+class AccessRule(_message.Message):
+    """A rule."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOW_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    IN_FORCE_FIELD_NUMBER: _builtins.int
+    allow: _builtins.bool
+    """True for an allow, false for a deny."""
+    more: _builtins.int
+    """How many more it names."""
+    in_force: _builtins.bool
+    """Whether it is in force now."""
+    @_builtins.property
+    def principals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The tokens of the principals that it names, sorted, at most 50."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it expires; unset for one that does not."""
+
+    def __init__(
+        self,
+        *,
+        allow: _builtins.bool = ...,
+        principals: _abc.Iterable[_builtins.str] | None = ...,
+        more: _builtins.int = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        in_force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "expires_at", b"expires_at", "in_force", b"in_force", "more", b"more", "principals", b"principals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessRule: _TypeAlias = AccessRule  # noqa: Y015
+
+@_typing.final
+class DocumentReader(_message.Message):
+    """Somebody who may read a document."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    GRANTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The person."""
+
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[_retrieval_pb2.Grant]:
+        """By what: one for each clause, outermost first."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        grants: _abc.Iterable[_retrieval_pb2.Grant] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DocumentReader: _TypeAlias = DocumentReader  # noqa: Y015
+
+@_typing.final
+class ListGrantsRequest(_message.Message):
+    """Asks for rows for recertification."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """How many at most, 0 to 1,000. 0 means 100. Every page is worked out anew."""
+    page_token: _builtins.str
+    """From the page before; empty for the first. Good only for the same caller and the same sources."""
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only of these sources, by name; at most 32. Empty means all that the caller may be told of."""
+
+    def __init__(
+        self,
+        *,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantsRequest: _TypeAlias = ListGrantsRequest  # noqa: Y015
+
+@_typing.final
+class ListGrantsResponse(_message.Message):
+    """A page of rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GRANTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Of the next page; empty after the last."""
+    response_id: _builtins.str
+    """Names this answer in the audit log."""
+    @_builtins.property
+    def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessGrant]:
+        """The rows, by source and principal."""
+
+    def __init__(
+        self,
+        *,
+        grants: _abc.Iterable[Global___AccessGrant] | None = ...,
+        next_page_token: _builtins.str = ...,
+        response_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "next_page_token", b"next_page_token", "response_id", b"response_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListGrantsResponse: _TypeAlias = ListGrantsResponse  # noqa: Y015
+
+@_typing.final
+class AccessGrant(_message.Message):
+    """What a principal opens of a source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    IS_CLASS_FIELD_NUMBER: _builtins.int
+    OPENS_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
+    LAST_USED_AT_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """The source's name."""
+    principal: _builtins.str
+    """The principal's token: a user, a group or a class."""
+    is_class: _builtins.bool
+    """True for a class, which everybody with an account of its realm holds."""
+    opens: _builtins.int
+    """Documents that somebody may read who holds this principal and nothing beside it but classes."""
+    named: _builtins.int
+    """Documents with an allow rule in force for it, in any of their clauses."""
+    @_builtins.property
+    def last_used_at(self) -> _timestamp_pb2.Timestamp:
+        """When an answer last returned a passage of the source by it; unset when the audit log knows of none."""
+
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        is_class: _builtins.bool = ...,
+        opens: _builtins.int = ...,
+        named: _builtins.int = ...,
+        last_used_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_used_at", b"last_used_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_class", b"is_class", "last_used_at", b"last_used_at", "named", b"named", "opens", b"opens", "principal", b"principal", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessGrant: _TypeAlias = AccessGrant  # noqa: Y015
+
+@_typing.final
+class PreviewChangeRequest(_message.Message):
+    """Asks what a change would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMBERSHIP_FIELD_NUMBER: _builtins.int
+    CLAUSE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def membership(self) -> Global___MembershipChange:
+        """Somebody leaves or joins a group."""
+
+    @_builtins.property
+    def clause(self) -> Global___ClauseChange:
+        """A clause changes."""
+
+    def __init__(
+        self,
+        *,
+        membership: Global___MembershipChange | None = ...,
+        clause: Global___ClauseChange | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "clause", b"clause", "membership", b"membership"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "clause", b"clause", "membership", b"membership"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["membership", "clause"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___PreviewChangeRequest: _TypeAlias = PreviewChangeRequest  # noqa: Y015
+
+@_typing.final
+class MembershipChange(_message.Message):
+    """A change of somebody's direct groups."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    GROUP_FIELD_NUMBER: _builtins.int
+    JOIN_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """The group: its token, or its id in the person's directory."""
+    join: _builtins.bool
+    """True to join it, false to leave it."""
+    @_builtins.property
+    def user(self) -> Global___UserRef:
+        """The person."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___UserRef | None = ...,
+        group: _builtins.str = ...,
+        join: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "join", b"join", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MembershipChange: _TypeAlias = MembershipChange  # noqa: Y015
+
+@_typing.final
+class ClauseChange(_message.Message):
+    """A change of a clause. At least one of `revoke`, `allow` and `deny` is given, each with at most 100 tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    REVOKE_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
+    DENY_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document whose own clause changes, or whose container is meant; at most 64 bytes."""
+    scope: _builtins.str
+    """The id of one of the document's containers; empty for the document's own clause."""
+    @_builtins.property
+    def revoke(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Principals to take out of every allow rule."""
+
+    @_builtins.property
+    def allow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Principals to allow in a further rule, before those that are there."""
+
+    @_builtins.property
+    def deny(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Principals to deny in a further rule, before all others."""
+
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        revoke: _abc.Iterable[_builtins.str] | None = ...,
+        allow: _abc.Iterable[_builtins.str] | None = ...,
+        deny: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "deny", b"deny", "document_id", b"document_id", "revoke", b"revoke", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClauseChange: _TypeAlias = ClauseChange  # noqa: Y015
+
+@_typing.final
+class PreviewChangeResponse(_message.Message):
+    """What would change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EFFECTS_FIELD_NUMBER: _builtins.int
+    EXACT_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_LOST_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_GAINED_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_LISTED_FIELD_NUMBER: _builtins.int
+    DIRECTORIES_NOT_LISTED_FIELD_NUMBER: _builtins.int
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    exact: _builtins.bool
+    """False when a directory cannot say everything that depends on the change: then it is the least that would change."""
+    response_id: _builtins.str
+    """Names this answer in the audit log."""
+    @_builtins.property
+    def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccessEffect]:
+        """Everybody for whom something would change; of a change of groups, the person."""
+
+    @_builtins.property
+    def principals_lost(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tokens that the person would not hold any more; of a change of groups."""
+
+    @_builtins.property
+    def principals_gained(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tokens that the person would hold in addition; of a change of groups."""
+
+    @_builtins.property
+    def directories_listed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The directories whose people were decided on; of a change of a clause."""
+
+    @_builtins.property
+    def directories_not_listed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The directories that do not list their people; of a change of a clause."""
+
+    def __init__(
+        self,
+        *,
+        effects: _abc.Iterable[Global___AccessEffect] | None = ...,
+        exact: _builtins.bool = ...,
+        principals_lost: _abc.Iterable[_builtins.str] | None = ...,
+        principals_gained: _abc.Iterable[_builtins.str] | None = ...,
+        directories_listed: _abc.Iterable[_builtins.str] | None = ...,
+        directories_not_listed: _abc.Iterable[_builtins.str] | None = ...,
+        response_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["directories_listed", b"directories_listed", "directories_not_listed", b"directories_not_listed", "effects", b"effects", "exact", b"exact", "principals_gained", b"principals_gained", "principals_lost", b"principals_lost", "response_id", b"response_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreviewChangeResponse: _TypeAlias = PreviewChangeResponse  # noqa: Y015
+
+@_typing.final
+class AccessEffect(_message.Message):
+    """What a change would do to one person."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    GAINED_FIELD_NUMBER: _builtins.int
+    LOST_EXAMPLES_FIELD_NUMBER: _builtins.int
+    GAINED_EXAMPLES_FIELD_NUMBER: _builtins.int
+    lost: _builtins.int
+    """How many documents the person could not read any more."""
+    gained: _builtins.int
+    """How many documents the person could read in addition."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The person."""
+
+    @_builtins.property
+    def lost_examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentPlace]:
+        """At most 20 of those that would be lost."""
+
+    @_builtins.property
+    def gained_examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentPlace]:
+        """At most 20 of those that would be gained."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        lost: _builtins.int = ...,
+        gained: _builtins.int = ...,
+        lost_examples: _abc.Iterable[Global___DocumentPlace] | None = ...,
+        gained_examples: _abc.Iterable[Global___DocumentPlace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gained", b"gained", "gained_examples", b"gained_examples", "lost", b"lost", "lost_examples", b"lost_examples", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AccessEffect: _TypeAlias = AccessEffect  # noqa: Y015

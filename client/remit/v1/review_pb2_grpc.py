@@ -53,6 +53,26 @@ class ReviewServiceStub:
                 request_serializer=remit_dot_v1_dot_review__pb2.ListUserDocumentsRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_review__pb2.ListUserDocumentsResponse.FromString,
                 _registered_method=True)
+        self.ListDocuments = channel.unary_unary(
+                '/remit.v1.ReviewService/ListDocuments',
+                request_serializer=remit_dot_v1_dot_review__pb2.ListDocumentsRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_review__pb2.ListDocumentsResponse.FromString,
+                _registered_method=True)
+        self.ListReaders = channel.unary_unary(
+                '/remit.v1.ReviewService/ListReaders',
+                request_serializer=remit_dot_v1_dot_review__pb2.ListReadersRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_review__pb2.ListReadersResponse.FromString,
+                _registered_method=True)
+        self.ListGrants = channel.unary_unary(
+                '/remit.v1.ReviewService/ListGrants',
+                request_serializer=remit_dot_v1_dot_review__pb2.ListGrantsRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_review__pb2.ListGrantsResponse.FromString,
+                _registered_method=True)
+        self.PreviewChange = channel.unary_unary(
+                '/remit.v1.ReviewService/PreviewChange',
+                request_serializer=remit_dot_v1_dot_review__pb2.PreviewChangeRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_review__pb2.PreviewChangeResponse.FromString,
+                _registered_method=True)
 
 
 class ReviewServiceServicer:
@@ -83,6 +103,35 @@ class ReviewServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDocuments(self, request, context):
+        """Returns documents by where they stand, whoever may read them. A `source-owner` gets those of the own source.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReaders(self, request, context):
+        """Says who may read a document and by what: its rules, and the people of those directories that list their people.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGrants(self, request, context):
+        """Returns rows for recertification: which principals open how much of which source, and when that was last used.
+        A `source-owner` gets those of the own source.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PreviewChange(self, request, context):
+        """Says what would change if somebody left or joined a group, or if a clause changed. Changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ReviewServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -100,6 +149,26 @@ def add_ReviewServiceServicer_to_server(servicer, server):
                     servicer.ListUserDocuments,
                     request_deserializer=remit_dot_v1_dot_review__pb2.ListUserDocumentsRequest.FromString,
                     response_serializer=remit_dot_v1_dot_review__pb2.ListUserDocumentsResponse.SerializeToString,
+            ),
+            'ListDocuments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDocuments,
+                    request_deserializer=remit_dot_v1_dot_review__pb2.ListDocumentsRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_review__pb2.ListDocumentsResponse.SerializeToString,
+            ),
+            'ListReaders': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReaders,
+                    request_deserializer=remit_dot_v1_dot_review__pb2.ListReadersRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_review__pb2.ListReadersResponse.SerializeToString,
+            ),
+            'ListGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGrants,
+                    request_deserializer=remit_dot_v1_dot_review__pb2.ListGrantsRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_review__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'PreviewChange': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreviewChange,
+                    request_deserializer=remit_dot_v1_dot_review__pb2.PreviewChangeRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_review__pb2.PreviewChangeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -187,6 +256,114 @@ class ReviewService:
             '/remit.v1.ReviewService/ListUserDocuments',
             remit_dot_v1_dot_review__pb2.ListUserDocumentsRequest.SerializeToString,
             remit_dot_v1_dot_review__pb2.ListUserDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDocuments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.ReviewService/ListDocuments',
+            remit_dot_v1_dot_review__pb2.ListDocumentsRequest.SerializeToString,
+            remit_dot_v1_dot_review__pb2.ListDocumentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReaders(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.ReviewService/ListReaders',
+            remit_dot_v1_dot_review__pb2.ListReadersRequest.SerializeToString,
+            remit_dot_v1_dot_review__pb2.ListReadersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.ReviewService/ListGrants',
+            remit_dot_v1_dot_review__pb2.ListGrantsRequest.SerializeToString,
+            remit_dot_v1_dot_review__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreviewChange(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.ReviewService/PreviewChange',
+            remit_dot_v1_dot_review__pb2.PreviewChangeRequest.SerializeToString,
+            remit_dot_v1_dot_review__pb2.PreviewChangeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,16 @@ class ReviewServiceStub:
     """Says why a person may read a document or may not, clause by clause, and what would have to change."""
     ListUserDocuments: _grpc.UnaryUnaryMultiCallable[_review_pb2.ListUserDocumentsRequest, _review_pb2.ListUserDocumentsResponse]
     """Returns the documents that a person may read now, page by page."""
+    ListDocuments: _grpc.UnaryUnaryMultiCallable[_review_pb2.ListDocumentsRequest, _review_pb2.ListDocumentsResponse]
+    """Returns documents by where they stand, whoever may read them. A `source-owner` gets those of the own source."""
+    ListReaders: _grpc.UnaryUnaryMultiCallable[_review_pb2.ListReadersRequest, _review_pb2.ListReadersResponse]
+    """Says who may read a document and by what: its rules, and the people of those directories that list their people."""
+    ListGrants: _grpc.UnaryUnaryMultiCallable[_review_pb2.ListGrantsRequest, _review_pb2.ListGrantsResponse]
+    """Returns rows for recertification: which principals open how much of which source, and when that was last used.
+    A `source-owner` gets those of the own source.
+    """
+    PreviewChange: _grpc.UnaryUnaryMultiCallable[_review_pb2.PreviewChangeRequest, _review_pb2.PreviewChangeResponse]
+    """Says what would change if somebody left or joined a group, or if a clause changed. Changes nothing."""
 
 @_typing.type_check_only
 class ReviewServiceAsyncStub(ReviewServiceStub):
@@ -59,6 +69,16 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
     """Says why a person may read a document or may not, clause by clause, and what would have to change."""
     ListUserDocuments: _aio.UnaryUnaryMultiCallable[_review_pb2.ListUserDocumentsRequest, _review_pb2.ListUserDocumentsResponse]  # type: ignore[assignment]
     """Returns the documents that a person may read now, page by page."""
+    ListDocuments: _aio.UnaryUnaryMultiCallable[_review_pb2.ListDocumentsRequest, _review_pb2.ListDocumentsResponse]  # type: ignore[assignment]
+    """Returns documents by where they stand, whoever may read them. A `source-owner` gets those of the own source."""
+    ListReaders: _aio.UnaryUnaryMultiCallable[_review_pb2.ListReadersRequest, _review_pb2.ListReadersResponse]  # type: ignore[assignment]
+    """Says who may read a document and by what: its rules, and the people of those directories that list their people."""
+    ListGrants: _aio.UnaryUnaryMultiCallable[_review_pb2.ListGrantsRequest, _review_pb2.ListGrantsResponse]  # type: ignore[assignment]
+    """Returns rows for recertification: which principals open how much of which source, and when that was last used.
+    A `source-owner` gets those of the own source.
+    """
+    PreviewChange: _aio.UnaryUnaryMultiCallable[_review_pb2.PreviewChangeRequest, _review_pb2.PreviewChangeResponse]  # type: ignore[assignment]
+    """Says what would change if somebody left or joined a group, or if a clause changed. Changes nothing."""
 
 class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
     """Questions of administrators and auditors about the access of others. Every method asks for the role `access-admin` or
@@ -90,5 +110,39 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_review_pb2.ListUserDocumentsResponse, _abc.Awaitable[_review_pb2.ListUserDocumentsResponse]]:
         """Returns the documents that a person may read now, page by page."""
+
+    @_abc_1.abstractmethod
+    def ListDocuments(
+        self,
+        request: _review_pb2.ListDocumentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_review_pb2.ListDocumentsResponse, _abc.Awaitable[_review_pb2.ListDocumentsResponse]]:
+        """Returns documents by where they stand, whoever may read them. A `source-owner` gets those of the own source."""
+
+    @_abc_1.abstractmethod
+    def ListReaders(
+        self,
+        request: _review_pb2.ListReadersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_review_pb2.ListReadersResponse, _abc.Awaitable[_review_pb2.ListReadersResponse]]:
+        """Says who may read a document and by what: its rules, and the people of those directories that list their people."""
+
+    @_abc_1.abstractmethod
+    def ListGrants(
+        self,
+        request: _review_pb2.ListGrantsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_review_pb2.ListGrantsResponse, _abc.Awaitable[_review_pb2.ListGrantsResponse]]:
+        """Returns rows for recertification: which principals open how much of which source, and when that was last used.
+        A `source-owner` gets those of the own source.
+        """
+
+    @_abc_1.abstractmethod
+    def PreviewChange(
+        self,
+        request: _review_pb2.PreviewChangeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_review_pb2.PreviewChangeResponse, _abc.Awaitable[_review_pb2.PreviewChangeResponse]]:
+        """Says what would change if somebody left or joined a group, or if a clause changed. Changes nothing."""
 
 def add_ReviewServiceServicer_to_server(servicer: ReviewServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
