@@ -128,6 +128,10 @@ class Access:
         self._index = ReadableIndex()
         self._seq = 0
 
+    def limit(self, limits: Mapping[str, timedelta]) -> None:
+        """Use other limits from now on: a source that they do not name is withheld."""
+        self._limits = dict(limits)
+
     def latest(self) -> int:
         """Return the catalog's latest change as it is now."""
         with self._catalog.reader() as reader:

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -38,6 +38,7 @@ from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
+from service.configuration import Configuration, Make
 from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
 from service.executor import Executor
@@ -88,6 +89,7 @@ class App:
         audit: AuditLog,
         calls: LoggedCalls,
         runs: SourceRuns,
+        configuration: Configuration,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
@@ -96,10 +98,11 @@ class App:
         self._audit = audit
         self._calls = calls
         self._runs = runs
+        self._configuration = configuration
         self.closing = ExitStack()
 
     async def serve(self, ready: Callable[[Listening], None]) -> None:
-        """Listen until SIGTERM or SIGINT, then finish what is under way.
+        """Listen until SIGTERM or SIGINT, then finish what is under way. SIGHUP reads the settings again.
 
         ready: called once calls are accepted. Raises StartError when an address cannot be used.
         """
@@ -107,6 +110,7 @@ class App:
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, self._configuration.reload)
         listen = self._settings.listen
         certificates = None if listen.tls is None else tls.Certificates(listen.tls)
         bound = await self._server.start(listen.callers, listen.administrators, certificates, listen.services)
@@ -134,11 +138,7 @@ class App:
         self.closing.close()
 
 
-Connect = Callable[[SourceSettings, Path], Connector]
-"""Makes the connector of a source; paths in its options are relative to the folder."""
-
-
-async def open_app(settings: Settings, connect: Connect | None = None) -> App:
+async def open_app(settings: Settings, connect: Make | None = None) -> App:
     """Open the data folder and everything in it, verify the audit log, and bring the index up to date.
 
     connect: in place of the registry of connectors.
@@ -155,11 +155,12 @@ async def open_app(settings: Settings, connect: Connect | None = None) -> App:
     return app
 
 
-def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Connect) -> App:
-    sources = {one.name: one for one in settings.sources}
+def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Make) -> App:
+    configuration = Configuration(settings, make)
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
-    identity = _identity(settings)
+    roles = Roles(settings.roles)
+    identity = _identity(settings, roles)
     closing.callback(identity.close)
     identity.start()
     provider = FileKey(settings.keys.path)
@@ -183,9 +184,6 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     )
     closing.callback(extractor.close)
 
-    def connect(name: str) -> Connector:
-        return make(sources[name], settings.base)
-
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: both indexes follow before anybody is told.
         try:
@@ -196,7 +194,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     engine = SyncEngine(
         catalog,
         keys,
-        connect,
+        configuration.connect,
         extractor,
         embedder,
         limit_bytes=settings.limits.max_document_bytes,
@@ -204,10 +202,26 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         on_commit=indexes.notify,
         on_run_finished=finished,
     )
-    runs = SourceRuns(sources, catalog, engine, connect, lambda run: audit.append_blocking(_run_record(run)))
+    runs = SourceRuns(
+        {one.name: one for one in settings.sources},
+        catalog,
+        engine,
+        configuration.connect,
+        lambda run: audit.append_blocking(_run_record(run)),
+    )
     closing.callback(runs.close)
 
-    access = Access(catalog, {one.name: one.max_permissions_age for one in settings.sources})
+    access = Access(catalog, _limits(settings))
+    configuration.follow(
+        catalog.add_source,
+        audit.append_blocking,
+        lambda new: access.limit(_limits(new)),
+        lambda new: authenticator.privilege(frozenset().union(*new.roles.values())),
+        lambda new: roles.use(new.roles),
+        lambda new: extractor.limit(new.limits.max_document_bytes),
+        lambda new: engine.limit(new.limits.max_document_bytes),
+        lambda new: runs.use(new.sources),
+    )
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
     callers = Callers(identity, access.latest)
@@ -228,7 +242,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, executor),
-        "SourceService": SourceServicer(runs, executor, audit_key.page_key),
+        "SourceService": SourceServicer(runs, executor, audit_key.page_key, configuration.reload),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(
             custody,
@@ -245,13 +259,14 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
-    return App(settings, authenticator, server, health, audit, calls, runs)
+    return App(settings, authenticator, server, health, audit, calls, runs, configuration)
 
 
 def _open_audit(
     settings: Settings, folder: DataFolder, key: AuditKey, closing: ExitStack
 ) -> tuple[AuditLog, AuditReader]:
-    log = AuditLog(folder.audit, key.signer, facts={"version": version("remit-server")})
+    facts = {"version": version("remit-server"), "settings_sha256": settings.sha256}
+    log = AuditLog(folder.audit, key.signer, facts=facts)
     closing.callback(log.close)
     reader = AuditReader(log, folder.audit, key)
     reader.start()
@@ -333,7 +348,11 @@ def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Setti
     return Generations(folder.index, open_generation)
 
 
-def _identity(settings: Settings) -> Identity:
+def _limits(settings: Settings) -> dict[str, timedelta]:
+    return {one.name: one.max_permissions_age for one in settings.sources}
+
+
+def _identity(settings: Settings, roles: Roles) -> Identity:
     opened: dict[str, Directory] = {}
     with ExitStack() as closing:
         for one in settings.directories:
@@ -342,7 +361,7 @@ def _identity(settings: Settings) -> Identity:
                 closing.callback(directory.close)
         closing.pop_all()
     keeping = {one.name: Keeping(one.keep_for, one.max_age, one.poll_every) for one in settings.directories}
-    return Identity(opened, Roles(settings.roles), links=settings.links, keeping=keeping)
+    return Identity(opened, roles, links=settings.links, keeping=keeping)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

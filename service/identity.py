@@ -242,7 +242,7 @@ class Identity:
         )
 
     def _epochs(self) -> tuple[int, ...]:
-        return tuple([one.epoch for one in self._watched])
+        return (self._roles.epoch, *[one.epoch for one in self._watched])
 
     def _keep(
         self, key: tuple[str, str, str], resolved: Resolved, epochs: tuple[int, ...], parts: Mapping[str, Kept]

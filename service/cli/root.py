@@ -15,6 +15,7 @@ import typer
 from service.cli import (
     audit,
     backup,
+    config,
     directory,
     doctor,
     evidence,
@@ -39,6 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(sources.app, name="source")
+app.add_typer(config.app, name="config")
 app.add_typer(audit.app, name="audit")
 app.add_typer(directory.app, name="directory")
 app.add_typer(keys.app, name="keys")
@@ -86,7 +88,8 @@ def main() -> None:
     try:
         app()
     except StartError as err:
-        complain(str(err))
+        for line in str(err).splitlines():
+            complain(line)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -48,6 +48,7 @@ from service.audit.reading import AuditReader
 from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
+from service.configuration import Configuration
 from service.errors import NotFoundError
 from service.executor import Executor
 from service.identity import Identity
@@ -492,7 +493,8 @@ async def serving(
             else MemoryKeywords(hashed)
         )
         directory = TimedDirectory(StaticDirectory("people", folder / "people.yaml"), clock)
-        identity = Identity({"people": directory}, Roles(config.roles), now=clock)
+        roles = Roles(config.roles)
+        identity = Identity({"people": directory}, roles, now=clock)
         access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
         callers = Callers(identity, access.latest)
         shadow = Shadow(index, tuning.shadow)
@@ -523,6 +525,13 @@ async def serving(
             Served(CALLER_SERVICES[0], RetrievalServicer(retrieval, executor)),
             Served(CALLER_SERVICES[1], AccessServicer(retrieval, executor)),
         ]
+        configuration = Configuration(config, lambda one, base: source_in_memory)
+        configuration.follow(
+            catalog.add_source,
+            log.append_blocking,
+            lambda new: access.limit({one.name: one.max_permissions_age for one in new.sources}),
+            lambda new: roles.use(new.roles),
+        )
         custody = Custody(keys)
 
         def settle() -> None:
@@ -532,7 +541,10 @@ async def serving(
         shredder = Shredder(catalog, custody, settle, clock)
         backups = Backups(folder_of_data, config.keys.store, custody, clock)
         administered = [
-            Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, key.page_key, poll_s=0.01)),
+            Served(
+                ADMINISTRATOR_SERVICES[0],
+                SourceServicer(sources, executor, key.page_key, configuration.reload, poll_s=0.01),
+            ),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, shredder, backups, executor)),
         ]

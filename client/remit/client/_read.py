@@ -136,6 +136,17 @@ def check(message: source_pb2.CheckSourceResponse) -> values.Check:
     return values.Check(message.ready, found)
 
 
+def reload(message: source_pb2.ReloadSettingsResponse) -> values.Reload:
+    """Read how a reload went."""
+    return values.Reload(
+        message.in_force,
+        tuple(message.problems),
+        tuple(message.changed),
+        message.before_sha256,
+        message.after_sha256,
+    )
+
+
 def key_status(message: custody_pb2.GetKeyStatusResponse) -> values.KeyStatus:
     """Read how all keys stand."""
     return values.KeyStatus(
