@@ -143,6 +143,14 @@ class Access:
         self._index = ReadableIndex()
         self._seq = 0
 
+    def limit(self, limits: Mapping[str, timedelta]) -> None:
+        """Use other limits from now on: a source that they do not name is withheld."""
+        self._limits = dict(limits)
+
+    def limit_of(self, source: str) -> timedelta | None:
+        """Return how old a source's rules may be; None: the configuration does not name it."""
+        return self._limits.get(source)
+
     def latest(self) -> int:
         """Return the catalog's latest change as it is now."""
         with self._catalog.reader() as reader:

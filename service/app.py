@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,7 @@ from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
 from service.checks import Checks
+from service.configuration import Configuration, Make
 from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
 from service.executor import Executor
@@ -98,6 +99,7 @@ class App:
         calls: LoggedCalls,
         runs: SourceRuns,
         keys: KeyWatch,
+        configuration: Configuration,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
@@ -107,10 +109,11 @@ class App:
         self._calls = calls
         self._runs = runs
         self._keys = keys
+        self._configuration = configuration
         self.closing = ExitStack()
 
     async def serve(self, ready: Callable[[Listening], None]) -> None:
-        """Listen until SIGTERM or SIGINT, then finish what is under way.
+        """Listen until SIGTERM or SIGINT, then finish what is under way. SIGHUP reads the settings again.
 
         ready: called once calls are accepted. Raises StartError when an address cannot be used.
         """
@@ -118,6 +121,7 @@ class App:
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
+        loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, self._configuration.reload)
         listen = self._settings.listen
         certificates = None if listen.tls is None else tls.Certificates(listen.tls)
         bound = await self._server.start(listen.callers, listen.administrators, certificates, listen.services)
@@ -150,11 +154,7 @@ class App:
         self.closing.close()
 
 
-Connect = Callable[[SourceSettings, Path], Connector]
-"""Makes the connector of a source; paths in its options are relative to the folder."""
-
-
-async def open_app(settings: Settings, connect: Connect | None = None) -> App:
+async def open_app(settings: Settings, connect: Make | None = None) -> App:
     """Open the data folder and everything in it, verify the audit log, and bring the index up to date.
 
     connect: in place of the registry of connectors.
@@ -171,11 +171,15 @@ async def open_app(settings: Settings, connect: Connect | None = None) -> App:
     return app
 
 
-def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Connect) -> App:
+def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Make) -> App:
     provider = open_provider(settings.keys)
     closing.callback(provider.close)
-    settings = secret_options.bound(settings, lambda: provider)
-    sources = {one.name: one for one in settings.sources}
+
+    def bound(new: Settings) -> Settings:
+        return secret_options.bound(new, lambda: provider)
+
+    settings = bound(settings)
+    configuration = Configuration(settings, make, bound)
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
     opened = _directories(settings, closing)
@@ -193,7 +197,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(catalog.close)
     for one in settings.sources:
         catalog.add_source(one.name, one.kind)
-    identity = _identity(settings, opened, catalog)
+    roles = Roles(settings.roles)
+    groups = SourceGroups(catalog, _memberships_ages(settings))
+    identity = _identity(settings, opened, roles, groups)
     closing.callback(identity.close)
     identity.start()
     embedder = open_embedder(settings.embedding)
@@ -205,9 +211,6 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     )
     closing.callback(extractor.close)
 
-    def connect(name: str) -> Connector:
-        return make(sources[name], settings.base)
-
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: both indexes follow before anybody is told.
         try:
@@ -218,7 +221,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     engine = SyncEngine(
         catalog,
         keys,
-        connect,
+        configuration.connect,
         extractor,
         embedder,
         limit_bytes=settings.limits.max_document_bytes,
@@ -226,11 +229,27 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         on_commit=indexes.notify,
         on_run_finished=finished,
     )
-    runs = SourceRuns(sources, catalog, engine, connect, lambda run: audit.append_blocking(_run_record(run)))
+    runs = SourceRuns(
+        {one.name: one for one in settings.sources},
+        catalog,
+        engine,
+        configuration.connect,
+        lambda run: audit.append_blocking(_run_record(run)),
+    )
     closing.callback(runs.close)
 
-    ages = {one.name: one.max_permissions_age for one in settings.sources}
-    access = Access(catalog, ages)
+    access = Access(catalog, _permissions_ages(settings))
+    configuration.follow(
+        catalog.add_source,
+        audit.append_blocking,
+        lambda new: access.limit(_permissions_ages(new)),
+        lambda new: groups.limit(_memberships_ages(new)),
+        lambda new: authenticator.privilege(frozenset().union(*new.roles.values())),
+        lambda new: roles.use(new.roles),
+        lambda new: extractor.limit(new.limits.max_document_bytes),
+        lambda new: engine.limit(new.limits.max_document_bytes),
+        lambda new: runs.use(new.sources),
+    )
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
     callers = Callers(identity, access.latest)
@@ -247,9 +266,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         callers=callers,
         shadow=shadow,
     )
-    checks = Checks(access, catalog.sealing, callers, ages)
+    checks = Checks(access, catalog.sealing, callers)
     people = People(identity, callers, {one.name: ATTRIBUTES[one.kind][0] for one in settings.directories})
-    custody = Custody(keys, lambda: secret_options.versions_in_use(settings))
+    custody = Custody(keys, lambda: secret_options.versions_in_use(configuration.settings))
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
         "AccessService": AccessServicer(retrieval, checks, executor, audit_key.page_key),
@@ -261,7 +280,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
             executor,
             audit_key.page_key,
         ),
-        "SourceService": SourceServicer(runs, executor, audit_key.page_key),
+        "SourceService": SourceServicer(runs, executor, audit_key.page_key, configuration.reload),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(
             custody,
@@ -278,13 +297,14 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
     )
-    return App(settings, authenticator, server, health, audit, calls, runs, watch)
+    return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration)
 
 
 def _open_audit(
     settings: Settings, folder: DataFolder, key: AuditKey, closing: ExitStack
 ) -> tuple[AuditLog, AuditReader]:
-    log = AuditLog(folder.audit, key.signer, facts={"version": version("remit-server")})
+    facts = {"version": version("remit-server"), "settings_sha256": settings.sha256}
+    log = AuditLog(folder.audit, key.signer, facts=facts)
     closing.callback(log.close)
     reader = AuditReader(log, folder.audit, key)
     reader.start()
@@ -366,6 +386,14 @@ def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Setti
     return Generations(folder.index, open_generation)
 
 
+def _permissions_ages(settings: Settings) -> dict[str, timedelta]:
+    return {one.name: one.max_permissions_age for one in settings.sources}
+
+
+def _memberships_ages(settings: Settings) -> dict[str, timedelta]:
+    return {one.name: one.max_memberships_age for one in settings.sources}
+
+
 def _directories(settings: Settings, closing: ExitStack) -> dict[str, Directory]:
     opened: dict[str, Directory] = {}
     for one in settings.directories:
@@ -375,10 +403,9 @@ def _directories(settings: Settings, closing: ExitStack) -> dict[str, Directory]
     return opened
 
 
-def _identity(settings: Settings, opened: dict[str, Directory], catalog: Catalog) -> Identity:
+def _identity(settings: Settings, opened: dict[str, Directory], roles: Roles, groups: SourceGroups) -> Identity:
     keeping = {one.name: Keeping(one.keep_for, one.max_age, one.poll_every) for one in settings.directories}
-    groups = SourceGroups(catalog, {one.name: one.max_memberships_age for one in settings.sources})
-    return Identity(opened, Roles(settings.roles), links=settings.links, keeping=keeping, groups=groups)
+    return Identity(opened, roles, links=settings.links, keeping=keeping, groups=groups)
 
 
 def _connector(source: SourceSettings, base: Path) -> Connector:

@@ -139,13 +139,12 @@ class Explained:
 
 
 class Checks:
-    """limits: for each configured source, how old its rules may be."""
+    """Answers for one catalog. Thread-safe."""
 
-    def __init__(self, access: Access, sealing: Sealing, callers: Resolve, limits: Mapping[str, timedelta]) -> None:
+    def __init__(self, access: Access, sealing: Sealing, callers: Resolve) -> None:
         self._access = access
         self._sealing = sealing
         self._callers = callers
-        self._limits = dict(limits)
 
     def check(self, caller: Current, document_ids: Sequence[str]) -> Checked:
         """Return for each document whether the caller may read it now; what does not exist cannot be read."""
@@ -252,7 +251,7 @@ class Checks:
             withheld=withheld,
             detail=detail,
             permissions_verified_at=None if age is None or age.age is None else snapshot.at - age.age,
-            max_permissions_age=self._limits.get(stored.source),
+            max_permissions_age=self._access.limit_of(stored.source),
         )
 
     def _explained(self, snapshot: Snapshot, stored: StoredDocument, current: Current, facts: Facts) -> Explained:
@@ -287,7 +286,8 @@ class Checks:
     def _detail(self, stored: StoredDocument, reason: Why, said: str) -> str:
         match reason:
             case Why.STALE:
-                return "" if stored.source in self._limits else f"source `{stored.source}` is not configured"
+                configured = self._access.limit_of(stored.source) is not None
+                return "" if configured else f"source `{stored.source}` is not configured"
             case Why.NO_TEXT:
                 return stored.text_problem
             case _:

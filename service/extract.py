@@ -87,6 +87,10 @@ class Extractor:
         """The extraction process, while it runs."""
         return self._child.pid
 
+    def limit(self, max_input_bytes: int) -> None:
+        """Refuse larger documents from now on."""
+        self._max_input_bytes = max_input_bytes
+
     def extract(self, data: bytes, media_type: str, name: str) -> Extracted:
         """Read a document. name: the title when it has none. Raises ExtractError; the next document is not affected."""
         if len(data) > self._max_input_bytes:

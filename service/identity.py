@@ -276,7 +276,7 @@ class Identity:
         )
 
     def _epochs(self) -> tuple[int | None, ...]:
-        return (self._groups.settled(), *[one.epoch for one in self._watched])
+        return (self._groups.settled(), self._roles.epoch, *[one.epoch for one in self._watched])
 
     def _keep(
         self, key: tuple[str, str, str], resolved: Resolved, epochs: tuple[int | None, ...], parts: Mapping[str, Kept]

@@ -45,10 +45,17 @@ def sees(roles: Iterable[str], source: str) -> bool:
 
 
 class Roles:
-    """The bindings. A role that is bound to nobody is nobody's."""
+    """The bindings. A role that is bound to nobody is nobody's. epoch: changes with them."""
 
     def __init__(self, bindings: Mapping[str, frozenset[Principal]]) -> None:
+        self.epoch = 0
         self._bindings = dict(bindings)
+
+    def use(self, bindings: Mapping[str, frozenset[Principal]]) -> None:
+        """Hold by other bindings from now on. Called from one thread at a time."""
+        # Before the epoch: who sees the new epoch has the new bindings, and what was kept under the old one is dropped.
+        self._bindings = dict(bindings)
+        self.epoch += 1
 
     def of(self, principals: Iterable[Principal]) -> frozenset[str]:
         """The roles of somebody who holds these principals.

@@ -32,8 +32,8 @@ class KvSecret:
     mount: str
     path: str
     name: str
-    provider: Callable[[], KeyProvider] = field(repr=False)
-    _kept: tuple[float, str] | None = field(default=None, repr=False)
+    provider: Callable[[], KeyProvider] = field(repr=False, compare=False)
+    _kept: tuple[float, str] | None = field(default=None, repr=False, compare=False)
 
     def read(self) -> str:
         """See `connectors.secret.Secret`."""

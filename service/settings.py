@@ -6,9 +6,11 @@ connector and are handed on as they stand.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -24,6 +26,7 @@ from service.index.planner import MAX_BITS, Tuning
 from service.issuers import IssuerSettings
 from service.key_settings import KeySettings
 from service.listeners import Address, Listen, Tls
+from service.mistakes import Mistakes, MistakesError
 from service.schedules import Schedule
 from service.service_accounts import ServiceAccount
 
@@ -43,6 +46,8 @@ __all__ = [
     "load",
 ]
 
+_MAX_BYTES: Final = 1024 * 1024
+
 _AGES: Final = ("max_permissions_age", "max_memberships_age")
 _OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, "every", "watch"})
 """What the service reads of a source; the rest is its connector's."""
@@ -56,7 +61,14 @@ _KEYS: Final = (
 
 
 class SettingsError(StartError):
-    """The settings cannot be used: one sentence with file, line, key and what was expected. Exit code 2."""
+    """The settings cannot be used: for each mistake a sentence with file, line, key and what was expected.
+
+    Exit code 2.
+    """
+
+    def __init__(self, *mistakes: str) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +112,7 @@ class Settings:
     """All of `remit.yaml`. base: the folder of the file, to which its paths are relative.
 
     roles: for each role the principals that hold it; a role that is not there is nobody's.
+    sha256: of the bytes of the file, as hex.
     """
 
     file: Path
@@ -117,12 +130,18 @@ class Settings:
     limits: Limits
     sources: tuple[SourceSettings, ...]
     audit: AuditSettings
+    sha256: str = field(default="", compare=False)
 
 
 def load(path: Path) -> Settings:
     """Read and check `remit.yaml`. Raises SettingsError: file, line, key, and what was expected."""
     try:
-        return _read(yaml_file.read(path), path)
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+        settings = _read(yaml_file.parse(data, str(path), _MAX_BYTES), path)
+        return replace(settings, sha256=hashlib.sha256(data).hexdigest())
+    except MistakesError as err:
+        raise SettingsError(*err.found) from err
     except YamlFileError as err:
         raise SettingsError(str(err)) from err
     except FileNotFoundError as err:
@@ -134,35 +153,66 @@ def load(path: Path) -> Settings:
 
 
 def _read(root: Field, path: Path) -> Settings:
-    top = root.mapping(_KEYS)
-    root.need(top, "version", "`1`").whole(1, 1)
+    entries = root.mapping(_KEYS)  # a key that nobody knows is one that is missing elsewhere: nothing else is looked at
+    mistakes = Mistakes()
+    mistakes.of(lambda: root.need(entries, "version", "`1`").whole(1, 1), 1)
     base = path.absolute().parent
-    data = root.need(top, "data", "a path").path(base)
-    listed = directories.read(root.need(top, "directories", "a list of directories"))
-    sources = _sources(top["sources"]) if "sources" in top else ()
+    data = mistakes.of(lambda: root.need(entries, "data", "a path").path(base), base / "data")
+    listed = mistakes.of(lambda: directories.read(root.need(entries, "directories", "a list of directories")), ())
+    sources = _sources(entries["sources"], mistakes) if "sources" in entries else ()
+    listen = mistakes.of(
+        lambda: listeners.read(root.need(entries, "listen", "`callers` and `administrators`"), base), None
+    )
+    keys = mistakes.of(
+        lambda: key_settings.read(root.need(entries, "keys", "`provider` and where it is"), base, data), None
+    )
+    embedding = mistakes.of(lambda: _embedding(entries.get("embedding"), base), EmbeddingSettings("hash", None))
+    index = mistakes.of(lambda: _index(entries.get("index")), Tuning())
+    limits = mistakes.of(lambda: _limits(entries.get("limits")), Limits(0))
+    audit = mistakes.of(
+        lambda: audit_settings.read(entries["audit"], base) if "audit" in entries else AuditSettings(), AuditSettings()
+    )
+    if listen is not None and listen.services is None and "service_accounts" in entries:
+        mistakes.of(
+            lambda: entries["service_accounts"].fail("have no listener to call, expected `listen.services`"), None
+        )
+    if not listed:
+        mistakes.settle()  # what comes now rests on the directories
     names = [one.name for one in sources]
     attributes = {one.name: directories.ATTRIBUTES[one.kind] for one in listed}
-    listen = listeners.read(root.need(top, "listen", "`callers` and `administrators`"), base)
-    if "service_accounts" in top and listen.services is None:
-        top["service_accounts"].fail("have no listener to call, expected `listen.services`")
+    issued = mistakes.of(
+        lambda: issuers.read(root.need(entries, "issuers", "a list of issuers"), base, attributes, names), ()
+    )
+    accounts = mistakes.of(
+        lambda: (
+            service_accounts.read(entries["service_accounts"], attributes, lambda one: _bound(one, listed))
+            if "service_accounts" in entries
+            else ()
+        ),
+        (),
+    )
+    links = mistakes.of(lambda: directories.read_links(entries["links"], listed) if "links" in entries else (), ())
+    nobody: Mapping[str, frozenset[Principal]] = {}
+    bound = mistakes.of(lambda: _roles(entries["roles"], listed, names) if "roles" in entries else nobody, nobody)
+    mistakes.settle()
+    assert listen is not None
+    assert keys is not None
     return Settings(
         file=path.absolute(),
         base=base,
         data=data,
         listen=listen,
-        keys=key_settings.read(root.need(top, "keys", "`provider` and where it is"), base, data),
-        issuers=issuers.read(root.need(top, "issuers", "a list of issuers"), base, attributes, names),
-        service_accounts=service_accounts.read(top["service_accounts"], attributes, lambda one: _bound(one, listed))
-        if "service_accounts" in top
-        else (),
+        keys=keys,
+        issuers=issued,
+        service_accounts=accounts,
         directories=listed,
-        links=directories.read_links(top["links"], listed) if "links" in top else (),
-        roles=_roles(top["roles"], listed, names) if "roles" in top else {},
-        embedding=_embedding(top.get("embedding"), base),
-        index=_index(top.get("index")),
-        limits=_limits(top.get("limits")),
+        links=links,
+        roles=bound,
+        embedding=embedding,
+        index=index,
+        limits=limits,
         sources=sources,
-        audit=audit_settings.read(top["audit"], base) if "audit" in top else AuditSettings(),
+        audit=audit,
     )
 
 
@@ -253,27 +303,38 @@ def _limits(item: Field | None) -> Limits:
     return Limits((entries["max_document_mb"].whole(1, 2048) if "max_document_mb" in entries else 64) * 1024 * 1024)
 
 
-def _sources(item: Field) -> tuple[SourceSettings, ...]:
+def _sources(item: Field, mistakes: Mistakes) -> tuple[SourceSettings, ...]:
     found: dict[str, SourceSettings] = {}
-    for one in item.items():
-        entries = one.mapping()
-        name = one.need(entries, "name", "a name").name()
-        if name in found:
-            entries["name"].fail(f"`{name}` is listed twice")
-        kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
-        ages = {key: entries[key].duration() for key in _AGES if key in entries}
-        permissions_age = ages.get("max_permissions_age", timedelta(hours=24))
-        options = {key: value for key, value in entries.items() if key not in _OF_A_SOURCE}
-        found[name] = SourceSettings(
-            name=name,
-            kind=kind,
-            max_permissions_age=permissions_age,
-            max_memberships_age=ages.get("max_memberships_age", permissions_age),
-            options={key: value.plain() for key, value in options.items()},
-            schedule=_schedule(entries, permissions_age),
-            places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},
-        )
+    for one in mistakes.of(lambda: item.items(), ()):
+        source = mistakes.of(partial(_source, one), None) or mistakes.of(partial(_name_alone, one), None)
+        if source is not None and source.name in found:
+            mistakes.of(partial(one.mapping()["name"].fail, f"`{source.name}` is listed twice"), None)
+        elif source is not None:
+            found[source.name] = source
     return tuple(found.values())
+
+
+def _source(one: Field) -> SourceSettings:
+    entries = one.mapping()
+    name = one.need(entries, "name", "a name").name()
+    kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
+    ages = {key: entries[key].duration() for key in _AGES if key in entries}
+    age = ages.get("max_permissions_age", timedelta(hours=24))
+    options = {key: value for key, value in entries.items() if key not in _OF_A_SOURCE}
+    return SourceSettings(
+        name=name,
+        kind=kind,
+        max_permissions_age=age,
+        max_memberships_age=ages.get("max_memberships_age", age),
+        options={key: value.plain() for key, value in options.items()},
+        schedule=_schedule(entries, age),
+        places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},
+    )
+
+
+def _name_alone(one: Field) -> SourceSettings:
+    """A source with a mistake in it, so that what names it elsewhere is no second mistake."""
+    return SourceSettings(one.need(one.mapping(), "name", "a name").name(), "", timedelta(0), {})
 
 
 def _schedule(entries: Mapping[str, Field], age: timedelta) -> Schedule | None:

@@ -93,11 +93,15 @@ class SourceGroups:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._catalog: Final = catalog
-        self._limits: Final = dict(limits)
+        self._limits = dict(limits)
         self._now: Final = now
         self._lock: Final = threading.Lock()
         self._state = _State()
         self._revision: int | None = None
+
+    def limit(self, limits: Mapping[str, timedelta]) -> None:
+        """Use other limits from now on: the groups of a source that they do not name are not known."""
+        self._limits = dict(limits)
 
     def settled(self) -> int | None:
         """Return a number that stays the same as long as no group changed; None: nobody can tell at the moment."""

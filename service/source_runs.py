@@ -10,7 +10,7 @@ from connectors.base import Connector, Finding, Level
 from connectors.errors import ConnectorError
 from service.api.sources import RunPage, SourceState
 from service.errors import NotFoundError
-from service.schedules import waits_for_a_person
+from service.schedules import Schedule, waits_for_a_person
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
 from service.stores.records import StoredRun, StoredSource
@@ -42,8 +42,7 @@ class SourceRuns:
         self._on_started = on_started
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
-        schedules = {name: one.schedule for name, one in self._sources.items() if one.schedule is not None}
-        self.timetable = Timetable(self, schedules, now)
+        self.timetable = Timetable(self, _schedules(self._sources), now)
 
     def states(self) -> Sequence[SourceState]:
         """See `Sources`."""
@@ -78,9 +77,9 @@ class SourceRuns:
 
     def start(self, name: str) -> StoredRun:
         """See `Sources`."""
-        self._known(name)
         # Under the lock, so that `close` waits for every run that was opened before it.
         with self._lock:
+            self._known(name)
             run = self._engine.open(name)
             opened = run.progress.snapshot()
             try:
@@ -131,6 +130,18 @@ class SourceRuns:
         live = self._engine.progress(stored.run_id)
         return stored if live is None else live.snapshot()
 
+    def use(self, sources: Sequence[SourceSettings]) -> None:
+        """Run these sources by these settings from now on.
+
+        The run over a source that is gone or that differs ends, and another one is due: what it reads by is no more.
+        """
+        with self._lock:
+            before, self._sources = self._sources, {one.name: one for one in sources}
+            differ = {name for name, one in before.items() if self._sources.get(name) != one}
+        for name in differ:
+            self._engine.cancel_source(name)
+        self.timetable.replace(_schedules(self._sources), differ)
+
     def close(self) -> None:
         """Start no run any more, stop every one and wait for its end."""
         self.timetable.close()
@@ -151,3 +162,7 @@ class SourceRuns:
             self.timetable.ran(name)
             with self._lock:
                 self._threads.discard(threading.current_thread())
+
+
+def _schedules(sources: Mapping[str, SourceSettings]) -> dict[str, Schedule]:
+    return {name: one.schedule for name, one in sources.items() if one.schedule is not None}

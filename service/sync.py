@@ -111,6 +111,17 @@ class SyncEngine:
                     run.cancel()
             return self._remembered.get(run_id)
 
+    def cancel_source(self, source: str) -> None:
+        """Tell the run over a source to end, if one is under way."""
+        with self._lock:
+            run = self._live.get(source)
+            if run is not None:
+                run.cancel()
+
+    def limit(self, limit_bytes: int) -> None:
+        """Skip larger documents from the next run on."""
+        self._limit_bytes = limit_bytes
+
     def stop(self) -> None:
         """Tell every run to stop before its next document, and open no more. Who executes them waits for their end."""
         with self._lock:

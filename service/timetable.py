@@ -6,7 +6,7 @@ It holds nothing that matters: what was run stands in the catalog, and a service
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 
@@ -14,7 +14,7 @@ import structlog
 
 from service.errors import RemitError, SyncRunningError
 from service.schedules import HISTORY, Notice, Schedule, due, waits_for_a_person
-from service.stores.records import StoredRun
+from service.stores.records import RunState, StoredRun
 
 log = structlog.get_logger()
 
@@ -49,6 +49,7 @@ class Timetable:
         self._history: dict[str, Sequence[StoredRun]] = {}
         self._notices: dict[str, Notice] = {}
         self._not_before: dict[str, datetime] = {}
+        self._since: dict[str, datetime] = {}
         self._told: dict[str, str] = {}
         self._again = False
         self._closed = False
@@ -86,10 +87,12 @@ class Timetable:
             self._notices[source] = Notice.after(self._notices.get(source), now)
             self._wake()
 
-    def replace(self, schedules: Mapping[str, Schedule]) -> None:
-        """Use other schedules from now on."""
+    def replace(self, schedules: Mapping[str, Schedule], differ: Iterable[str] = ()) -> None:
+        """Use other schedules from now on. differ: sources whose runs up to now do not count: another is due."""
+        now = self._now()
         with self._changed:
             self._schedules = dict(schedules)
+            self._since.update(dict.fromkeys(differ, now))
             self._history.clear()
             self._not_before.clear()
             self._wake()
@@ -101,7 +104,7 @@ class Timetable:
             not_before = self._not_before.get(source)
         if schedule is None:
             return None
-        found = due(schedule, self._runs.latest(source, HISTORY), self._now(), notice)
+        found = due(schedule, self._read(source), self._now(), notice)
         return found if found is None or not_before is None else max(found, not_before)
 
     def _wake(self) -> None:
@@ -153,12 +156,21 @@ class Timetable:
         with self._changed:
             found = self._history.get(source)
         if found is None:
-            found = self._runs.latest(source, HISTORY)
+            found = self._read(source)
             with self._changed:
                 # Not kept when a run began or ended meanwhile: then it is read once more.
                 if not self._again:
                     self._history[source] = found
         return found
+
+    def _read(self, source: str) -> Sequence[StoredRun]:
+        """The latest runs that count, and one that is under way."""
+        found = self._runs.latest(source, HISTORY)
+        with self._changed:
+            since = self._since.get(source)
+        if since is None:
+            return found
+        return [run for run in found if run.started_at >= since or run.state is RunState.RUNNING]
 
     def _tell(self, source: str, runs: Sequence[StoredRun]) -> None:
         """Say loudly, once for each run, that somebody must act."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 from google.protobuf.message import Message
@@ -13,6 +13,7 @@ from service.api import wire
 from service.api.pages import PageTokens
 from service.api.sources import Sources
 from service.api.wrapper import Call, Reply, Stream
+from service.configuration import Reloaded
 from service.errors import InvalidRequestError, NotFoundError
 from service.executor import Executor
 from service.roles import sees
@@ -24,10 +25,22 @@ _LARGEST_PAGE: Final = 100
 
 
 class SourceServicer:
-    """remit.v1.SourceService. poll_s: how often a watch looks whether its run has changed."""
+    """remit.v1.SourceService.
 
-    def __init__(self, sources: Sources, executor: Executor, page_key: bytes, *, poll_s: float = _POLL_S) -> None:
+    reload: puts the settings of the file into force, or says why not. poll_s: how often a watch looks at its run.
+    """
+
+    def __init__(
+        self,
+        sources: Sources,
+        executor: Executor,
+        page_key: bytes,
+        reload: Callable[[], Reloaded],
+        *,
+        poll_s: float = _POLL_S,
+    ) -> None:
         self._sources = sources
+        self._reload = reload
         self._executor = executor
         self._tokens = PageTokens(page_key)
         self._poll_s = poll_s
@@ -87,6 +100,10 @@ class SourceServicer:
         run = await self._executor.run(self._sources.run, run_id)
         _seen(run.source, call)
         return Stream(self._watch(run))
+
+    async def ReloadSettings(self, request: source_pb2.ReloadSettingsRequest, call: Call) -> Reply:
+        """Read the settings again."""
+        return Reply(wire.reload_response(await self._executor.run(self._reload)))
 
     async def _watch(self, run: StoredRun) -> AsyncGenerator[Message]:
         yield source_pb2.WatchSyncRunResponse(run=wire.run(run))

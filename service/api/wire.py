@@ -18,6 +18,7 @@ from connectors.base import Finding, Level
 from service.access import SourceAge
 from service.api.sources import SourceState
 from service.callers import Current
+from service.configuration import Reloaded
 from service.errors import InvalidRequestError
 from service.reading import DocumentView, Passage
 from service.search import Answer, Freshness, Mode, Query
@@ -294,6 +295,17 @@ def check_response(findings: Iterable[Finding]) -> source_pb2.CheckSourceRespons
         findings=[
             source_pb2.CheckFinding(severity=_SEVERITIES[finding.level], text=finding.text) for finding in ordered
         ],
+    )
+
+
+def reload_response(value: Reloaded) -> source_pb2.ReloadSettingsResponse:
+    """Write how a reload ended."""
+    return source_pb2.ReloadSettingsResponse(
+        in_force=not value.problems,
+        problems=value.problems,
+        changed=value.changed,
+        before_sha256=bytes.fromhex(value.before),
+        after_sha256=bytes.fromhex(value.after),
     )
 
 

@@ -35,7 +35,7 @@ class Kind(Enum):
     ACCESS = "access"  # calls that ask who may read
     ADMIN = "admin"  # calls and commands that administer
     INGEST = "ingest"  # runs over sources
-    CONTROL = "control"  # the log itself and the service: start, stop
+    CONTROL = "control"  # the log itself and the service: start, stop, other settings
     HEARTBEAT = "heartbeat"  # nothing happened, and the log was there
     AUDIT = "audit"  # calls that read the audit log
 
@@ -423,6 +423,15 @@ def run_record(
     if failure:
         body["failure"] = failure
     return record(Kind.INGEST, body)
+
+
+def settings_record(before: str, after: str, changed: Sequence[str]) -> Record:
+    """The record of settings that took the place of others. before, after: SHA-256 of the files, as hex.
+
+    changed: what differs, such as `roles` or `sources.company`.
+    """
+    body = {"event": "settings_changed", "before_sha256": before, "after_sha256": after, "changed": list(changed)}
+    return record(Kind.CONTROL, body)
 
 
 def refused_record(peer: str, reason: str, first: datetime, last: datetime, calls: Mapping[str, int]) -> Record:

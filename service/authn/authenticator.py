@@ -75,6 +75,10 @@ class Authenticator:
         self._issuers = {one.issuer: (one, _key_set(one)) for one in issuers}
         self._now = now
 
+    def privilege(self, principals: Iterable[Principal]) -> None:
+        """See `ServiceAccounts.privilege`."""
+        self._services.privilege(principals)
+
     async def open(self) -> None:
         """Fetch the keys that issuers publish. Raises StartError when one cannot be reached."""
         for _, keys in self._issuers.values():

@@ -66,6 +66,10 @@ class ServiceAccounts:
         self._accounts = tuple(accounts)
         self._privileged = frozenset(privileged)
 
+    def privilege(self, principals: Iterable[Principal]) -> None:
+        """Act for nobody who holds one of these, from now on."""
+        self._privileged = frozenset(principals)
+
     def on_behalf(self, certificate: ClientCertificate, value: str, now: datetime) -> Subject:
         """Return the person that the service names. Raises TokenRefusedError: it is none, or may name nobody.
 

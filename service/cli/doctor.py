@@ -7,7 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,12 +42,17 @@ def doctor(ctx: typer.Context, json: Json = False) -> None:
     if json:
         print_json(results)
     else:
-        colours = {"ok": "green", "warning": "yellow", "error": "red"}
-        for one in results:
-            advice = f": {one.advice}" if one.advice else ""
-            out.print(f"[{colours[one.level]}]{one.level:8}[/]{escape(one.what)}{escape(advice)}")
+        show(results)
     if any(one.level == "error" for one in results):
         raise typer.Exit(1)
+
+
+def show(results: Iterable[Result]) -> None:
+    """Print a line for each."""
+    colours = {"ok": "green", "warning": "yellow", "error": "red"}
+    for one in results:
+        advice = f": {one.advice}" if one.advice else ""
+        out.print(f"[{colours[one.level]}]{one.level:8}[/]{escape(one.what)}{escape(advice)}")
 
 
 def _results(found: Context) -> Iterator[Result]:
@@ -58,16 +63,16 @@ def _results(found: Context) -> Iterator[Result]:
     yield from _keys(settings)
     yield from _data(settings)
     yield from _model(settings)
-    yield from _tls(settings)
-    yield from _issuers(settings)
+    yield from tls_results(settings)
+    yield from issuer_results(settings)
     try:
         with_secrets = secret_options.bound(settings)
     except StartError as err:
         yield Result("error", "secrets", str(err))
     else:
         yield from _sealed(with_secrets)
-        yield from _directories(with_secrets)
-        yield from _sources(with_secrets)
+        yield from directory_results(with_secrets)
+        yield from source_results(with_secrets)
     yield from _listeners(settings)
 
 
@@ -156,7 +161,8 @@ def _model(settings: Settings) -> Iterator[Result]:
         yield Result("error", "model", str(err))
 
 
-def _issuers(settings: Settings) -> Iterator[Result]:
+def issuer_results(settings: Settings) -> Iterator[Result]:
+    """Fetch or read the keys of every issuer."""
     import asyncio
 
     from service.authn import Authenticator
@@ -174,7 +180,8 @@ def _issuers(settings: Settings) -> Iterator[Result]:
             yield Result("warning", what, "whoever has its private key can be anybody: it is for trying Remit")
 
 
-def _directories(settings: Settings) -> Iterator[Result]:
+def directory_results(settings: Settings) -> Iterator[Result]:
+    """Ask every directory."""
     from connectors.directories.base import DirectoryUnavailableError, UnknownSubjectError, Watched
     from service import directories
 
@@ -200,7 +207,8 @@ def _directories(settings: Settings) -> Iterator[Result]:
             yield Result("error", what, err.detail)
 
 
-def _sources(settings: Settings) -> Iterator[Result]:
+def source_results(settings: Settings) -> Iterator[Result]:
+    """Connect to every source."""
     from connectors import registry
     from connectors.base import Level
     from connectors.errors import ConnectorError
@@ -279,7 +287,8 @@ def _handshake(address: Address, chain: bytes) -> Result:
     return Result("ok", f"{what}, TLS 1.3")
 
 
-def _tls(settings: Settings) -> Iterator[Result]:
+def tls_results(settings: Settings) -> Iterator[Result]:
+    """Read the certificate of the listeners."""
     from service.api import tls
 
     if settings.listen.tls is None:

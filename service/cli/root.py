@@ -16,6 +16,7 @@ from service.cli import (
     access,
     audit,
     backup,
+    config,
     directory,
     doctor,
     evidence,
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(sources.app, name="source")
 app.add_typer(access.app, name="access")
+app.add_typer(config.app, name="config")
 app.add_typer(audit.app, name="audit")
 app.add_typer(directory.app, name="directory")
 app.add_typer(keys.app, name="keys")
@@ -88,7 +90,8 @@ def main() -> None:
     try:
         app()
     except StartError as err:
-        complain(str(err))
+        for line in str(err).splitlines():
+            complain(line)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

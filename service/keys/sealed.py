@@ -28,8 +28,8 @@ class SealedSecret:
     """A blob, opened when it is needed and kept while the file holds the same. Its `repr` says where it is."""
 
     path: Path
-    provider: Callable[[], KeyProvider] = field(repr=False)
-    _opened: tuple[Wrapped, str] | None = field(default=None, repr=False)
+    provider: Callable[[], KeyProvider] = field(repr=False, compare=False)
+    _opened: tuple[Wrapped, str] | None = field(default=None, repr=False, compare=False)
 
     def read(self) -> str:
         """See `connectors.secret.Secret`."""

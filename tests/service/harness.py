@@ -52,6 +52,7 @@ from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
 from service.checks import Checks
+from service.configuration import Configuration
 from service.errors import NotFoundError
 from service.executor import Executor
 from service.grants import Grants
@@ -530,7 +531,8 @@ async def serving(
         )
         directory = TimedDirectory(StaticDirectory("people", folder / "people.yaml"), clock)
         groups = SourceGroups(catalog, {one.name: one.max_memberships_age for one in config.sources}, clock)
-        identity = Identity({"people": directory}, Roles(config.roles), groups=groups, now=clock)
+        roles = Roles(config.roles)
+        identity = Identity({"people": directory}, roles, groups=groups, now=clock)
         access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
         callers = Callers(identity, access.latest)
         shadow = Shadow(index, tuning.shadow)
@@ -557,12 +559,19 @@ async def serving(
             new_id=new_id,
         )
         sources = EngineSources(config, catalog, engine, source_in_memory)
-        checks = Checks(access, catalog.sealing, callers, {one.name: one.max_permissions_age for one in config.sources})
+        checks = Checks(access, catalog.sealing, callers)
         people = People(identity, callers, {"people": "id"}, clock)
         served = [
             Served(CALLER_SERVICES[0], RetrievalServicer(retrieval, executor)),
             Served(CALLER_SERVICES[1], AccessServicer(retrieval, checks, executor, key.page_key)),
         ]
+        configuration = Configuration(config, lambda one, base: source_in_memory)
+        configuration.follow(
+            catalog.add_source,
+            log.append_blocking,
+            lambda new: access.limit({one.name: one.max_permissions_age for one in new.sources}),
+            lambda new: roles.use(new.roles),
+        )
         custody = Custody(keys)
 
         def settle() -> None:
@@ -572,7 +581,10 @@ async def serving(
         shredder = Shredder(catalog, custody, settle, clock)
         backups = Backups(folder_of_data, config.keys.store, custody, clock)
         administered = [
-            Served(ADMINISTRATOR_SERVICES[0], SourceServicer(sources, executor, key.page_key, poll_s=0.01)),
+            Served(
+                ADMINISTRATOR_SERVICES[0],
+                SourceServicer(sources, executor, key.page_key, configuration.reload, poll_s=0.01),
+            ),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, shredder, backups, executor)),
             Served(

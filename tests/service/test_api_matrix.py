@@ -47,6 +47,7 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/WatchSyncRun": source_pb2.WatchSyncRunRequest(run_id="x"),
     "SourceService/ListSyncRuns": source_pb2.ListSyncRunsRequest(name=COMPANY),
     "SourceService/CancelSyncRun": source_pb2.CancelSyncRunRequest(run_id="x"),
+    "SourceService/ReloadSettings": source_pb2.ReloadSettingsRequest(),
     "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
     "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
     "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
@@ -96,6 +97,7 @@ _FOR_AN_OPERATOR = {
     "SourceService/WatchSyncRun": "NOT_FOUND",
     "SourceService/ListSyncRuns": "OK",
     "SourceService/CancelSyncRun": "NOT_FOUND",
+    "SourceService/ReloadSettings": "OK",
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,

@@ -57,6 +57,7 @@ TABLE: dict[str, frozenset[str]] = {
     "SourceService/WatchSyncRun": SOURCES,
     "SourceService/ListSyncRuns": SOURCES,
     "SourceService/CancelSyncRun": frozenset({"operator", "source-owner"}),
+    "SourceService/ReloadSettings": frozenset({"operator"}),
     "AuditService/GetAuditRecord": AUDITORS,
     "AuditService/ListAuditRecords": AUDITORS,
     "AuditService/ExportAuditRecords": AUDITORS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -270,6 +271,38 @@ def test_bad_settings_name_line_key_and_expectation(
     assert "\n" not in text
     if "not YAML" not in text:
         assert f"remit.yaml:{line}: " in text
+
+
+def test_every_mistake_is_said_at_once_in_the_order_of_the_file(write: Callable[[str], Path]) -> None:
+    """Mistakes in different parts, and in different sources, are found by one reading; each keeps its place.
+
+    What only rests on a mistake is none: the owner of a source whose options are wrong is known.
+    """
+    text = GOOD.replace("claim: sub", "claim: email").replace("{kind: model}", "{kind: magic}")
+    text = text.replace("  operator: ", "  source-owner: {company: [group:o]}\n  operator: ")
+    text = text.replace("max_permissions_age: 12h", "max_permissions_age: soon")
+    text += "  - {name: second, kind: feed, path: ./x, every: never}\n  - {name: second, kind: feed, path: ./y}\n"
+
+    with pytest.raises(SettingsError) as caught:
+        load(write(text))
+
+    found = [mistake.partition("remit.yaml:")[2].split(": ")[:2] for mistake in caught.value.mistakes]
+    assert found == [
+        ["12", "issuers[0].claim"],
+        ["21", "embedding.kind"],
+        ["28", "sources[0].max_permissions_age"],
+        ["29", "sources[1].every"],
+        ["30", "sources[2].name"],
+    ]
+
+
+def test_the_digest_is_that_of_the_file(write: Callable[[str], Path]) -> None:
+    """Of its bytes, so that a comment changes it: what was in force can be told from what was not."""
+    path = write(GOOD)
+
+    assert load(path).sha256 == hashlib.sha256(GOOD.encode()).hexdigest()
+    assert load(path) == load(write(GOOD + "# a comment\n"))
+    assert load(path).sha256 != hashlib.sha256(GOOD.encode()).hexdigest()
 
 
 def test_several_directories_make_a_short_group_ambiguous(write: Callable[[str], Path]) -> None:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from service.errors import AuditUnavailableError
+from service.errors import AuditUnavailableError, NotFoundError
 from service.settings import SourceSettings
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog
@@ -49,6 +49,9 @@ class Engine:
     def stop(self) -> None:
         self.one.done.append("engine stopped")
 
+    def cancel_source(self, source: str) -> None:
+        self.one.done.append(f"cancelled {source}")
+
 
 def runs(engine: Engine, error: Exception | None) -> SourceRuns:
     """Runs over one source, whose record is refused with `error`."""
@@ -86,3 +89,21 @@ def test_a_recorded_run_executes_and_close_waits_for_it() -> None:
     found.close()
 
     assert sorted(engine.one.done) == ["engine stopped", "execute"]
+
+
+def test_other_settings_end_the_run_that_reads_by_the_former_ones() -> None:
+    """Of the source that differs or is gone; the same settings end nothing."""
+    engine = Engine()
+    found = runs(engine, None)
+    same = SourceSettings("company", "memory", timedelta(days=1), {})
+
+    found.use([same, SourceSettings("second", "memory", timedelta(days=1), {})])
+    assert engine.one.done == []
+    found.use([SourceSettings("company", "memory", timedelta(days=1), {"root": "/elsewhere"})])
+
+    assert sorted(engine.one.done) == ["cancelled company", "cancelled second"]
+    with pytest.raises(NotFoundError):
+        found.start("second")
+    found.start("company")
+    found.close()
+    assert "execute" in engine.one.done

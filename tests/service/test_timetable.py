@@ -185,6 +185,40 @@ def test_other_schedules_are_in_force_at_once(table: Timetable, runs: FakeRuns, 
     assert count(runs) == {"a": 2, "b": 1}
 
 
+def test_a_source_with_other_settings_is_due_at_once(table: Timetable, runs: FakeRuns, clock: Clock) -> None:
+    """What failed for a person may be mended by them; the one whose settings are the same waits for its turn."""
+    table.turn()
+    runs.end("a", RunState.FAILED, Recovery.PERSON)
+    runs.end("b")
+    clock.advance(timedelta(minutes=1))
+    both = {"a": Schedule(HOUR), "b": Schedule(HOUR)}
+
+    table.replace(both, {"a"})
+    table.turn()
+    table.turn()
+
+    assert count(runs) == {"a": 2, "b": 1}
+    runs.end("a")
+    table.ran("a")
+    table.turn()
+    assert count(runs) == {"a": 2, "b": 1}
+
+
+def test_a_run_by_former_settings_is_waited_for(table: Timetable, runs: FakeRuns, clock: Clock) -> None:
+    """Never two at once: the other one begins when it has ended, although it had just begun."""
+    table.turn()
+    clock.advance(timedelta(minutes=1))
+    table.replace({"a": Schedule(HOUR)}, {"a"})
+    table.turn()
+    assert count(runs)["a"] == 1
+
+    runs.end("a", RunState.CANCELLED)
+    table.ran("a")
+    table.turn()
+
+    assert count(runs)["a"] == 2
+
+
 def test_the_history_is_read_when_something_happened_alone(table: Timetable, runs: FakeRuns) -> None:
     """Looking at the clock does not cost a reading of the catalog."""
     table.turn()

@@ -67,7 +67,7 @@ def source(message: source_pb2.Source) -> values.Source:
         permissions_verified_at=None if verified is None else moment(verified),
         max_permissions_age=_duration(message.max_permissions_age),
         latest_run=run(message.latest_run) if message.HasField("latest_run") else None,
-        next_run_at=_moment(message.next_run_at) if message.HasField("next_run_at") else None,
+        next_run_at=moment(message.next_run_at) if message.HasField("next_run_at") else None,
         waits_for_a_person=message.waits_for_a_person,
     )
 
@@ -134,6 +134,17 @@ def check(message: source_pb2.CheckSourceResponse) -> values.Check:
     """Read what a check found."""
     found = tuple(values.CheckFinding(_SEVERITIES[finding.severity], finding.text) for finding in message.findings)
     return values.Check(message.ready, found)
+
+
+def reload(message: source_pb2.ReloadSettingsResponse) -> values.Reload:
+    """Read how a reload went."""
+    return values.Reload(
+        message.in_force,
+        tuple(message.problems),
+        tuple(message.changed),
+        message.before_sha256,
+        message.after_sha256,
+    )
 
 
 def key_status(message: custody_pb2.GetKeyStatusResponse) -> values.KeyStatus:

@@ -177,6 +177,10 @@ class AdminClient(_Blocking):
         """Tell a run to end; return it as it stands. Watch it to see its end."""
         return _read.run(self._call(self._sources.CancelSyncRun, source_pb2.CancelSyncRunRequest(run_id=run_id)).run)
 
+    def reload_settings(self) -> values.Reload:
+        """Have the service read its settings again: all that differs comes into force, or nothing."""
+        return _read.reload(self._call(self._sources.ReloadSettings, source_pb2.ReloadSettingsRequest()))
+
     def get_key_status(self) -> values.KeyStatus:
         """Return how all keys stand (role `key-admin`, as for all methods about keys)."""
         return _read.key_status(self._call(self._custody.GetKeyStatus, custody_pb2.GetKeyStatusRequest()))

@@ -363,6 +363,20 @@ class ShredCertificate:
     same_content: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """How reading the settings again went. problems: why those from before are still in force.
+
+    before_sha256, after_sha256: of the files; after_sha256 is empty when the file is not one of settings.
+    """
+
+    in_force: bool
+    problems: tuple[str, ...]
+    changed: tuple[str, ...]
+    before_sha256: bytes
+    after_sha256: bytes
+
+
 class Severity(Enum):
     """How bad a finding is. ERROR: no run can start."""
 

@@ -76,6 +76,11 @@ class SourceServiceStub:
                 request_serializer=remit_dot_v1_dot_source__pb2.WatchSyncRunRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_source__pb2.WatchSyncRunResponse.FromString,
                 _registered_method=True)
+        self.ReloadSettings = channel.unary_unary(
+                '/remit.v1.SourceService/ReloadSettings',
+                request_serializer=remit_dot_v1_dot_source__pb2.ReloadSettingsRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_source__pb2.ReloadSettingsResponse.FromString,
+                _registered_method=True)
 
 
 class SourceServiceServicer:
@@ -140,6 +145,14 @@ class SourceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReloadSettings(self, request, context):
+        """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
+        of it or nothing, with a record in the audit log before anything is in force.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SourceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -182,6 +195,11 @@ def add_SourceServiceServicer_to_server(servicer, server):
                     servicer.WatchSyncRun,
                     request_deserializer=remit_dot_v1_dot_source__pb2.WatchSyncRunRequest.FromString,
                     response_serializer=remit_dot_v1_dot_source__pb2.WatchSyncRunResponse.SerializeToString,
+            ),
+            'ReloadSettings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReloadSettings,
+                    request_deserializer=remit_dot_v1_dot_source__pb2.ReloadSettingsRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_source__pb2.ReloadSettingsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -402,6 +420,33 @@ class SourceService:
             '/remit.v1.SourceService/WatchSyncRun',
             remit_dot_v1_dot_source__pb2.WatchSyncRunRequest.SerializeToString,
             remit_dot_v1_dot_source__pb2.WatchSyncRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReloadSettings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.SourceService/ReloadSettings',
+            remit_dot_v1_dot_source__pb2.ReloadSettingsRequest.SerializeToString,
+            remit_dot_v1_dot_source__pb2.ReloadSettingsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,10 @@ class SourceServiceStub:
     """
     WatchSyncRun: _grpc.UnaryStreamMultiCallable[_source_pb2.WatchSyncRunRequest, _source_pb2.WatchSyncRunResponse]
     """Sends a run as it stands, then each change of it, and ends when the run has ended."""
+    ReloadSettings: _grpc.UnaryUnaryMultiCallable[_source_pb2.ReloadSettingsRequest, _source_pb2.ReloadSettingsResponse]
+    """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
+    of it or nothing, with a record in the audit log before anything is in force.
+    """
 
 @_typing.type_check_only
 class SourceServiceAsyncStub(SourceServiceStub):
@@ -79,6 +83,10 @@ class SourceServiceAsyncStub(SourceServiceStub):
     """
     WatchSyncRun: _aio.UnaryStreamMultiCallable[_source_pb2.WatchSyncRunRequest, _source_pb2.WatchSyncRunResponse]  # type: ignore[assignment]
     """Sends a run as it stands, then each change of it, and ends when the run has ended."""
+    ReloadSettings: _aio.UnaryUnaryMultiCallable[_source_pb2.ReloadSettingsRequest, _source_pb2.ReloadSettingsResponse]  # type: ignore[assignment]
+    """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
+    of it or nothing, with a record in the audit log before anything is in force.
+    """
 
 class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Configured sources, what their credential can read, and their runs. Every method asks for the role
@@ -150,5 +158,15 @@ class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_source_pb2.WatchSyncRunResponse], _abc.AsyncIterator[_source_pb2.WatchSyncRunResponse]]:
         """Sends a run as it stands, then each change of it, and ends when the run has ended."""
+
+    @_abc_1.abstractmethod
+    def ReloadSettings(
+        self,
+        request: _source_pb2.ReloadSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_source_pb2.ReloadSettingsResponse, _abc.Awaitable[_source_pb2.ReloadSettingsResponse]]:
+        """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
+        of it or nothing, with a record in the audit log before anything is in force.
+        """
 
 def add_SourceServiceServicer_to_server(servicer: SourceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
