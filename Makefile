@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench-retrieval test check chaos-audit setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo bench-retrieval test check chaos-audit fuzz setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ bench-retrieval: setup-dev ## Measure searching under permissions beside other s
 
 chaos-audit: setup-dev ## Break the audit log of a service under load, 200 times (ROUNDS=…)
 	@$(BIN)/python -m tests.service.audit_chaos --rounds $(or $(ROUNDS),200) --report
+
+fuzz: setup-dev ## Give every parser of outside bytes 20,000 damaged inputs each (FUZZ_ARGS="-k settings")
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/fuzz tests/acl/test_bad_input.py --timeout 3600 $(FUZZ_ARGS)
 
 setup: ## Install Remit into $(VENV)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh
