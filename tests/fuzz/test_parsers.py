@@ -66,7 +66,7 @@ def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[asyncio.Run
         service = runner.run(context.__aenter__())
         service.people(PEOPLE.replace("groups: [sales]}", "groups: [sales, operators, key-admins]}"))
         service.add("sales", "the plan of sales", allow(SALES))
-        service.add(CANARY, f"the {CANARY} plan of finance", allow(FINANCE))
+        service.add("finance", f"the {CANARY} plan of finance", allow(FINANCE))
         service.sync()
         yield runner, service
         runner.run(context.__aexit__(None, None, None))
@@ -79,7 +79,7 @@ def test_no_message_ends_a_call_in_another_way(wire: tuple[asyncio.Runner, Servi
     """Damaged messages of every method, as somebody with nearly every role: a documented status, and no canary."""
     runner, service = wire
     method = data.draw(st.sampled_from(sorted(_REQUESTS.keys() - {"CustodyService/CreateBackup"})))
-    hidden = service.document_ids()[CANARY].encode()
+    hidden = service.document_ids()["finance"].encode()
     request = _REQUESTS[method].SerializeToString()
     sent = data.draw(damaged((request, b"\x0a" + bytes([len(hidden)]) + hidden, request + request)))
     # Who could shred would soon have nothing left to ask for.
