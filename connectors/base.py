@@ -120,6 +120,11 @@ def own_realm(source: str) -> Realm:
     return realm("source", source)
 
 
+def of_source(where: Realm) -> bool:
+    """Whether a realm is that of the groups of some source."""
+    return where.startswith("source:")
+
+
 class Level(Enum):
     """How bad a finding is: ERROR means that no run can start."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from acl.decide import OWN, Allowed, decide
+from acl.decide import OWN, Allowed, Reason, decide
 from acl.model import Acl, Clause, ScopeId, Unknown
 from service.access import Access
 from service.callers import Current
@@ -78,6 +78,8 @@ class Audience:
             decision = decide(acl, current.resolved.caller, at)
             if isinstance(decision, Allowed):
                 readers.append(Reads(current, decision))
+            elif decision.reason is Reason.INCOMPLETE_REALM and current.resolved.incomplete:
+                unresolved += 1
         return Readership(
             standing,
             clauses_of(rules),

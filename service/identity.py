@@ -22,6 +22,7 @@ from typing import Final, Protocol
 
 from acl.model import Caller
 from acl.principal import Principal, Realm
+from connectors.base import of_source
 from connectors.directories import base as directories
 from service.authn import Subject
 from service.directories import Link
@@ -117,6 +118,18 @@ class Identity:
         """Return a directory by its name, None when none is configured under it."""
         found = self._lookups.get(name)
         return None if found is None else found.directory
+
+    def supposing(self, resolved: Resolved, lost: Iterable[Principal], gained: Iterable[Principal]) -> Caller:
+        """Return what somebody would hold without some principals of directories and with others: for reports alone.
+
+        What they then belong to in sources is worked out anew.
+        """
+        held = {one: way for one, way in resolved.resolution.paths.items() if not of_source(one.realm)}
+        for one in lost:
+            held.pop(one, None)
+        held.update((one, ("supposed",)) for one in gained if one not in held)
+        joined = self._groups.join(held, resolved.caller.complete)
+        return replace(resolved.caller, principals=frozenset([*held, *joined.paths]))
 
     def start(self) -> None:
         """Begin to follow what changes in the directories."""

@@ -95,7 +95,7 @@ class People:
         return listed, tuple(name for name in self._attributes if name not in listed)
 
     def each(self, listed: Mapping[str, Iterable[str]]) -> Iterator[Current | None]:
-        """Resolve everybody, one by one; None for somebody of whom it cannot be said now what they hold.
+        """Resolve everybody, one by one; None for somebody whose own directory cannot say now what they hold.
 
         Whoever was disabled meanwhile is left out.
         """
@@ -108,7 +108,7 @@ class People:
                 except DirectoryUnavailableError:
                     yield None
                     continue
-                yield None if found.resolved.left_out else found
+                yield found
 
     def supposed(self, person: Person, group: str, *, member: bool) -> Supposed:
         """Return what the person would hold in a group, or without it.
@@ -126,16 +126,15 @@ class People:
                 raise NotFoundError(err.detail, what="group") from err
             except DirectoryError as err:
                 raise DirectoryUnavailableError(err.detail) from err
-            held = (caller.principals - (now - then)) | then
-            return Supposed(current, replace(caller, principals=held), True)
+            return Supposed(current, self._identity.supposing(current.resolved, now - then, then - now), True)
         try:
             principal = Principal.parse(group)
         except InvalidValueError as err:
             raise NotFoundError("a group of this directory is named by its token", what="group") from err
         if (principal in caller.principals) is member:
             raise NotFoundError("the person holds the group already, or does not hold it", what="group")
-        held = caller.principals | {principal} if member else caller.principals - {principal}
-        return Supposed(current, replace(caller, principals=held), False)
+        change: list[list[Principal]] = [[], [principal]] if member else [[principal], []]
+        return Supposed(current, self._identity.supposing(current.resolved, *change), False)
 
     def _subject(self, directory: str, value: str) -> Subject:
         return Subject("", value, directory, self._attributes[directory], value, self._now() + _FOR, "")

@@ -144,7 +144,7 @@ def user(current: Current) -> review_pb2.User:
         directory=current.subject.directory,
         account=found.resolution.account_id,
         display_name=found.resolution.display_name,
-        left_out=sorted(found.left_out),
+        left_out=sorted({*found.left_out, *found.sources_left_out}),
     )
 
 

@@ -15,6 +15,7 @@ from remit.v1 import access_pb2, review_pb2
 from acl.decide import Allowed, decide
 from acl.model import Acl, Caller, Clause, Effect, Rule, ScopeId, Unknown
 from acl.principal import Principal, realm
+from connectors.base import own_realm
 from service.grants import _worth
 from service.preview import ClauseChange, _replaced
 from service.roles import Roles, owner_of
@@ -35,6 +36,7 @@ from tests.service.harness import (
 )
 
 EMEA = Principal(CORP, "gid-20110")
+SALES_GROUP = Principal(realm("static", "people"), "group-sales")
 
 
 @pytest.fixture
@@ -308,3 +310,24 @@ def test_a_change_that_changes_nothing_keeps_the_clause(clause: Clause) -> None:
         Rule(Effect.ALLOW, frozenset({ALICE})),
         *clause.rules,
     )
+
+
+async def test_a_change_of_groups_reaches_the_groups_of_sources(service: Service) -> None:
+    """Who leaves a group that is a member of a source's own group loses what that opens; and who joins gains it."""
+    board = Principal(own_realm(COMPANY), "board")
+    service.source.groups = {board: {SALES_GROUP}}
+    service.add("board", "for the board", allow(board))
+    service.sync()
+    assert [list(one.grants[1].path) for one in (await readers(service, "board")).readers] == [
+        ["alice", "sales", "board"]
+    ]
+
+    left = review_pb2.PreviewChangeResponse.FromString((await preview(service, moved("alice", "sales"))).message)
+    joined = review_pb2.PreviewChangeResponse.FromString(
+        (await preview(service, moved("bob", "sales", join=True))).message
+    )
+
+    assert board.token in left.principals_lost
+    assert [one.location for one in left.effects[0].lost_examples] == ["board"]  # the number stays, by her own gid
+    assert board.token in joined.principals_gained
+    assert "board" in [one.location for one in joined.effects[0].gained_examples]

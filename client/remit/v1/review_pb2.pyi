@@ -66,7 +66,9 @@ class User(_message.Message):
     """The name, for people."""
     @_builtins.property
     def left_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Directories that could not say what this person holds; what names their realms is withheld."""
+        """Directories, and sources with groups of their own, that could not say what this person holds; what names their
+        realms is withheld.
+        """
 
     def __init__(
         self,
