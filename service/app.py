@@ -37,6 +37,7 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, 
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
 from service.audience import Audience
+from service.approvals import Approvals
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.backup import Backups
@@ -284,7 +285,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(
             custody,
-            Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)),
+            _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)), keys),
             Backups(folder, settings.keys.store, custody, lambda: datetime.now(UTC)),
             executor,
         ),
@@ -401,6 +402,11 @@ def _directories(settings: Settings, closing: ExitStack) -> dict[str, Directory]
         if isinstance(directory, Watched):
             closing.callback(directory.close)
     return opened
+
+
+def _approvals(settings: Settings, shredder: Shredder, keys: KeyStore) -> Approvals:
+    needed, within = settings.keys.shred_approvals, settings.keys.shred_within
+    return Approvals(shredder, keys, needed, within, lambda: datetime.now(UTC))
 
 
 def _identity(settings: Settings, opened: dict[str, Directory], roles: Roles, groups: SourceGroups) -> Identity:

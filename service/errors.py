@@ -31,6 +31,10 @@ class RoleRequiredError(RemitError):
         self.role = role
 
 
+class SecondPersonError(RemitError):
+    """Somebody else has to do this: another person than the one who asked, and a person at all."""
+
+
 class NotFoundError(RemitError):
     """It does not exist, or the caller may not read it.
 

@@ -42,6 +42,7 @@ listen:
 # `store` holds a wrapped key for each document. A document is shredded by deleting its key there, so keep few copies
 # of this folder, apart from those of `data`, and let them expire.
 keys: {provider: file, path: ./keys/remit.kek, store: ./keystore}
+# A shredding takes two persons with the role `key-admin` (`shred_approvals: 1` for one), within a day (`shred_within`).
 # The key may be on a token (an HSM) or in Vault instead, see docs/keys.md; what opens it is never written here:
 #   keys: {provider: pkcs11, library: /usr/lib/token.so, token: remit, pin_file: ./keys/pin}
 #   keys: {provider: vault, address: 'https://vault.example.com:8200', ca: ./tls/vault-ca.pem, token_file: ./keys/token}
@@ -111,6 +112,7 @@ users:
   - {id: u-1001, name: alice, display_name: Alice Example, uid: 20001, gid: 20101,
      groups: [sales, operators, key-admins]}
   - {id: u-1002, name: bob, display_name: Bob Example, uid: 20002, gid: 20102, groups: [fin-emea, auditors]}
+  - {id: u-1003, name: carol, display_name: Carol Example, groups: [key-admins]}
 groups:
   - {id: sales, gid: 20101}
   - {id: finance, gid: 20102}

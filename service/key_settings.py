@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,9 @@ _ENTRIES: Final = {
     "pkcs11": ("library", "token", "label", "pin", "pin_file", "pin_env"),
     "vault": ("address", "ca", "mount", "key", "namespace", "token", "token_file", "token_env", "approle"),
 }
-_OWN: Final = ("provider", "previous", "audit", "store")
+_OWN: Final = ("provider", "previous", "audit", "store", "shred_approvals", "shred_within")
+_LONGEST: Final = timedelta(days=30)
+_WITHIN: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,15 @@ class KeySettings:
 
     previous: who held the key before: what is still under it can be read, and `remit keys rotate` moves it over.
     store: the folder of the wrapped keys, which stands apart from the data that they open.
+    shred_approvals: how many persons a shredding takes. shred_within: how long the second one has.
     """
 
     provider: Provider
     previous: Provider | None
     audit: Path
     store: Path
+    shred_approvals: int = 2
+    shred_within: timedelta = _WITHIN
 
 
 def read(item: Field, base: Path, data: Path) -> KeySettings:
@@ -97,7 +103,11 @@ def read(item: Field, base: Path, data: Path) -> KeySettings:
         (entries.get("store") or item).fail(
             f"`{store}` and the data folder lie in each other, expected folders that are backed up apart"
         )
-    return KeySettings(provider, previous, audit, store)
+    approvals = entries["shred_approvals"].whole(1, 2) if "shred_approvals" in entries else 2
+    within = entries["shred_within"].duration() if "shred_within" in entries else _WITHIN
+    if within > _LONGEST:
+        entries["shred_within"].expected("at most `30d`")
+    return KeySettings(provider, previous, audit, store, approvals, within)
 
 
 def _provider(item: Field, entries: dict[str, Field], kind: str, base: Path) -> Provider:

@@ -30,6 +30,7 @@ class Certificate:
     backups: copies of the key store from before, each of which opens older copies of the content until it has expired.
     index_rebuild_pending: files of the index may hold the vectors until the next start.
     same_content: other documents of the source with the same content, which were left alone.
+    requested_by, approved_by: the persons, each with their directory; one and the same where one is enough.
     """
 
     source: str
@@ -39,6 +40,8 @@ class Certificate:
     backups: Sequence[Backup]
     index_rebuild_pending: bool
     same_content: int = 0
+    requested_by: str = ""
+    approved_by: str = ""
 
 
 class Shredder:
@@ -59,6 +62,18 @@ class Shredder:
     def rebuild_pending(self) -> bool:
         """Whether files of the index may hold vectors of what was shredded."""
         return self._catalog.rebuild_pending
+
+    def source_of(self, document_id: str, source: str) -> str:
+        """Return the source of a document, or without one `source` itself. Raises NotFoundError."""
+        with self._catalog.reader() as reader:
+            if not document_id:
+                if source not in reader.verified_at():
+                    raise NotFoundError("no source has this name")
+                return source
+            found = reader.document_by_id(document_id)
+        if found is None:
+            raise NotFoundError("no document has this id")
+        return found.source
 
     def document(self, document_id: str) -> Certificate:
         """Shred one document. Raises NotFoundError, SyncRunningError and StorageError."""

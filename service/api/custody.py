@@ -10,11 +10,12 @@ from remit.v1 import custody_pb2
 
 from service.api import wire
 from service.api.wrapper import Call, Reply
+from service.approvals import Approvals, ShredRequest, Target
 from service.backup import Backups, TargetError
 from service.errors import InvalidRequestError
 from service.executor import Executor
 from service.keys import Backup, Custody, Status
-from service.shred import Certificate, Shredder
+from service.shred import Certificate
 
 MAX_REWRAP: Final = 100_000
 
@@ -22,16 +23,16 @@ MAX_REWRAP: Final = 100_000
 class CustodyServicer:
     """remit.v1.CustodyService."""
 
-    def __init__(self, custody: Custody, shredder: Shredder, backups: Backups, executor: Executor) -> None:
+    def __init__(self, custody: Custody, approvals: Approvals, backups: Backups, executor: Executor) -> None:
         self._custody = custody
         self._backups = backups
-        self._shredder = shredder
+        self._approvals = approvals
         self._executor = executor
 
     async def GetKeyStatus(self, request: custody_pb2.GetKeyStatusRequest, call: Call) -> Reply:
         """See the `.proto` file, as for all methods."""
         status = await self._executor.run(self._custody.status)
-        return Reply(_status(status, self._shredder.rebuild_pending))
+        return Reply(_status(status, self._approvals))
 
     async def RotateKeys(self, request: custody_pb2.RotateKeysRequest, call: Call) -> Reply:
         """Rotate."""
@@ -47,14 +48,37 @@ class CustodyServicer:
 
     async def ShredDocument(self, request: custody_pb2.ShredDocumentRequest, call: Call) -> Reply:
         """Shred one document."""
-        document_id = wire.shredded_document(request)
-        done = await self._executor.run(self._shredder.document, document_id)
+        target = Target(wire.shredded_document(request), "")
+        done = await self._executor.run(self._approvals.shred, target, call.caller)
         return Reply(custody_pb2.ShredDocumentResponse(certificate=_certificate(done, call.request_id)))
 
     async def ShredSource(self, request: custody_pb2.ShredSourceRequest, call: Call) -> Reply:
         """Shred a source."""
-        done = await self._executor.run(self._shredder.source, wire.name("name", request.name))
+        target = Target("", wire.name("name", request.name))
+        done = await self._executor.run(self._approvals.shred, target, call.caller)
         return Reply(custody_pb2.ShredSourceResponse(certificate=_certificate(done, call.request_id)))
+
+    async def RequestShredding(self, request: custody_pb2.RequestShreddingRequest, call: Call) -> Reply:
+        """Ask for a shredding."""
+        target = wire.shred_target(request.target)
+        made = await self._executor.run(self._approvals.request, target, call.caller, call.request_id)
+        return Reply(custody_pb2.RequestShreddingResponse(request=_request(made)))
+
+    async def ListShredRequests(self, request: custody_pb2.ListShredRequestsRequest, call: Call) -> Reply:
+        """List what is open."""
+        found = await self._executor.run(self._approvals.open)
+        return Reply(custody_pb2.ListShredRequestsResponse(requests=[_request(one) for one in found]))
+
+    async def ApproveShredding(self, request: custody_pb2.ApproveShreddingRequest, call: Call) -> Reply:
+        """Approve, and shred."""
+        request_id, target = wire.request_id(request.request_id), wire.shred_target(request.target)
+        done = await self._executor.run(self._approvals.approve, request_id, target, call.caller)
+        return Reply(custody_pb2.ApproveShreddingResponse(certificate=_certificate(done, call.request_id)))
+
+    async def WithdrawShredding(self, request: custody_pb2.WithdrawShreddingRequest, call: Call) -> Reply:
+        """End a request."""
+        await self._executor.run(self._approvals.withdraw, wire.request_id(request.request_id))
+        return Reply(custody_pb2.WithdrawShreddingResponse())
 
     async def CreateBackup(self, request: custody_pb2.CreateBackupRequest, call: Call) -> Reply:
         """Back up."""
@@ -76,7 +100,7 @@ class CustodyServicer:
         )
 
 
-def _status(status: Status, rebuild_pending: bool) -> custody_pb2.GetKeyStatusResponse:
+def _status(status: Status, approvals: Approvals) -> custody_pb2.GetKeyStatusResponse:
     return custody_pb2.GetKeyStatusResponse(
         key_encryption_key=status.kek,
         provider=status.provider,
@@ -95,7 +119,8 @@ def _status(status: Status, rebuild_pending: bool) -> custody_pb2.GetKeyStatusRe
             for one in status.sources
         ],
         backups=_backups(status.backups),
-        index_rebuild_pending=rebuild_pending,
+        index_rebuild_pending=approvals.rebuild_pending,
+        shred_approvals=approvals.needed,
     )
 
 
@@ -109,6 +134,19 @@ def _certificate(done: Certificate, response_id: str) -> custody_pb2.ShredCertif
         backups=_backups(done.backups),
         index_rebuild_pending=done.index_rebuild_pending,
         same_content=done.same_content,
+        requested_by=done.requested_by,
+        approved_by=done.approved_by,
+    )
+
+
+def _request(made: ShredRequest) -> custody_pb2.ShredRequest:
+    document, source = made.target.document_id, made.target.source
+    return custody_pb2.ShredRequest(
+        request_id=made.request_id,
+        target=custody_pb2.ShredTarget(document_id=document) if document else custody_pb2.ShredTarget(source=source),
+        requested_by=made.requested_by,
+        requested_at=wire.moment(made.requested_at),
+        expires_at=wire.moment(made.expires_at),
     )
 
 

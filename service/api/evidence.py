@@ -220,6 +220,10 @@ def _target(request: Message | None) -> str:
             target = request.document_id
         case custody_pb2.ShredSourceRequest():
             target = request.name
+        case custody_pb2.RequestShreddingRequest() | custody_pb2.ApproveShreddingRequest():
+            target = request.target.document_id or request.target.source
+        case custody_pb2.WithdrawShreddingRequest():
+            target = request.request_id
         case custody_pb2.CreateBackupRequest():
             target = request.folder
         case source_pb2.GetSourceRequest() | source_pb2.CheckSourceRequest() | source_pb2.StartSyncRequest():
@@ -240,7 +244,7 @@ def _target(request: Message | None) -> str:
 
 
 def _conditions(request: Message | None) -> dict[str, str]:
-    """What a reading of the audit log asked for, or whom a question named: only what was set."""
+    """What a reading of the audit log asked for, whom a question named, or what was approved: only what was set."""
     match request:
         case (
             review_pb2.CheckUserAccessRequest()
@@ -254,6 +258,8 @@ def _conditions(request: Message | None) -> dict[str, str]:
         case review_pb2.ListGrantsRequest() | review_pb2.ListDocumentsRequest():
             # Not the text that was looked for: it is part of a place.
             return {"sources": " ".join(request.sources)[:_LONGEST_TARGET]} if request.sources else {}
+        case custody_pb2.ApproveShreddingRequest():
+            return {"request_id": request.request_id[:_LONGEST_TARGET]}
         case audit_pb2.ListAuditRecordsRequest():
             given = {"document_id": request.document_id, "person": request.person}
         case audit_pb2.ExportAuditRecordsRequest():

@@ -87,5 +87,9 @@ METHODS: Final = {
     "remit.v1.CustodyService/RewrapKeys": _KEY_ADMIN,
     "remit.v1.CustodyService/ShredDocument": _KEY_ADMIN,
     "remit.v1.CustodyService/ShredSource": _KEY_ADMIN,
+    "remit.v1.CustodyService/RequestShredding": _KEY_ADMIN,
+    "remit.v1.CustodyService/ListShredRequests": _KEY_ADMIN,
+    "remit.v1.CustodyService/ApproveShredding": _KEY_ADMIN,
+    "remit.v1.CustodyService/WithdrawShredding": _KEY_ADMIN,
     "remit.v1.CustodyService/CreateBackup": Rule(KEY_ADMIN, default_s=600.0, longest_s=_DAY_S),
 }

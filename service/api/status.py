@@ -20,6 +20,7 @@ from service.errors import (
     NotFoundError,
     OverloadedError,
     RoleRequiredError,
+    SecondPersonError,
     SyncRunningError,
     UnauthenticatedError,
     UnavailableError,
@@ -44,6 +45,7 @@ _CODES: dict[str, tuple[grpc.StatusCode, str]] = {
     "DEADLINE_EXCEEDED": (grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed"),
     "KEYS_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, "the key-encryption key cannot be reached or changed"),
     "STORAGE_UNAVAILABLE": (grpc.StatusCode.UNAVAILABLE, "a file of the service cannot be read or written"),
+    "SECOND_PERSON_REQUIRED": (grpc.StatusCode.PERMISSION_DENIED, "another person has to do this"),
     "INTERNAL": (grpc.StatusCode.INTERNAL, "a defect in the service"),
 }
 
@@ -96,6 +98,8 @@ def failure_of(error: Exception, request_id: str) -> Failure:
             return Failure("STORAGE_UNAVAILABLE")
         case UnavailableError():
             return Failure("SEARCH_UNAVAILABLE")
+        case SecondPersonError():
+            return Failure("SECOND_PERSON_REQUIRED")
         case SyncRunningError(run_id=run_id):
             return Failure("SYNC_RUNNING", ("run_id", run_id))
         case OverloadedError():

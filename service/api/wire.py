@@ -17,6 +17,7 @@ from acl.principal import Principal
 from connectors.base import Finding, Level
 from service.access import SourceAge
 from service.api.sources import SourceState
+from service.approvals import Target
 from service.callers import Current
 from service.configuration import Reloaded
 from service.errors import InvalidRequestError
@@ -78,6 +79,22 @@ def document_id(request: retrieval_pb2.GetDocumentRequest) -> str:
 def shredded_document(request: custody_pb2.ShredDocumentRequest) -> str:
     """Read the id of a document to shred."""
     return text("document_id", request.document_id, MAX_ID_BYTES)
+
+
+def shred_target(message: custody_pb2.ShredTarget) -> Target:
+    """Read what is to be shredded: a document or a source."""
+    match message.WhichOneof("target"):
+        case "document_id":
+            return Target(_text("target", message.document_id, MAX_ID_BYTES), "")
+        case "source":
+            return Target("", name("target", message.source))
+        case _:
+            raise InvalidRequestError("target", "neither a document nor a source is named")
+
+
+def request_id(value: str) -> str:
+    """Read the id of a request for shredding."""
+    return _text("request_id", value, MAX_ID_BYTES)
 
 
 def chunk_ids(request: retrieval_pb2.BatchGetChunksRequest) -> tuple[str, ...]:

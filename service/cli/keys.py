@@ -15,7 +15,7 @@ from service.cli.screen import err, out, print_json, since
 from service.errors import StartError
 
 if TYPE_CHECKING:
-    from remit.client import ShredCertificate
+    from remit.client import ShredCertificate, ShredRequest
 
 app = typer.Typer(no_args_is_help=True, help="Keys and shredding (role `key-admin`).", rich_markup_mode=None)
 
@@ -117,23 +117,36 @@ def rewrap(
         out.print("every key is under the newest wrapping key of its source; the older ones are gone")
 
 
+Document = Annotated[str, typer.Argument(help="The document's id.", show_default=False)]
+Source = Annotated[str, typer.Option(help="All of this source instead.", show_default=False)]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
 @app.command()
 def shred(
     ctx: typer.Context,
-    document_id: Annotated[str, typer.Argument(help="The document's id.", show_default=False)] = "",
-    source: Annotated[str, typer.Option(help="All of this source instead.", show_default=False)] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    document_id: Document = "",
+    source: Source = "",
+    yes: Yes = False,
     token: Token = "",
     person: As = "",
     json: Json = False,
 ) -> None:
-    """Destroy the keys of a document, or of a whole source, and print a certificate. This cannot be undone."""
-    if bool(document_id) == bool(source):
-        raise StartError("name either a document by its id or a source with `--source`")
-    what = f"source `{source}`" if source else f"document `{document_id}`"
+    """Destroy the keys of a document, or of a whole source, and print a certificate. This cannot be undone.
+
+    Where it takes two persons, as by default, this asks for it, and another one approves: `remit keys approve`.
+    """
+    what = _target(document_id, source)
     if not yes and not typer.confirm(f"Destroy the keys of {what}? This cannot be undone.", err=True):
         raise StartError("nothing was shredded")
     with context(ctx).admin(token, person) as admin:
+        if admin.get_key_status().shred_approvals > 1:
+            asked = admin.request_shredding(document_id=document_id, source=source)
+            if json:
+                print_json(asked)
+            else:
+                _asked(asked, document_id, source)
+            return
         done = admin.shred_source(source) if source else admin.shred_document(document_id)
     if json:
         print_json(done)
@@ -141,9 +154,80 @@ def shred(
         _certificate(done, what)
 
 
+@app.command()
+def requests(ctx: typer.Context, token: Token = "", person: As = "", json: Json = False) -> None:
+    """List what was asked to be shredded and waits for a second person."""
+    with context(ctx).admin(token, person) as admin:
+        found = admin.list_shred_requests()
+    if json:
+        print_json({"requests": found})
+        return
+    table = Table("request", "what", "asked by", "until", box=None)
+    for one in found:
+        until = one.expires_at.isoformat(timespec="minutes")
+        table.add_row(one.request_id, escape(_named(one.document_id, one.source)), escape(one.requested_by), until)
+    out.print(table)
+
+
+@app.command()
+def approve(
+    ctx: typer.Context,
+    request_id: Annotated[str, typer.Argument(help="The id of the request.")],
+    document_id: Document = "",
+    source: Source = "",
+    yes: Yes = False,
+    token: Token = "",
+    person: As = "",
+    json: Json = False,
+) -> None:
+    """Shred what somebody else asked for, named again here, and print a certificate. This cannot be undone."""
+    what = _target(document_id, source)
+    if not yes and not typer.confirm(f"Destroy the keys of {what}? This cannot be undone.", err=True):
+        raise StartError("nothing was shredded")
+    with context(ctx).admin(token, person) as admin:
+        done = admin.approve_shredding(request_id, document_id=document_id, source=source)
+    if json:
+        print_json(done)
+    else:
+        _certificate(done, what)
+
+
+@app.command()
+def withdraw(
+    ctx: typer.Context,
+    request_id: Annotated[str, typer.Argument(help="The id of the request.")],
+    token: Token = "",
+    person: As = "",
+) -> None:
+    """End a request for shredding."""
+    with context(ctx).admin(token, person) as admin:
+        admin.withdraw_shredding(request_id)
+    out.print(f"request {request_id} has ended", markup=False)
+
+
+def _target(document_id: str, source: str) -> str:
+    """What is named, for people. Raises StartError unless it is one thing."""
+    if bool(document_id) == bool(source):
+        raise StartError("name either a document by its id or a source with `--source`")
+    return _named(document_id, source)
+
+
+def _named(document_id: str, source: str) -> str:
+    return f"document `{document_id}`" if document_id else f"source `{source}`"
+
+
+def _asked(asked: ShredRequest, document_id: str, source: str) -> None:
+    until = asked.expires_at.isoformat(timespec="minutes")
+    out.print(f"{escape(_named(document_id, source))}: a second person has to approve, until {until}:")
+    what = f"--source {source}" if source else document_id
+    out.print(f"  remit keys approve {asked.request_id} {what}", markup=False, soft_wrap=True)
+
+
 def _certificate(done: ShredCertificate, what: str) -> None:
     at = done.shredded_at.isoformat(timespec="seconds")
     out.print(f"{escape(what)}: {done.documents:,} keys were destroyed at {at}, record `{done.response_id}`")
+    if done.approved_by != done.requested_by:
+        out.print(f"asked for by {escape(done.requested_by)}, approved by {escape(done.approved_by)}")
     out.print("still to come, until no copy anywhere can be read:")
     for backup in done.backups:
         at = backup.made_at.isoformat(timespec="seconds")

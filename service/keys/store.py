@@ -133,6 +133,10 @@ class KeyStore:
                 self.put_source_key(connection, source, generation, one)
         self._source_keys[source] = _source_key(made)
 
+    def has_source(self, source: str) -> bool:
+        """Whether this source has keys."""
+        return source in self._source_keys
+
     def name(self, source: str, *parts: str | int) -> bytes:
         """Return 16 bytes that stand for `parts` within `source`; nobody without the key can test a guess."""
         return hmac.digest(self._source_keys[source].naming, associated(*parts), hashlib.sha256)[:16]
@@ -371,9 +375,11 @@ class KeyStore:
     def _check(self, create: bool) -> str:
         """Return the store's id; make the tables when the store is new. Raises StartError."""
         with self.write() as connection:
-            if not connection.dialect.has_table(connection, about.name):
+            new = not connection.dialect.has_table(connection, about.name)
+            # What came later within the format is added; nothing that is there is changed.
+            metadata.create_all(connection)
+            if new:
                 made = secrets.token_hex(16)
-                metadata.create_all(connection)
                 values = {"id": made, "format": FORMAT}
                 connection.execute(insert(about), [{"name": n, "value": v} for n, v in values.items()])
                 return made

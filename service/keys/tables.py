@@ -68,3 +68,19 @@ backups = Table(
     Column("folder", String, nullable=False),
 )
 """Copies of this store that were made: until they have expired, what was shredded since can be opened with them."""
+
+shred_requests = Table(
+    "shred_requests",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("source", String, nullable=False),
+    Column("document", String, nullable=False),
+    Column("requested_by", String, nullable=False),
+    Column("accounts", String, nullable=False),
+    Column("requested_at", Moment, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("proof", LargeBinary, nullable=False),
+)
+"""What one key administrator asked to be shredded, until another one approves it. document: empty for all of a source.
+proof: by the source's own key, over all the rest.
+"""

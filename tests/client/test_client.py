@@ -183,7 +183,7 @@ def test_everything_public_is_exported() -> None:
     """What the package names exists, and every error is a RemitError."""
     assert all(hasattr(remit.client, name) for name in remit.client.__all__)
     errors = [getattr(remit.client, name) for name in remit.client.__all__ if name.endswith("Error")]
-    assert len(errors) == 11
+    assert len(errors) == 12
     assert all(issubclass(error, RemitError) for error in errors)
 
 

@@ -45,6 +45,7 @@ from service.api.source import SourceServicer
 from service.api.sources import RunPage, SourceState
 from service.api.wrapper import Wrapper
 from service.audience import Audience
+from service.approvals import Approvals
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader
@@ -102,6 +103,7 @@ users:
   - {id: u-1005, name: carla, display_name: Carla Content, groups: [content-auditors]}
   - {id: u-1006, name: kai, display_name: Kai Keyes, groups: [key-admins]}
   - {id: u-1007, name: rita, display_name: Rita Review, groups: [access-admins]}
+  - {id: u-1008, name: kim, display_name: Kim Keyes, groups: [key-admins]}
 groups:
   - {id: sales, gid: 20101}
   - {id: finance, gid: 20102}
@@ -382,6 +384,7 @@ class Service:
     sources: EngineSources
     wrapper: Wrapper
     custody: Custody
+    approvals: Approvals
     server: Server
     callers: Address
     administrators: Address
@@ -492,6 +495,7 @@ async def serving(
     max_permissions_age: str = "24h",
     tuning: Tuning = TUNING,
     audit_timeout_s: float = 5.0,
+    shred_approvals: int = 1,
 ) -> AsyncIterator[Service]:
     """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
 
@@ -502,6 +506,7 @@ async def serving(
         (folder / "people.yaml").write_text(PEOPLE)
         text = (folder / "remit.yaml").read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
         text = text.replace("auditor: [group:auditors]", "auditor: [group:auditors]\n" + CONTENT_ROLE)
+        text = text.replace("store: ./keystore}", f"store: ./keystore, shred_approvals: {shred_approvals}}}")
         text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
         source = f"sources:\n  - {{name: {COMPANY}, kind: memory, max_permissions_age: {max_permissions_age}}}\n"
         (folder / "remit.yaml").write_text(text.replace("sources: []\n", source))
@@ -579,6 +584,7 @@ async def serving(
             follow(TermFeed(catalog, hashed), keywords)
 
         shredder = Shredder(catalog, custody, settle, clock)
+        approvals = Approvals(shredder, keys, config.keys.shred_approvals, config.keys.shred_within, clock)
         backups = Backups(folder_of_data, config.keys.store, custody, clock)
         administered = [
             Served(
@@ -586,7 +592,7 @@ async def serving(
                 SourceServicer(sources, executor, key.page_key, configuration.reload, poll_s=0.01),
             ),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
-            Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, shredder, backups, executor)),
+            Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, approvals, backups, executor)),
             Served(
                 ADMINISTRATOR_SERVICES[3],
                 ReviewServicer(
@@ -628,6 +634,7 @@ async def serving(
                 sources,
                 wrapper,
                 custody,
+                approvals,
                 server,
                 callers_at,
                 administrators_at,

@@ -60,6 +60,14 @@ _REQUESTS: dict[str, Message] = {
     "CustodyService/RewrapKeys": custody_pb2.RewrapKeysRequest(limit=10),
     "CustodyService/ShredDocument": custody_pb2.ShredDocumentRequest(document_id="x"),
     "CustodyService/ShredSource": custody_pb2.ShredSourceRequest(name=COMPANY),
+    "CustodyService/RequestShredding": custody_pb2.RequestShreddingRequest(
+        target=custody_pb2.ShredTarget(source=COMPANY)
+    ),
+    "CustodyService/ListShredRequests": custody_pb2.ListShredRequestsRequest(),
+    "CustodyService/ApproveShredding": custody_pb2.ApproveShreddingRequest(
+        request_id="x", target=custody_pb2.ShredTarget(source=COMPANY)
+    ),
+    "CustodyService/WithdrawShredding": custody_pb2.WithdrawShreddingRequest(request_id="x"),
     "CustodyService/CreateBackup": custody_pb2.CreateBackupRequest(folder="here", keys_folder="there"),
 }
 # Who gets what. A new method fails the first test below until it has a row here.
@@ -117,6 +125,10 @@ _FOR_A_KEY_ADMIN = {
     "CustodyService/RewrapKeys": "OK",
     "CustodyService/ShredDocument": "NOT_FOUND",
     "CustodyService/ShredSource": "OK",
+    "CustodyService/RequestShredding": "OK",
+    "CustodyService/ListShredRequests": "OK",
+    "CustodyService/ApproveShredding": "NOT_FOUND",
+    "CustodyService/WithdrawShredding": "NOT_FOUND",
     "CustodyService/CreateBackup": "INVALID_ARGUMENT",
 }
 _FOR = {

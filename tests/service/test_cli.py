@@ -62,6 +62,7 @@ users:
   - {{id: u-1001, name: alice, display_name: Alice Ahlgren, uid: {me}, gid: {mine}, groups: [operators, key-admins]}}
   - {{id: u-1002, name: bob, display_name: Bob Berg, uid: 20002, gid: 20102}}
   - {{id: u-1003, name: adam, display_name: Adam Audit, groups: [auditors]}}
+  - {{id: u-1004, name: carol, display_name: Carol Custodian, groups: [key-admins]}}
 groups:
   - {{id: operators}}
   - {{id: auditors}}

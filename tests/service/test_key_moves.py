@@ -67,8 +67,15 @@ def test_a_service_moves_its_key_and_goes_on(tmp_path: Path, target: str) -> Non
         assert isinstance(found, dict)
         assert len(found["hits"]) == 2
         document = found["hits"][0]["chunk"]["document"]["document_id"]
-        done = service.run("keys", "shred", document, "--yes", "--as", "alice")
+        asked = service.json("keys", "shred", document, "--yes", "--as", "alice")
+        assert isinstance(asked, dict)
+        assert document in service.run("keys", "requests", "--as", "carol").stdout.replace("\n", "")
+        approval = ("keys", "approve", asked["request_id"], document, "--yes")
+        refused = service.run(*approval, "--as", "alice")
+        assert (refused.returncode, "another person" in refused.stderr) == (1, True), refused.stderr
+        done = service.run(*approval, "--as", "carol")
         assert done.returncode == 0, done.stderr
+        assert "asked for by people/u-1001, approved by people/u-1004" in done.stdout
 
     settings.write_text(settings.read_text().replace(f", previous: {FILE}", ""))
     (folder / "keys" / "remit.kek").unlink()

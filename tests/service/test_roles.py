@@ -70,6 +70,10 @@ TABLE: dict[str, frozenset[str]] = {
     "CustodyService/RewrapKeys": KEY_ADMINS,
     "CustodyService/ShredDocument": KEY_ADMINS,
     "CustodyService/ShredSource": KEY_ADMINS,
+    "CustodyService/RequestShredding": KEY_ADMINS,
+    "CustodyService/ListShredRequests": KEY_ADMINS,
+    "CustodyService/ApproveShredding": KEY_ADMINS,
+    "CustodyService/WithdrawShredding": KEY_ADMINS,
     "CustodyService/CreateBackup": KEY_ADMINS,
 }
 ANSWERS = {

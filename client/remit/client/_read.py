@@ -168,6 +168,7 @@ def key_status(message: custody_pb2.GetKeyStatusResponse) -> values.KeyStatus:
         ),
         backups=_backups(message.backups),
         index_rebuild_pending=message.index_rebuild_pending,
+        shred_approvals=message.shred_approvals,
     )
 
 
@@ -182,6 +183,20 @@ def certificate(message: custody_pb2.ShredCertificate) -> values.ShredCertificat
         backups=_backups(message.backups),
         index_rebuild_pending=message.index_rebuild_pending,
         same_content=message.same_content,
+        requested_by=message.requested_by,
+        approved_by=message.approved_by,
+    )
+
+
+def shred_request(message: custody_pb2.ShredRequest) -> values.ShredRequest:
+    """Read a request for shredding."""
+    return values.ShredRequest(
+        request_id=message.request_id,
+        document_id=message.target.document_id,
+        source=message.target.source,
+        requested_by=message.requested_by,
+        requested_at=_moment(message.requested_at),
+        expires_at=_moment(message.expires_at),
     )
 
 

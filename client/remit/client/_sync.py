@@ -143,6 +143,10 @@ class Client(_Blocking):
         return _read_access.page(self._call(self._access.ListReadableDocuments, request))
 
 
+def _target(document_id: str, source: str) -> custody_pb2.ShredTarget:
+    return custody_pb2.ShredTarget(document_id=document_id) if document_id else custody_pb2.ShredTarget(source=source)
+
+
 class AdminClient(_Blocking):
     """Sources, runs and keys, on the administrators' listener, for holders of the role `operator` or `key-admin`."""
 
@@ -203,6 +207,26 @@ class AdminClient(_Blocking):
         """Take all of a source away for good. Raises NotFoundError and SyncRunningError."""
         request = custody_pb2.ShredSourceRequest(name=name)
         return _read.certificate(self._call(self._custody.ShredSource, request).certificate)
+
+    def request_shredding(self, *, document_id: str = "", source: str = "") -> values.ShredRequest:
+        """Ask for a shredding that another key administrator approves. Raises NotFoundError and SecondPersonError."""
+        request = custody_pb2.RequestShreddingRequest(target=_target(document_id, source))
+        return _read.shred_request(self._call(self._custody.RequestShredding, request).request)
+
+    def list_shred_requests(self) -> tuple[values.ShredRequest, ...]:
+        """Return the requests that can be approved now, the oldest first."""
+        answer = self._call(self._custody.ListShredRequests, custody_pb2.ListShredRequestsRequest())
+        return tuple(_read.shred_request(one) for one in answer.requests)
+
+    def approve_shredding(self, request_id: str, *, document_id: str = "", source: str = "") -> values.ShredCertificate:
+        """Shred what somebody else asked for, and which is named again. Raises SecondPersonError and NotFoundError."""
+        target = _target(document_id, source)
+        request = custody_pb2.ApproveShreddingRequest(request_id=request_id, target=target)
+        return _read.certificate(self._call(self._custody.ApproveShredding, request).certificate)
+
+    def withdraw_shredding(self, request_id: str) -> None:
+        """End a request. Raises NotFoundError."""
+        self._call(self._custody.WithdrawShredding, custody_pb2.WithdrawShreddingRequest(request_id=request_id))
 
     def create_backup(self, folder: str, keys_folder: str, *, timeout_s: float = 3600.0) -> values.BackupMade:
         """Have the service back up its content and, elsewhere, its keys: absolute paths on its machine."""

@@ -87,6 +87,10 @@ class RoleRequiredError(RemitError):
         self.role = role
 
 
+class SecondPersonError(RemitError):
+    """Another person has to do this: whoever asked cannot approve, and a program is no person."""
+
+
 class SyncRunningError(RemitError):
     """A run over this source is under way; `run_id` names it."""
 
@@ -139,6 +143,8 @@ def error_of(error: grpc.RpcError, address: str) -> RemitError:
         case "ROLE_REQUIRED":
             role = facts.get("role", "")
             return RoleRequiredError(f"you do not hold the role `{role}`", reason=reason, role=role)
+        case "SECOND_PERSON_REQUIRED":
+            return SecondPersonError("another person has to do this, in their own name", reason=reason)
         case "SYNC_RUNNING":
             run_id = facts.get("run_id", "")
             return SyncRunningError(f"a run over this source is under way: `{run_id}`", reason=reason, run_id=run_id)

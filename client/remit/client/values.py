@@ -331,7 +331,10 @@ class SourceKeys:
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """How all keys stand. older_source_keys: left behind by a rotation that was broken off."""
+    """How all keys stand. older_source_keys: left behind by a rotation that was broken off.
+
+    shred_approvals: how many persons a shredding takes.
+    """
 
     key_encryption_key: str
     provider: str
@@ -339,6 +342,7 @@ class KeyStatus:
     sources: tuple[SourceKeys, ...]
     backups: tuple[KeyStoreBackup, ...]
     index_rebuild_pending: bool
+    shred_approvals: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +351,18 @@ class Rotation:
 
     key_encryption_key: str
     retired: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ShredRequest:
+    """A shredding that somebody else may approve: of a document, or where its id is empty of a whole source."""
+
+    request_id: str
+    document_id: str
+    source: str
+    requested_by: str
+    requested_at: datetime
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +377,8 @@ class ShredCertificate:
     backups: tuple[KeyStoreBackup, ...]
     index_rebuild_pending: bool
     same_content: int
+    requested_by: str
+    approved_by: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15remit/v1/common.proto\x12\x08remit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\x01\n\tFreshness\x12:\n\x16principals_resolved_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07sources\x18\x02 \x03(\x0b\x32\x19.remit.v1.SourceFreshness\x12\x1d\n\x15principals_incomplete\x18\x03 \x01(\x08\"g\n\x0fSourceFreshness\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x32\n\x0fpermissions_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08withheld\x18\x03 \x01(\x08*\xe1\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x01\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x02\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_ROLE_REQUIRED\x10\x04\x12&\n\"ERROR_REASON_DIRECTORY_UNAVAILABLE\x10\x05\x12\"\n\x1e\x45RROR_REASON_AUDIT_UNAVAILABLE\x10\x06\x12#\n\x1f\x45RROR_REASON_SEARCH_UNAVAILABLE\x10\x07\x12\x1d\n\x19\x45RROR_REASON_SYNC_RUNNING\x10\x08\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\t\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\n\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0b\x12!\n\x1d\x45RROR_REASON_KEYS_UNAVAILABLE\x10\x0c\x12$\n ERROR_REASON_STORAGE_UNAVAILABLE\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15remit/v1/common.proto\x12\x08remit.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x92\x01\n\tFreshness\x12:\n\x16principals_resolved_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x07sources\x18\x02 \x03(\x0b\x32\x19.remit.v1.SourceFreshness\x12\x1d\n\x15principals_incomplete\x18\x03 \x01(\x08\"g\n\x0fSourceFreshness\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x32\n\x0fpermissions_age\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08withheld\x18\x03 \x01(\x08*\x8a\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12 \n\x1c\x45RROR_REASON_UNAUTHENTICATED\x10\x01\x12!\n\x1d\x45RROR_REASON_INVALID_ARGUMENT\x10\x02\x12\x1a\n\x16\x45RROR_REASON_NOT_FOUND\x10\x03\x12\x1e\n\x1a\x45RROR_REASON_ROLE_REQUIRED\x10\x04\x12&\n\"ERROR_REASON_DIRECTORY_UNAVAILABLE\x10\x05\x12\"\n\x1e\x45RROR_REASON_AUDIT_UNAVAILABLE\x10\x06\x12#\n\x1f\x45RROR_REASON_SEARCH_UNAVAILABLE\x10\x07\x12\x1d\n\x19\x45RROR_REASON_SYNC_RUNNING\x10\x08\x12\x1b\n\x17\x45RROR_REASON_OVERLOADED\x10\t\x12\"\n\x1e\x45RROR_REASON_DEADLINE_EXCEEDED\x10\n\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\x0b\x12!\n\x1d\x45RROR_REASON_KEYS_UNAVAILABLE\x10\x0c\x12$\n ERROR_REASON_STORAGE_UNAVAILABLE\x10\r\x12\'\n#ERROR_REASON_SECOND_PERSON_REQUIRED\x10\x0e\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remit.v1.common_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=355
-  _globals['_ERRORREASON']._serialized_end=836
+  _globals['_ERRORREASON']._serialized_end=877
   _globals['_FRESHNESS']._serialized_start=101
   _globals['_FRESHNESS']._serialized_end=247
   _globals['_SOURCEFRESHNESS']._serialized_start=249

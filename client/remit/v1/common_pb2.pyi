@@ -71,6 +71,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE. A file of the service cannot be read or written; the service's log says which.
     Example: `CreateBackup` to a full disk.
     """
+    ERROR_REASON_SECOND_PERSON_REQUIRED: _ErrorReason.ValueType  # 14
+    """PERMISSION_DENIED. Another person has to do this: the one who asked cannot approve, and a program is no person.
+    Example: `ShredDocument` where two persons are needed.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Why a call failed. It travels as the `reason` of a `google.rpc.ErrorInfo` whose domain is `remit.v1`,
@@ -121,6 +125,10 @@ Example: `RotateKeys` with a key file on a read-only file system.
 ERROR_REASON_STORAGE_UNAVAILABLE: ErrorReason.ValueType  # 13
 """UNAVAILABLE. A file of the service cannot be read or written; the service's log says which.
 Example: `CreateBackup` to a full disk.
+"""
+ERROR_REASON_SECOND_PERSON_REQUIRED: ErrorReason.ValueType  # 14
+"""PERMISSION_DENIED. Another person has to do this: the one who asked cannot approve, and a program is no person.
+Example: `ShredDocument` where two persons are needed.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

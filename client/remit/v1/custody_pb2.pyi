@@ -48,6 +48,7 @@ class GetKeyStatusResponse(_message.Message):
     SOURCES_FIELD_NUMBER: _builtins.int
     BACKUPS_FIELD_NUMBER: _builtins.int
     INDEX_REBUILD_PENDING_FIELD_NUMBER: _builtins.int
+    SHRED_APPROVALS_FIELD_NUMBER: _builtins.int
     key_encryption_key: _builtins.str
     """The id of the key-encryption key in use; it tells nothing about the key."""
     provider: _builtins.str
@@ -56,6 +57,8 @@ class GetKeyStatusResponse(_message.Message):
     """Keys of sources that are not yet under it, because a rotation was broken off."""
     index_rebuild_pending: _builtins.bool
     """True when files of the index may hold vectors of shredded documents, until the service is started again."""
+    shred_approvals: _builtins.int
+    """How many persons a shredding takes, 1 or 2."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___SourceKeys]:
         """The sources that have keys, by name."""
@@ -73,10 +76,11 @@ class GetKeyStatusResponse(_message.Message):
         sources: _abc.Iterable[Global___SourceKeys] | None = ...,
         backups: _abc.Iterable[Global___KeyStoreBackup] | None = ...,
         index_rebuild_pending: _builtins.bool = ...,
+        shred_approvals: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups", b"backups", "index_rebuild_pending", b"index_rebuild_pending", "key_encryption_key", b"key_encryption_key", "older_source_keys", b"older_source_keys", "provider", b"provider", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups", b"backups", "index_rebuild_pending", b"index_rebuild_pending", "key_encryption_key", b"key_encryption_key", "older_source_keys", b"older_source_keys", "provider", b"provider", "shred_approvals", b"shred_approvals", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,6 +352,258 @@ class ShredSourceResponse(_message.Message):
 Global___ShredSourceResponse: _TypeAlias = ShredSourceResponse  # noqa: Y015
 
 @_typing.final
+class ShredTarget(_message.Message):
+    """What is to be shredded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    document_id: _builtins.str
+    """The document's id."""
+    source: _builtins.str
+    """The source's name, for all of it."""
+    def __init__(
+        self,
+        *,
+        document_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "source", b"source", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_id", b"document_id", "source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["document_id", "source"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
+
+Global___ShredTarget: _TypeAlias = ShredTarget  # noqa: Y015
+
+@_typing.final
+class RequestShreddingRequest(_message.Message):
+    """Asks for a shredding by two persons."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def target(self) -> Global___ShredTarget:
+        """What is to be shredded."""
+
+    def __init__(
+        self,
+        *,
+        target: Global___ShredTarget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestShreddingRequest: _TypeAlias = RequestShreddingRequest  # noqa: Y015
+
+@_typing.final
+class RequestShreddingResponse(_message.Message):
+    """A shredding was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___ShredRequest:
+        """The request."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___ShredRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RequestShreddingResponse: _TypeAlias = RequestShreddingResponse  # noqa: Y015
+
+@_typing.final
+class ShredRequest(_message.Message):
+    """A request that somebody else may approve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    REQUESTED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Its id, which is that of the response that made it and so in the audit log."""
+    requested_by: _builtins.str
+    """Who asked: the directory and the account's id. Example: `people/u-1006`."""
+    @_builtins.property
+    def target(self) -> Global___ShredTarget:
+        """What is to be shredded."""
+
+    @_builtins.property
+    def requested_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """When it ends by itself."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        target: Global___ShredTarget | None = ...,
+        requested_by: _builtins.str = ...,
+        requested_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "requested_at", b"requested_at", "target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "request_id", b"request_id", "requested_at", b"requested_at", "requested_by", b"requested_by", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShredRequest: _TypeAlias = ShredRequest  # noqa: Y015
+
+@_typing.final
+class ListShredRequestsRequest(_message.Message):
+    """Asks for the open requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListShredRequestsRequest: _TypeAlias = ListShredRequestsRequest  # noqa: Y015
+
+@_typing.final
+class ListShredRequestsResponse(_message.Message):
+    """The open requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___ShredRequest]:
+        """The oldest first."""
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___ShredRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListShredRequestsResponse: _TypeAlias = ListShredRequestsResponse  # noqa: Y015
+
+@_typing.final
+class ApproveShreddingRequest(_message.Message):
+    """Approves a shredding that somebody else asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The id of the request."""
+    @_builtins.property
+    def target(self) -> Global___ShredTarget:
+        """What it is about, named again by the approver."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        target: Global___ShredTarget | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveShreddingRequest: _TypeAlias = ApproveShreddingRequest  # noqa: Y015
+
+@_typing.final
+class ApproveShreddingResponse(_message.Message):
+    """It was shredded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def certificate(self) -> Global___ShredCertificate:
+        """What was done and what is still to come."""
+
+    def __init__(
+        self,
+        *,
+        certificate: Global___ShredCertificate | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveShreddingResponse: _TypeAlias = ApproveShreddingResponse  # noqa: Y015
+
+@_typing.final
+class WithdrawShreddingRequest(_message.Message):
+    """Ends a request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The id of the request."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawShreddingRequest: _TypeAlias = WithdrawShreddingRequest  # noqa: Y015
+
+@_typing.final
+class WithdrawShreddingResponse(_message.Message):
+    """The request was ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WithdrawShreddingResponse: _TypeAlias = WithdrawShreddingResponse  # noqa: Y015
+
+@_typing.final
 class CreateBackupRequest(_message.Message):
     """Asks for a backup. Both folders are absolute paths on the service's machine; they do not exist, and their parents do."""
 
@@ -423,6 +679,8 @@ class ShredCertificate(_message.Message):
     BACKUPS_FIELD_NUMBER: _builtins.int
     INDEX_REBUILD_PENDING_FIELD_NUMBER: _builtins.int
     SAME_CONTENT_FIELD_NUMBER: _builtins.int
+    REQUESTED_BY_FIELD_NUMBER: _builtins.int
+    APPROVED_BY_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
     """The id of this response, which is in the audit log."""
     source: _builtins.str
@@ -435,6 +693,10 @@ class ShredCertificate(_message.Message):
     """True: forgotten vectors leave the files of the index when the service is started again. They are found no more now."""
     same_content: _builtins.int
     """Other documents of the source with the same content, which have keys of their own and were left alone."""
+    requested_by: _builtins.str
+    """Who asked for it: the directory and the account's id."""
+    approved_by: _builtins.str
+    """Who approved it; the one who asked where one person is enough."""
     @_builtins.property
     def shredded_at(self) -> _timestamp_pb2.Timestamp:
         """When their keys were gone from the key store."""
@@ -454,10 +716,12 @@ class ShredCertificate(_message.Message):
         backups: _abc.Iterable[Global___KeyStoreBackup] | None = ...,
         index_rebuild_pending: _builtins.bool = ...,
         same_content: _builtins.int = ...,
+        requested_by: _builtins.str = ...,
+        approved_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["shredded_at", b"shredded_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backups", b"backups", "document_id", b"document_id", "documents", b"documents", "index_rebuild_pending", b"index_rebuild_pending", "response_id", b"response_id", "same_content", b"same_content", "shredded_at", b"shredded_at", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "backups", b"backups", "document_id", b"document_id", "documents", b"documents", "index_rebuild_pending", b"index_rebuild_pending", "requested_by", b"requested_by", "response_id", b"response_id", "same_content", b"same_content", "shredded_at", b"shredded_at", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -61,6 +61,26 @@ class CustodyServiceStub:
                 request_serializer=remit_dot_v1_dot_custody__pb2.ShredSourceRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_custody__pb2.ShredSourceResponse.FromString,
                 _registered_method=True)
+        self.RequestShredding = channel.unary_unary(
+                '/remit.v1.CustodyService/RequestShredding',
+                request_serializer=remit_dot_v1_dot_custody__pb2.RequestShreddingRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_custody__pb2.RequestShreddingResponse.FromString,
+                _registered_method=True)
+        self.ListShredRequests = channel.unary_unary(
+                '/remit.v1.CustodyService/ListShredRequests',
+                request_serializer=remit_dot_v1_dot_custody__pb2.ListShredRequestsRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_custody__pb2.ListShredRequestsResponse.FromString,
+                _registered_method=True)
+        self.ApproveShredding = channel.unary_unary(
+                '/remit.v1.CustodyService/ApproveShredding',
+                request_serializer=remit_dot_v1_dot_custody__pb2.ApproveShreddingRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_custody__pb2.ApproveShreddingResponse.FromString,
+                _registered_method=True)
+        self.WithdrawShredding = channel.unary_unary(
+                '/remit.v1.CustodyService/WithdrawShredding',
+                request_serializer=remit_dot_v1_dot_custody__pb2.WithdrawShreddingRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_custody__pb2.WithdrawShreddingResponse.FromString,
+                _registered_method=True)
         self.CreateBackup = channel.unary_unary(
                 '/remit.v1.CustodyService/CreateBackup',
                 request_serializer=remit_dot_v1_dot_custody__pb2.CreateBackupRequest.SerializeToString,
@@ -96,8 +116,9 @@ class CustodyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShredDocument(self, request, context):
-        """Removes a document and destroys its key. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a
-        run over its source is under way.
+        """Removes a document and destroys its key, where one person is enough (`keys.shred_approvals: 1`); else
+        PERMISSION_DENIED. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a run over its source is
+        under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -105,6 +126,36 @@ class CustodyServiceServicer:
 
     def ShredSource(self, request, context):
         """Removes all of a source and destroys its keys; what its connector sends again is new. Errors as `ShredDocument`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestShredding(self, request, context):
+        """Asks for a shredding that another key administrator approves. PERMISSION_DENIED for a program: both are persons.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListShredRequests(self, request, context):
+        """Lists the requests that can be approved now, the oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveShredding(self, request, context):
+        """Shreds what another person asked for. PERMISSION_DENIED for the one who asked, by whichever account; NOT_FOUND when
+        no such request is open; INVALID_ARGUMENT when it is about something else. Other errors as `ShredDocument`, after
+        which the request is still open.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawShredding(self, request, context):
+        """Ends a request. NOT_FOUND when no such request is open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -144,6 +195,26 @@ def add_CustodyServiceServicer_to_server(servicer, server):
                     servicer.ShredSource,
                     request_deserializer=remit_dot_v1_dot_custody__pb2.ShredSourceRequest.FromString,
                     response_serializer=remit_dot_v1_dot_custody__pb2.ShredSourceResponse.SerializeToString,
+            ),
+            'RequestShredding': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestShredding,
+                    request_deserializer=remit_dot_v1_dot_custody__pb2.RequestShreddingRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_custody__pb2.RequestShreddingResponse.SerializeToString,
+            ),
+            'ListShredRequests': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListShredRequests,
+                    request_deserializer=remit_dot_v1_dot_custody__pb2.ListShredRequestsRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_custody__pb2.ListShredRequestsResponse.SerializeToString,
+            ),
+            'ApproveShredding': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveShredding,
+                    request_deserializer=remit_dot_v1_dot_custody__pb2.ApproveShreddingRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_custody__pb2.ApproveShreddingResponse.SerializeToString,
+            ),
+            'WithdrawShredding': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawShredding,
+                    request_deserializer=remit_dot_v1_dot_custody__pb2.WithdrawShreddingRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_custody__pb2.WithdrawShreddingResponse.SerializeToString,
             ),
             'CreateBackup': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateBackup,
@@ -288,6 +359,114 @@ class CustodyService:
             '/remit.v1.CustodyService/ShredSource',
             remit_dot_v1_dot_custody__pb2.ShredSourceRequest.SerializeToString,
             remit_dot_v1_dot_custody__pb2.ShredSourceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestShredding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.CustodyService/RequestShredding',
+            remit_dot_v1_dot_custody__pb2.RequestShreddingRequest.SerializeToString,
+            remit_dot_v1_dot_custody__pb2.RequestShreddingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListShredRequests(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.CustodyService/ListShredRequests',
+            remit_dot_v1_dot_custody__pb2.ListShredRequestsRequest.SerializeToString,
+            remit_dot_v1_dot_custody__pb2.ListShredRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveShredding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.CustodyService/ApproveShredding',
+            remit_dot_v1_dot_custody__pb2.ApproveShreddingRequest.SerializeToString,
+            remit_dot_v1_dot_custody__pb2.ApproveShreddingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawShredding(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.CustodyService/WithdrawShredding',
+            remit_dot_v1_dot_custody__pb2.WithdrawShreddingRequest.SerializeToString,
+            remit_dot_v1_dot_custody__pb2.WithdrawShreddingResponse.FromString,
             options,
             channel_credentials,
             insecure,

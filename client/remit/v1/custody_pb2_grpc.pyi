@@ -44,11 +44,23 @@ class CustodyServiceStub:
     RewrapKeys: _grpc.UnaryUnaryMultiCallable[_custody_pb2.RewrapKeysRequest, _custody_pb2.RewrapKeysResponse]
     """Moves some keys of documents to the newest wrapping key of their source; call it until nothing is left."""
     ShredDocument: _grpc.UnaryUnaryMultiCallable[_custody_pb2.ShredDocumentRequest, _custody_pb2.ShredDocumentResponse]
-    """Removes a document and destroys its key. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a
-    run over its source is under way.
+    """Removes a document and destroys its key, where one person is enough (`keys.shred_approvals: 1`); else
+    PERMISSION_DENIED. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a run over its source is
+    under way.
     """
     ShredSource: _grpc.UnaryUnaryMultiCallable[_custody_pb2.ShredSourceRequest, _custody_pb2.ShredSourceResponse]
     """Removes all of a source and destroys its keys; what its connector sends again is new. Errors as `ShredDocument`."""
+    RequestShredding: _grpc.UnaryUnaryMultiCallable[_custody_pb2.RequestShreddingRequest, _custody_pb2.RequestShreddingResponse]
+    """Asks for a shredding that another key administrator approves. PERMISSION_DENIED for a program: both are persons."""
+    ListShredRequests: _grpc.UnaryUnaryMultiCallable[_custody_pb2.ListShredRequestsRequest, _custody_pb2.ListShredRequestsResponse]
+    """Lists the requests that can be approved now, the oldest first."""
+    ApproveShredding: _grpc.UnaryUnaryMultiCallable[_custody_pb2.ApproveShreddingRequest, _custody_pb2.ApproveShreddingResponse]
+    """Shreds what another person asked for. PERMISSION_DENIED for the one who asked, by whichever account; NOT_FOUND when
+    no such request is open; INVALID_ARGUMENT when it is about something else. Other errors as `ShredDocument`, after
+    which the request is still open.
+    """
+    WithdrawShredding: _grpc.UnaryUnaryMultiCallable[_custody_pb2.WithdrawShreddingRequest, _custody_pb2.WithdrawShreddingResponse]
+    """Ends a request. NOT_FOUND when no such request is open."""
     CreateBackup: _grpc.UnaryUnaryMultiCallable[_custody_pb2.CreateBackupRequest, _custody_pb2.CreateBackupResponse]
     """Writes a backup of the content and one of the keys on the service's machine, while everything goes on."""
 
@@ -68,11 +80,23 @@ class CustodyServiceAsyncStub(CustodyServiceStub):
     RewrapKeys: _aio.UnaryUnaryMultiCallable[_custody_pb2.RewrapKeysRequest, _custody_pb2.RewrapKeysResponse]  # type: ignore[assignment]
     """Moves some keys of documents to the newest wrapping key of their source; call it until nothing is left."""
     ShredDocument: _aio.UnaryUnaryMultiCallable[_custody_pb2.ShredDocumentRequest, _custody_pb2.ShredDocumentResponse]  # type: ignore[assignment]
-    """Removes a document and destroys its key. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a
-    run over its source is under way.
+    """Removes a document and destroys its key, where one person is enough (`keys.shred_approvals: 1`); else
+    PERMISSION_DENIED. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a run over its source is
+    under way.
     """
     ShredSource: _aio.UnaryUnaryMultiCallable[_custody_pb2.ShredSourceRequest, _custody_pb2.ShredSourceResponse]  # type: ignore[assignment]
     """Removes all of a source and destroys its keys; what its connector sends again is new. Errors as `ShredDocument`."""
+    RequestShredding: _aio.UnaryUnaryMultiCallable[_custody_pb2.RequestShreddingRequest, _custody_pb2.RequestShreddingResponse]  # type: ignore[assignment]
+    """Asks for a shredding that another key administrator approves. PERMISSION_DENIED for a program: both are persons."""
+    ListShredRequests: _aio.UnaryUnaryMultiCallable[_custody_pb2.ListShredRequestsRequest, _custody_pb2.ListShredRequestsResponse]  # type: ignore[assignment]
+    """Lists the requests that can be approved now, the oldest first."""
+    ApproveShredding: _aio.UnaryUnaryMultiCallable[_custody_pb2.ApproveShreddingRequest, _custody_pb2.ApproveShreddingResponse]  # type: ignore[assignment]
+    """Shreds what another person asked for. PERMISSION_DENIED for the one who asked, by whichever account; NOT_FOUND when
+    no such request is open; INVALID_ARGUMENT when it is about something else. Other errors as `ShredDocument`, after
+    which the request is still open.
+    """
+    WithdrawShredding: _aio.UnaryUnaryMultiCallable[_custody_pb2.WithdrawShreddingRequest, _custody_pb2.WithdrawShreddingResponse]  # type: ignore[assignment]
+    """Ends a request. NOT_FOUND when no such request is open."""
     CreateBackup: _aio.UnaryUnaryMultiCallable[_custody_pb2.CreateBackupRequest, _custody_pb2.CreateBackupResponse]  # type: ignore[assignment]
     """Writes a backup of the content and one of the keys on the service's machine, while everything goes on."""
 
@@ -113,8 +137,9 @@ class CustodyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _custody_pb2.ShredDocumentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_custody_pb2.ShredDocumentResponse, _abc.Awaitable[_custody_pb2.ShredDocumentResponse]]:
-        """Removes a document and destroys its key. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a
-        run over its source is under way.
+        """Removes a document and destroys its key, where one person is enough (`keys.shred_approvals: 1`); else
+        PERMISSION_DENIED. NOT_FOUND when there is none with this id; FAILED_PRECONDITION while a run over its source is
+        under way.
         """
 
     @_abc_1.abstractmethod
@@ -124,6 +149,41 @@ class CustodyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_custody_pb2.ShredSourceResponse, _abc.Awaitable[_custody_pb2.ShredSourceResponse]]:
         """Removes all of a source and destroys its keys; what its connector sends again is new. Errors as `ShredDocument`."""
+
+    @_abc_1.abstractmethod
+    def RequestShredding(
+        self,
+        request: _custody_pb2.RequestShreddingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_custody_pb2.RequestShreddingResponse, _abc.Awaitable[_custody_pb2.RequestShreddingResponse]]:
+        """Asks for a shredding that another key administrator approves. PERMISSION_DENIED for a program: both are persons."""
+
+    @_abc_1.abstractmethod
+    def ListShredRequests(
+        self,
+        request: _custody_pb2.ListShredRequestsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_custody_pb2.ListShredRequestsResponse, _abc.Awaitable[_custody_pb2.ListShredRequestsResponse]]:
+        """Lists the requests that can be approved now, the oldest first."""
+
+    @_abc_1.abstractmethod
+    def ApproveShredding(
+        self,
+        request: _custody_pb2.ApproveShreddingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_custody_pb2.ApproveShreddingResponse, _abc.Awaitable[_custody_pb2.ApproveShreddingResponse]]:
+        """Shreds what another person asked for. PERMISSION_DENIED for the one who asked, by whichever account; NOT_FOUND when
+        no such request is open; INVALID_ARGUMENT when it is about something else. Other errors as `ShredDocument`, after
+        which the request is still open.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawShredding(
+        self,
+        request: _custody_pb2.WithdrawShreddingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_custody_pb2.WithdrawShreddingResponse, _abc.Awaitable[_custody_pb2.WithdrawShreddingResponse]]:
+        """Ends a request. NOT_FOUND when no such request is open."""
 
     @_abc_1.abstractmethod
     def CreateBackup(
