@@ -36,8 +36,8 @@ from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.wrapper import Wrapper
-from service.audience import Audience
 from service.approvals import Approvals
+from service.audience import Audience
 from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
 from service.authn import Authenticator
 from service.backup import Backups

@@ -85,7 +85,7 @@ def shred_target(message: custody_pb2.ShredTarget) -> Target:
     """Read what is to be shredded: a document or a source."""
     match message.WhichOneof("target"):
         case "document_id":
-            return Target(_text("target", message.document_id, MAX_ID_BYTES), "")
+            return Target(text("target", message.document_id, MAX_ID_BYTES), "")
         case "source":
             return Target("", name("target", message.source))
         case _:
@@ -94,7 +94,7 @@ def shred_target(message: custody_pb2.ShredTarget) -> Target:
 
 def request_id(value: str) -> str:
     """Read the id of a request for shredding."""
-    return _text("request_id", value, MAX_ID_BYTES)
+    return text("request_id", value, MAX_ID_BYTES)
 
 
 def chunk_ids(request: retrieval_pb2.BatchGetChunksRequest) -> tuple[str, ...]:

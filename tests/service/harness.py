@@ -44,8 +44,8 @@ from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, 
 from service.api.source import SourceServicer
 from service.api.sources import RunPage, SourceState
 from service.api.wrapper import Wrapper
-from service.audience import Audience
 from service.approvals import Approvals
+from service.audience import Audience
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader

@@ -195,8 +195,8 @@ def shred_request(message: custody_pb2.ShredRequest) -> values.ShredRequest:
         document_id=message.target.document_id,
         source=message.target.source,
         requested_by=message.requested_by,
-        requested_at=_moment(message.requested_at),
-        expires_at=_moment(message.expires_at),
+        requested_at=moment(message.requested_at),
+        expires_at=moment(message.expires_at),
     )
 
 
