@@ -286,7 +286,13 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         "CustodyService": CustodyServicer(
             custody,
             _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)), keys),
-            Backups(folder, settings.keys.store, custody, lambda: datetime.now(UTC)),
+            Backups(
+                folder,
+                settings.keys.store,
+                custody,
+                lambda: datetime.now(UTC),
+                (settings.backup.folder, settings.backup.keys_folder),
+            ),
             executor,
         ),
     }

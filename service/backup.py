@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -62,15 +63,24 @@ class Made:
 class Backups:
     """Makes backups of an opened data folder. Blocking; reads beside everybody who works on it."""
 
-    def __init__(self, folder: DataFolder, keystore: Path, custody: Custody, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        folder: DataFolder,
+        keystore: Path,
+        custody: Custody,
+        now: Callable[[], datetime],
+        roots: tuple[Path, Path],
+    ) -> None:
+        """roots: the folders below which backups of the content and of the keys are written, and nowhere else."""
         self._folder = folder
+        self.roots = roots
         self._keystore = keystore
         self._custody = custody
         self._now = now
 
     def create(self, folder: Path, keys_folder: Path) -> Made:
         """Back up the content, and elsewhere the keys. Raises TargetError and StorageError; nothing stays then."""
-        _check_targets(folder, keys_folder, (self._folder.path, self._keystore))
+        _check_targets(folder, keys_folder, self.roots, (self._folder.path, self._keystore))
         at = self._now()
         backup_id = self._custody.note_backup(str(keys_folder), at)
         try:
@@ -89,19 +99,38 @@ class Backups:
         return Made(backup_id, at, sum(one[0] for one in written), sum(one[1] for one in written))
 
 
-def _check_targets(folder: Path, keys_folder: Path, ours: tuple[Path, ...]) -> None:
-    for field, path in (("folder", folder), ("keys_folder", keys_folder)):
+def _check_targets(folder: Path, keys_folder: Path, roots: tuple[Path, Path], ours: tuple[Path, ...]) -> None:
+    for field, path, root in (("folder", folder, roots[0]), ("keys_folder", keys_folder, roots[1])):
         if not path.is_absolute():
             raise TargetError(field, f"`{path}` is no absolute path")
+        _check_below(field, path, root)
         if os.path.lexists(path):
             raise TargetError(field, f"`{path}` exists: a backup overwrites nothing, name a new folder")
-        if not path.parent.is_dir():
-            raise TargetError(field, f"`{path.parent}` is no folder: make it first")
         if any(path.resolve().is_relative_to(one.resolve()) for one in ours):
             raise TargetError(field, f"`{path}` lies in what is backed up: name a folder elsewhere")
     content, keys = folder.resolve(), keys_folder.resolve()
     if content.is_relative_to(keys) or keys.is_relative_to(content):
         raise TargetError("keys_folder", "the keys would lie with what they open: name another folder for them")
+
+
+def _check_below(field: str, path: Path, root: Path) -> None:
+    """Raise TargetError unless `path` is below `root` as it is written, on folders that nobody else can change.
+
+    Whoever may ask for a backup must not write where only the service may: not by `..`, and not by a link on the way.
+    """
+    where = f"`backup.{field}` of the settings, `{root}`"
+    if ".." in path.parts or not path.is_relative_to(root) or path == root:
+        raise TargetError(field, f"`{path}` is not below {where}")
+    steps = [one for one in (path.parent, *path.parents) if one.is_relative_to(root)]
+    for step in reversed(steps):
+        try:
+            found = step.lstat() if step != root else step.stat()
+        except OSError as err:
+            raise TargetError(field, f"`{step}` is no folder: make it first") from err
+        if not stat.S_ISDIR(found.st_mode):
+            raise TargetError(field, f"`{step}` is no folder: links are not followed below {where}")
+        if found.st_mode & 0o022:
+            raise TargetError(field, f"`{step}` can be changed by others: `chmod go-w {step}`")
 
 
 @contextmanager

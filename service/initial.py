@@ -92,6 +92,9 @@ roles:
 # The bundled model. A folder with another sentence-transformers model: {kind: model, path: ./model}
 embedding: {kind: model}
 
+# Backups are written below these folders and nowhere else. Keep those of the keys apart, on another volume.
+# backup: {folder: ./backups, keys_folder: ./backups}
+
 # What to read. Remove the `[]` and the comment signs, and name a folder.
 sources: []
 #  - name: company

@@ -7,6 +7,7 @@ connector and are handed on as they stand.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
@@ -33,6 +34,7 @@ from service.service_accounts import ServiceAccount
 __all__ = [
     "Address",
     "AuditSettings",
+    "BackupSettings",
     "DirectorySettings",
     "EmbeddingSettings",
     "IssuerSettings",
@@ -56,7 +58,7 @@ _APART: Final = "expected another group: who audits changes nothing, and who cha
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "links", "roles"),
-    *("embedding", "index", "limits", "sources", "audit"),
+    *("embedding", "index", "limits", "sources", "audit", "backup"),
 )
 
 
@@ -108,6 +110,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupSettings:
+    """The folders below which backups are written and nowhere else: of the content, and of the keys."""
+
+    folder: Path
+    keys_folder: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of `remit.yaml`. base: the folder of the file, to which its paths are relative.
 
@@ -130,6 +140,7 @@ class Settings:
     limits: Limits
     sources: tuple[SourceSettings, ...]
     audit: AuditSettings
+    backup: BackupSettings
     sha256: str = field(default="", compare=False)
 
 
@@ -172,6 +183,7 @@ def _read(root: Field, path: Path) -> Settings:
     audit = mistakes.of(
         lambda: audit_settings.read(entries["audit"], base) if "audit" in entries else AuditSettings(), AuditSettings()
     )
+    backup = mistakes.of(lambda: _backup(entries.get("backup"), base), BackupSettings(base, base))
     if listen is not None and listen.services is None and "service_accounts" in entries:
         mistakes.of(
             lambda: entries["service_accounts"].fail("have no listener to call, expected `listen.services`"), None
@@ -213,6 +225,7 @@ def _read(root: Field, path: Path) -> Settings:
         limits=limits,
         sources=sources,
         audit=audit,
+        backup=backup,
     )
 
 
@@ -301,6 +314,17 @@ def _index(item: Field | None) -> Tuning:
 def _limits(item: Field | None) -> Limits:
     entries = item.mapping(["max_document_mb"]) if item is not None else {}
     return Limits((entries["max_document_mb"].whole(1, 2048) if "max_document_mb" in entries else 64) * 1024 * 1024)
+
+
+def _backup(item: Field | None, base: Path) -> BackupSettings:
+    entries = item.mapping(["folder", "keys_folder"]) if item is not None else {}
+    folder = _plain(entries["folder"].path(base)) if "folder" in entries else base / "backups"
+    return BackupSettings(folder, _plain(entries["keys_folder"].path(base)) if "keys_folder" in entries else folder)
+
+
+def _plain(path: Path) -> Path:
+    """A path without `..`, which another one can be compared with as it is written."""
+    return Path(os.path.normpath(path))
 
 
 def _sources(item: Field, mistakes: Mistakes) -> tuple[SourceSettings, ...]:

@@ -31,6 +31,8 @@ def backup(
 ) -> None:
     """Back up content and keys, while the service goes on (role `key-admin`) or while it is stopped.
 
+    Both folders lie below those that `backup` in the settings names, which is `backups` beside `remit.yaml` by default.
+
     Not in it: the key-encryption key, the key of the audit log, settings and directories; and the index, which the
     first start builds anew.
     """
@@ -71,7 +73,9 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
         store, catalog = open_stores(data, settings.keys.store, provider, datetime.now(UTC))
         closing.callback(store.close)
         closing.callback(catalog.close)
-        made = Backups(data, settings.keys.store, Custody(store), lambda: datetime.now(UTC)).create(folder, keys_folder)
+        roots = (settings.backup.folder, settings.backup.keys_folder)
+        backups = Backups(data, settings.keys.store, Custody(store), lambda: datetime.now(UTC), roots)
+        made = backups.create(folder, keys_folder)
         audit.append_blocking(record(Kind.ADMIN, {"event": "backed up", "backup_id": made.backup_id}))
     return made
 

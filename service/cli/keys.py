@@ -17,6 +17,8 @@ from service.errors import StartError
 if TYPE_CHECKING:
     from remit.client import ShredCertificate, ShredRequest
 
+_MANY_USES = 2**31
+
 app = typer.Typer(no_args_is_help=True, help="Keys and shredding (role `key-admin`).", rich_markup_mode=None)
 
 
@@ -38,6 +40,9 @@ def status(ctx: typer.Context, token: Token = "", person: As = "", json: Json = 
             one.source, f"{one.documents:,}", f"{one.behind:,}", since(one.made_at), *(f"{n:,}" for n in numbers)
         )
     out.print(table)
+    for one in found.sources:
+        if max(one.wraps, one.seals, one.most_seals) > _MANY_USES:
+            out.print(f"[yellow]{escape(one.source)}: a key was used more than half as often as it may be[/] (2^32)")
     for backup in found.backups:
         out.print(f"backup {backup.backup_id} of the key store, {since(backup.made_at)}, in {escape(backup.folder)}")
     if found.index_rebuild_pending:

@@ -385,6 +385,7 @@ class Service:
     wrapper: Wrapper
     custody: Custody
     approvals: Approvals
+    backups: Backups
     server: Server
     callers: Address
     administrators: Address
@@ -506,6 +507,7 @@ async def serving(
         (folder / "people.yaml").write_text(PEOPLE)
         text = (folder / "remit.yaml").read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
         text = text.replace("auditor: [group:auditors]", "auditor: [group:auditors]\n" + CONTENT_ROLE)
+        text += "backup: {folder: ..}\n"
         text = text.replace("store: ./keystore}", f"store: ./keystore, shred_approvals: {shred_approvals}}}")
         text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
         source = f"sources:\n  - {{name: {COMPANY}, kind: memory, max_permissions_age: {max_permissions_age}}}\n"
@@ -585,7 +587,13 @@ async def serving(
 
         shredder = Shredder(catalog, custody, settle, clock)
         approvals = Approvals(shredder, keys, config.keys.shred_approvals, config.keys.shred_within, clock)
-        backups = Backups(folder_of_data, config.keys.store, custody, clock)
+        backups = Backups(
+            folder_of_data,
+            config.keys.store,
+            custody,
+            clock,
+            (config.backup.folder, config.backup.keys_folder),
+        )
         administered = [
             Served(
                 ADMINISTRATOR_SERVICES[0],
@@ -635,6 +643,7 @@ async def serving(
                 wrapper,
                 custody,
                 approvals,
+                backups,
                 server,
                 callers_at,
                 administrators_at,

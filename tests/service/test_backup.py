@@ -230,6 +230,44 @@ async def test_a_backup_that_is_refused_or_breaks_leaves_nothing(
         ]
 
 
+async def test_a_backup_is_written_where_the_settings_say_alone(tmp_path: Path) -> None:
+    """Not outside, not by `..`, not by a link, not where others may write; below it, as deep as folders exist."""
+    base = tmp_path / "remit"
+    async with serving(base) as service:
+        service.add("0", "the plan", allow(ALICE))
+        service.sync()
+        (tmp_path / "allowed" / "deep").mkdir(parents=True, mode=0o700)
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        (tmp_path / "allowed" / "link").symlink_to(tmp_path / "elsewhere")
+        (tmp_path / "allowed" / "dangling").symlink_to(tmp_path / "elsewhere" / "new")
+        (tmp_path / "allowed" / "open").mkdir()
+        (tmp_path / "allowed" / "open").chmod(0o777)
+        service.backups.roots = (tmp_path / "allowed", tmp_path / "allowed")
+        good = tmp_path / "allowed" / "keys"
+        wrong = [
+            tmp_path / "elsewhere" / "new",
+            tmp_path / "allowed",
+            tmp_path / "allowed" / ".." / "elsewhere" / "new",
+            tmp_path / "allowed" / "link" / "new",
+            tmp_path / "allowed" / "link",
+            tmp_path / "allowed" / "dangling",
+            tmp_path / "allowed" / "open" / "new",
+            tmp_path / "allowed-too",
+        ]
+
+        for path in wrong:
+            for field, folder, keys in (("folder", path, good), ("keys_folder", good, path)):
+                with pytest.raises(InvalidRequestError) as refused:
+                    await custody(service, lambda admin, f=folder, k=keys: admin.create_backup(str(f), str(k)))  # type: ignore[misc]
+                assert refused.value.field == field
+        assert not list((tmp_path / "elsewhere").iterdir())
+        assert sorted(one.name for one in (tmp_path / "allowed").iterdir()) == ["dangling", "deep", "link", "open"]
+
+        await custody(service, lambda admin: admin.create_backup(str(tmp_path / "allowed" / "deep" / "c"), str(good)))
+        assert (tmp_path / "allowed" / "deep" / "c" / "manifest.json").exists()
+        assert (good / "manifest.json").exists()
+
+
 async def test_a_log_that_grows_while_it_is_copied_is_whole_in_the_copy(tmp_path: Path) -> None:
     """Backups beside a writer of records: each one restores, and its log verifies."""
     async with serving(tmp_path / "remit") as service:

@@ -14,7 +14,7 @@ from service.errors import StartError
 from service.index.planner import Tuning
 from service.key_settings import FileProvider
 from service.schedules import Schedule
-from service.settings import Address, SettingsError, load
+from service.settings import Address, BackupSettings, SettingsError, load
 
 GOOD = """\
 version: 1
@@ -69,6 +69,8 @@ def test_the_example_is_read_in_full(write: Callable[[str], Path], tmp_path: Pat
     assert settings.listen.tls is None
     assert settings.keys.provider == FileProvider(tmp_path / "keys/remit.kek")
     assert settings.keys.audit == tmp_path / "keys/audit.key"
+    assert settings.backup == BackupSettings(tmp_path / "backups", tmp_path / "backups")
+    assert (settings.keys.shred_approvals, settings.keys.shred_within) == (2, timedelta(days=1))
     (issuer,) = settings.issuers
     assert (issuer.issuer, issuer.audience, issuer.claim) == ("https://remit.localhost/dev", "remit", "sub")
     assert (issuer.directory, issuer.attribute) == ("people", "id")
@@ -214,6 +216,18 @@ REFUSED = [
         "provider: file, path: ./keys/remit.kek, previous: {provider: file, path: ./keys/remit.kek}}",
         7,
         "keys.previous: is where the key is now",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: file, path: ./keys/remit.kek, shred_approvals: 0}",
+        7,
+        "keys.shred_approvals: expected a whole number from 1 to 2, found `0`",
+    ),
+    (
+        "provider: file, path: ./keys/remit.kek}",
+        "provider: file, path: ./keys/remit.kek, shred_within: 90d}",
+        7,
+        "keys.shred_within: expected at most `30d`",
     ),
     (
         "provider: file, path: ./keys/remit.kek}",

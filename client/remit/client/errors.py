@@ -34,8 +34,8 @@ _RANGES = {
     "first_index": "0 or more",
     "first_size": "1 or more",
     "index": "0 or more",
-    "folder": "a path on the service's machine where nothing is yet, in a folder that exists and is not of the service",
-    "keys_folder": "a path as `folder`, and not in it",
+    "folder": "a path where nothing is yet, below `backup.folder` of the service's settings, in a folder that exists",
+    "keys_folder": "a path as `folder`, below `backup.keys_folder`, and not in `folder`",
 }
 
 

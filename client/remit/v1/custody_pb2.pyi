@@ -605,7 +605,9 @@ Global___WithdrawShreddingResponse: _TypeAlias = WithdrawShreddingResponse  # no
 
 @_typing.final
 class CreateBackupRequest(_message.Message):
-    """Asks for a backup. Both folders are absolute paths on the service's machine; they do not exist, and their parents do."""
+    """Asks for a backup. Both folders are absolute paths on the service's machine, below those that `backup` in its settings
+    names, without a link on the way; they do not exist, and their parents do.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
