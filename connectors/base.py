@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from acl.errors import InvalidValueError
 from acl.model import Clause, ScopeId, Unknown
@@ -169,3 +169,12 @@ class Connector(Protocol):
 
     def close(self) -> None:
         """Release what is held."""
+
+
+@runtime_checkable
+class DomainMember(Protocol):
+    """A connector to a server that is a member of a Windows domain, whose rules name SIDs of that domain."""
+
+    @property
+    def domain_sid(self) -> str:
+        """The domain's SID, such as `S-1-5-21-1-2-3`: groups of another domain's servers mean nothing here."""

@@ -26,6 +26,7 @@ from connectors.secret import EnvSecret, FileSecret, OptionSecret, Secret, Secre
 
 if TYPE_CHECKING:
     from connectors.directories.ldap_client import LdapAccess
+    from connectors.smb.local_groups import LocalGroups
 
 _T = TypeVar("_T")
 
@@ -253,7 +254,8 @@ def _smb(name: str, values: Mapping[str, object], base: Path) -> Connector:
     from connectors.smb.rules import Rights, Translator
 
     login = ("server", "share", "username", "auth", "encryption")
-    options = Options("smb", values, base, (*login, "domain_sid", "share_access", "rights"), ("password",))
+    keys = (*login, "domain_sid", "share_access", "local_groups", "rights")
+    options = Options("smb", values, base, keys, ("password",))
     server, share, username = options.name("server"), options.name("share"), options.text("username")
     password = options.secret("password")
     auths: tuple[Auth, ...] = ("negotiate", "kerberos", "ntlm")
@@ -273,7 +275,34 @@ def _smb(name: str, values: Mapping[str, object], base: Path) -> Connector:
         return Share(Login(server, share, username, secret, auth, encrypt))
 
     declared = (options.audience("share_access"),) if "share_access" in values else None
-    return Smb(connect, translator, declared)
+    return Smb(connect, translator, declared, _local_groups(name, values, options))
+
+
+def _local_groups(name: str, values: Mapping[str, object], options: Options) -> LocalGroups | None:
+    """Read `local_groups`: `ignore`, `read`, or who is in which of them."""
+    from connectors.directories.sids import is_sid
+    from connectors.smb.local_groups import AskServer, Declared
+
+    found = values.get("local_groups", "ignore")
+    own = _own_realm(name, values, "local_groups")
+    if own is None or found == "ignore":
+        return None
+    if found == "read":
+        return AskServer(own)
+    if not isinstance(found, Mapping):
+        raise OptionError(
+            "local_groups", f"`local_groups`: expected `ignore`, `read` or groups by their SIDs, found {_shown(found)}"
+        )
+    groups: dict[str, frozenset[Principal]] = {}
+    for sid, members in found.items():
+        if not is_sid(sid) or sid.startswith(f"{options.text('domain_sid')}-") or not isinstance(members, list | tuple):
+            expected = "a SID of the server's own such as `S-1-5-32-545`, and a list of principals"
+            raise OptionError("local_groups", f"`local_groups`: expected {expected}, found `{sid}`")
+        try:
+            groups[sid] = frozenset(Principal.parse(str(token)) for token in members)
+        except InvalidValueError as err:
+            raise OptionError("local_groups", f"`local_groups`: {sid}: {err}") from err
+    return Declared(own, groups)
 
 
 def _static(name: str, values: Mapping[str, object], base: Path) -> Directory:

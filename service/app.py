@@ -44,6 +44,7 @@ from service.backup import Backups
 from service.callers import Callers
 from service.checks import Checks
 from service.configuration import Configuration, Make
+from service.domains import require_domain
 from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
 from service.executor import Executor
@@ -212,6 +213,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     )
     closing.callback(extractor.close)
 
+    def connect(name: str) -> Connector:
+        return require_domain(configuration.connect(name), opened.values())
+
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: both indexes follow before anybody is told.
         try:
@@ -222,7 +226,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     engine = SyncEngine(
         catalog,
         keys,
-        configuration.connect,
+        connect,
         extractor,
         embedder,
         limit_bytes=settings.limits.max_document_bytes,
@@ -234,7 +238,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         {one.name: one for one in settings.sources},
         catalog,
         engine,
-        configuration.connect,
+        connect,
         lambda run: audit.append_blocking(_run_record(run)),
     )
     closing.callback(runs.close)

@@ -112,6 +112,10 @@ class ActiveDirectory:
         """True for the realm of SIDs."""
         return realm == REALM
 
+    def domain_sid(self) -> str:
+        """Return the SID of the domain."""
+        return self._domain()[1]
+
     def changes(self, position: str) -> Changes:
         """Return what changed since `position`: server, database and update sequence number.
 

@@ -164,3 +164,11 @@ class Watched(Directory, Protocol):
 
     def close(self) -> None:
         """Close every connection."""
+
+
+@runtime_checkable
+class Domain(Directory, Protocol):
+    """The directory of one Windows domain."""
+
+    def domain_sid(self) -> str:
+        """Return the domain's SID. Raises DirectoryUnavailableError."""

@@ -18,6 +18,7 @@ BUILTIN: Final = "S-1-5-32-"
 
 # One spelling for each SID: decimal, without leading zeros.
 _ACCOUNT: Final = re.compile(r"S-1-5-21(-(?:0|[1-9][0-9]{0,9})){3}-[1-9][0-9]{0,9}")
+_BUILTIN_GROUP: Final = re.compile(r"S-1-5-32-[1-9][0-9]{0,9}")
 _GUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAX_SUBAUTHORITIES: Final = 15
 
@@ -36,6 +37,11 @@ def sid_text(data: bytes) -> str:
 def is_account_sid(text: str) -> bool:
     """True for the canonical text of a SID of an account or group of a domain."""
     return _ACCOUNT.fullmatch(text) is not None and all(int(part) < 2**32 for part in text.split("-")[4:])
+
+
+def is_sid(text: object) -> bool:
+    """True for the canonical text of a SID of a group that a server or a domain has."""
+    return isinstance(text, str) and (is_account_sid(text) or _BUILTIN_GROUP.fullmatch(text) is not None)
 
 
 def domain_of(sid: str) -> str:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import struct
 import uuid
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 from smbprotocol.connection import Connection
 from smbprotocol.create_contexts import CreateContextName
@@ -27,7 +27,9 @@ from smbprotocol.tree import TreeConnect
 
 from acl.dialects.ntfs import READ_ATTRIBUTES, READ_CONTROL, READ_DATA, SYNCHRONIZE
 from connectors.errors import FatalError, RetriableError
-from connectors.smb import srvsvc
+from connectors.smb import rpc, samr, srvsvc
+
+_T = TypeVar("_T")
 
 DIRECTORY: Final = 0x10
 REPARSE_POINT: Final = 0x400
@@ -61,7 +63,8 @@ _GONE: Final = frozenset({_NO_SUCH_FILE, 0xC000_0034, 0xC000_003A, 0xC000_0056, 
 _ELSEWHERE: Final = frozenset({0xC000_0257, 0x8000_002D})
 _LOGIN_REFUSED: Final = frozenset({0xC000_006D, 0xC000_006E, 0xC000_0064, 0xC000_006A, 0xC000_0071, 0xC000_0072})
 _NO_SHARE: Final = 0xC000_00CC
-_WIN32_DENIED: Final = frozenset({5, 0x1C00_0011})
+_RPC_DENIED: Final = frozenset({5, 0x1C00_0011, 0xC000_0022})
+_MOST_FRAGMENTS: Final = 1 << 16
 
 Auth = Literal["negotiate", "kerberos", "ntlm"]
 
@@ -159,7 +162,7 @@ class Share:
         """Connect. Raises FatalError or RetriableError, each with the option it is about."""
         self._login: Final = login
         self._connection = Connection(uuid.uuid4(), login.server, 445, require_signing=True)
-        self._pipe: Open | None = None
+        self._pipes: dict[str, Open] = {}
         try:
             self._connection.connect(timeout=_TIMEOUT_S)
             self._session = Session(
@@ -264,15 +267,24 @@ class Share:
 
     def own_descriptor(self) -> bytes | None:
         """Return the share's own descriptor, None when this account may not ask for it or the server holds none."""
+        request = srvsvc.share_info_request(self._login.server, self._login.share)
+        return self._asked(lambda: srvsvc.share_descriptor(self._call(srvsvc.SERVER_SERVICE, request)))
+
+    def accounts(self, domain_sid: str) -> samr.Accounts | None:
+        """Return the groups of the server itself, None when this account may not ask for them."""
+
+        def call(operation: int, parameters: bytes) -> bytes:
+            fragments = self._call(samr.ACCOUNTS, rpc.request(operation, parameters))
+            return rpc.parameters(samr.ACCOUNTS, fragments, samr.MAX_REPLY)
+
+        return self._asked(lambda: samr.read_groups(call, self._login.server, domain_sid))
+
+    def _asked(self, ask: Callable[[], _T]) -> _T | None:
+        """Return what a service of the server says, None when this account may not ask it."""
         try:
-            pipe = self._server_service()
-            pipe.write(srvsvc.share_info_request(self._login.server, self._login.share))
-            fragments = [pipe.read(0, _READ_BYTES)]
-            while not srvsvc.is_last(fragments[-1]):
-                fragments.append(pipe.read(0, _READ_BYTES))
-            return srvsvc.share_descriptor(fragments)
-        except srvsvc.RpcError as err:
-            if err.status in _WIN32_DENIED:
+            return ask()
+        except rpc.RpcError as err:
+            if err.status in _RPC_DENIED:
                 return None
             raise RetriableError(f"`{self._login.server}`: {err} ({err.status:#x})") from err
         except SMBResponseException as err:
@@ -282,13 +294,25 @@ class Share:
         except (SMBException, OSError) as err:
             raise self._lost(err) from err
 
-    def _server_service(self) -> Open:
-        """Return the pipe to the server service, bound; it stays open."""
-        if self._pipe is None:
+    def _call(self, interface: rpc.Interface, request: bytes) -> list[bytes]:
+        """Return all fragments of the answer to a request."""
+        pipe = self._bound(interface)
+        pipe.write(request)
+        fragments = [pipe.read(0, _READ_BYTES)]
+        while not rpc.is_last(interface, fragments[-1]):
+            fragments.append(pipe.read(0, _READ_BYTES))
+            if len(fragments) > _MOST_FRAGMENTS:
+                raise rpc.RpcError(f"the answer of the {interface.name} does not end")
+        return fragments
+
+    def _bound(self, interface: rpc.Interface) -> Open:
+        """Return the pipe to a service, bound; it stays open."""
+        found = self._pipes.get(interface.pipe)
+        if found is None:
             tree = TreeConnect(self._session, f"\\\\{self._login.server}\\IPC$")
             tree.connect()
-            pipe = Open(tree, srvsvc.PIPE)
-            pipe.create(
+            found = Open(tree, interface.pipe)
+            found.create(
                 ImpersonationLevel.Impersonation,
                 READ_DATA | 0x2 | SYNCHRONIZE,
                 0,
@@ -296,10 +320,10 @@ class Share:
                 CreateDisposition.FILE_OPEN,
                 0,
             )
-            pipe.write(srvsvc.bind())
-            srvsvc.require_bound(pipe.read(0, _READ_BYTES))
-            self._pipe = pipe
-        return self._pipe
+            found.write(rpc.bind(interface))
+            rpc.require_bound(interface, found.read(0, _READ_BYTES))
+            self._pipes[interface.pipe] = found
+        return found
 
     def _create(self, opened: Open, access: int, options: int) -> None:
         opened.create(

@@ -18,11 +18,23 @@ from hashlib import blake2b
 from typing import Final
 
 from acl.model import Clause, ScopeId, Unknown
-from connectors.base import Change, Cursor, Finding, Level, ScanComplete, ScopeChange, Skip, Upsert
+from connectors.base import (
+    Change,
+    Cursor,
+    Finding,
+    Level,
+    Membership,
+    MembershipsEnd,
+    ScanComplete,
+    ScopeChange,
+    Skip,
+    Upsert,
+)
 from connectors.errors import ConnectorError, FatalError, RetriableError, SkippableError
 from connectors.media_types import UNKNOWN, media_type
 from connectors.posix.names import display
 from connectors.smb.client import DIRECTORY, REPARSE_POINT, Entry, Look, NameFailedError, Share
+from connectors.smb.local_groups import LocalGroups
 from connectors.smb.rules import SHARE, Rules, Translator
 
 _SINCE_1601: Final = datetime(1601, 1, 1, tzinfo=UTC)
@@ -56,26 +68,40 @@ class Smb:
     """
 
     def __init__(
-        self, connect: Callable[[], Share], translator: Translator, share_rules: tuple[Clause, ...] | None
+        self,
+        connect: Callable[[], Share],
+        translator: Translator,
+        share_rules: tuple[Clause, ...] | None,
+        local_groups: LocalGroups | None = None,
     ) -> None:
-        """Connect to nothing yet. share_rules: what the administrator declares of the share, None: ask the server."""
+        """Connect to nothing yet. share_rules: what the administrator declares of the share, None: ask the server.
+
+        local_groups: where it is known from who is in the groups of the server itself, None: nobody knows.
+        """
         self._connect: Final = connect
-        self._translator: Final = translator
+        self._translator = translator
         self._declared: Final = share_rules
+        self._local_groups: Final = local_groups
         self._lock: Final = threading.Lock()
         self._reader: Share | None = None
         self._sent: dict[str, _Sent] = {}
         self._share_sent: tuple[Clause, ...] = ()
         self._share_changed = False
 
+    @property
+    def domain_sid(self) -> str:
+        """The domain whose SIDs the server's rules name: see `connectors.base.DomainMember`."""
+        return self._translator.domain_sid
+
     def check(self) -> list[Finding]:
-        """Say whether the share answers, its own rules are known, and its root can be listed."""
+        """Say whether the share answers, its own rules and the server's groups are known, and its root is listed."""
         try:
             share = self._connect()
         except ConnectorError as err:
             return [Finding(Level.ERROR, err.detail)]
         try:
             self._share_rules(share)
+            own = sum(isinstance(change, Membership) for change in self._memberships(share))
             entries = share.entries("")
         except ConnectorError as err:
             return [Finding(Level.ERROR, err.detail)]
@@ -83,12 +109,18 @@ class Smb:
             return [Finding(Level.ERROR, f"the root of the share cannot be listed: {err.reason}")]
         finally:
             share.close()
-        return [Finding(Level.INFO, f"the share answers; {len(entries)} names in its root")]
+        groups = f"; {own} groups of the server itself" if self._local_groups is not None else ""
+        return [Finding(Level.INFO, f"the share answers; {len(entries)} names in its root{groups}")]
 
     def changes(self, cursor: Cursor | None) -> Iterator[Change]:
-        """Send the share, then every file. The cursor says that there was a complete run."""
+        """Send the server's groups, the share, then every file. The cursor says that there was a complete run."""
         share = self._connect()
         try:
+            try:
+                yield from self._memberships(share)
+            except FatalError as err:
+                yield MembershipsEnd(err.detail)
+                raise
             try:
                 self._share_sent = self._share_rules(share)
             except FatalError as err:
@@ -139,6 +171,16 @@ class Smb:
             if self._reader is not None:
                 self._reader.close()
                 self._reader = None
+
+    # The server's own groups.
+
+    def _memberships(self, share: Share) -> Iterator[Change]:
+        """Send them, and know their SIDs from then on. Raises FatalError when the account may not read them."""
+        if self._local_groups is not None:
+            own, groups = self._local_groups.known(share, self.domain_sid)
+            self._translator = self._translator.knowing(own)
+            yield from groups
+        yield MembershipsEnd()
 
     # The share's own rules.
 

@@ -24,7 +24,7 @@ from acl.principal import Principal
 from connectors.base import Change, Connector, ScopeChange, Skip, Upsert
 from connectors.errors import RetriableError, SkippableError
 from connectors.registry import OptionError, build
-from connectors.smb import client, srvsvc
+from connectors.smb import client, rpc, srvsvc
 from connectors.smb.client import DIRECTORY, REPARSE_POINT, Entry, Look, NameFailedError
 from connectors.smb.connector import Smb
 from connectors.smb.rules import AD, BITS, SHARE, Translator
@@ -140,19 +140,19 @@ def test_the_shares_descriptor_is_read_out_of_the_answer() -> None:
     fragments = answer(EVERYBODY)
 
     assert srvsvc.share_descriptor(fragments) == EVERYBODY
-    assert [srvsvc.is_last(fragment) for fragment in fragments] == [False, True]
+    assert [rpc.is_last(srvsvc.SERVER_SERVICE, fragment) for fragment in fragments] == [False, True]
     assert srvsvc.share_descriptor(answer(None)) is None
 
 
 def test_a_refusal_of_the_server_service_has_its_status() -> None:
     """An error, a fault and another level are no descriptor."""
-    with pytest.raises(srvsvc.RpcError) as caught:
+    with pytest.raises(rpc.RpcError) as caught:
         srvsvc.share_descriptor(answer(EVERYBODY, status=5))
     assert caught.value.status == 5
-    with pytest.raises(srvsvc.RpcError) as caught:
+    with pytest.raises(rpc.RpcError) as caught:
         srvsvc.share_descriptor([_response(struct.pack("<II", 0x1C010003, 0), 3, kind=3)])
     assert caught.value.status == 0x1C010003
-    with pytest.raises(srvsvc.RpcError):
+    with pytest.raises(rpc.RpcError):
         srvsvc.share_descriptor(answer(EVERYBODY, level=1))
 
 
@@ -169,7 +169,7 @@ def test_a_damaged_answer_is_an_error_or_another_descriptor(place: int, value: i
 
     try:
         found = srvsvc.share_descriptor(fragments)
-    except srvsvc.RpcError:
+    except rpc.RpcError:
         return
     assert found is None or isinstance(found, bytes)
 
@@ -180,13 +180,13 @@ def test_a_bind_that_is_refused_is_an_error() -> None:
     body = struct.pack("<H", 13) + b"\\PIPE\\srvsvc\0" + b"\0"
     good = head + body + struct.pack("<BxxxHH", 1, 0, 0) + b"\0" * 20
     good = good[:8] + struct.pack("<H", len(good)) + good[10:]
-    srvsvc.require_bound(good)
+    rpc.require_bound(srvsvc.SERVER_SERVICE, good)
 
     place = len(head + body) + 4
-    with pytest.raises(srvsvc.RpcError):
-        srvsvc.require_bound(good[:place] + b"\x02" + good[place + 1 :])
-    with pytest.raises(srvsvc.RpcError):
-        srvsvc.require_bound(good[:30])
+    with pytest.raises(rpc.RpcError):
+        rpc.require_bound(srvsvc.SERVER_SERVICE, good[:place] + b"\x02" + good[place + 1 :])
+    with pytest.raises(rpc.RpcError):
+        rpc.require_bound(srvsvc.SERVER_SERVICE, good[:30])
 
 
 # Answers of the file server.

@@ -5,21 +5,25 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from acl.closure import Memberships
 from acl.decide import Allowed, decide
 from acl.dialects.ntfs import READ_DATA, SYNCHRONIZE
 from acl.model import Caller, Clause, Unknown
 from acl.principal import Principal
-from connectors.base import Connector, Level, ScopeChange, Skip, Upsert
+from connectors.base import Connector, Level, Membership, MembershipsEnd, ScopeChange, Skip, Upsert, own_realm
+from connectors.directories.base import Watched
 from connectors.errors import FatalError
-from connectors.registry import build
+from connectors.registry import build, build_directory
 from connectors.smb.rules import AD, BITS, SHARE
 from connectors.testing.contract import CONNECTOR_CHECKS, World
+from service.domains import require_domain
 from tests.acl.descriptors import Entry, descriptor
 from tests.connectors.sent import acl_of
 from tests.support.samba import BASE, DOMAIN_LOCAL, GLOBAL, PASSWORD, UNIVERSAL
@@ -161,7 +165,7 @@ def test_smb_keeps_the_contract(
 
 def sent(options: Mapping[str, object]) -> tuple[dict[str, Upsert], dict[str, ScopeChange], list[Skip]]:
     """What a walk sends: documents by location, scopes, and what was left out."""
-    connector = build("smb", options, Path("/"))
+    connector = build("smb", options, Path("/"), "drive")
     changes = list(connector.changes(None))
     connector.close()
     documents = {change.location: change for change in changes if isinstance(change, Upsert)}
@@ -378,8 +382,9 @@ def test_a_share_whose_permissions_are_secret_is_nobodys(
     connector = build("smb", options, Path("/"))
 
     with pytest.raises(FatalError, match="`share_access`: "):
-        next(connector.changes(None))
+        list(connector.changes(None))
     changes = connector.changes({"version": 1})
+    assert next(changes) == MembershipsEnd()
     first = next(changes)
     assert isinstance(first, ScopeChange)
     assert isinstance(first.clause, Unknown)
@@ -387,3 +392,141 @@ def test_a_share_whose_permissions_are_secret_is_nobodys(
     with pytest.raises(FatalError, match="`share_access`: "):
         next(changes)
     connector.close()
+
+
+# --- the server's own groups ---
+
+BACKUP, REMOTE, NETWORK_OPS = (f"S-1-5-32-{number}" for number in (551, 555, 556))
+_BUILTIN: Final = {
+    BACKUP: f"CN=Backup Operators,CN=Builtin,{BASE}",
+    REMOTE: f"CN=Remote Desktop Users,CN=Builtin,{BASE}",
+    NETWORK_OPS: f"CN=Network Configuration Operators,CN=Builtin,{BASE}",
+}
+OWN: Final = own_realm("drive")
+
+
+def memberships(options: Mapping[str, object]) -> dict[Principal, Membership]:
+    """The server's own groups, as a walk sends them, with the one end after them."""
+    connector = build("smb", options, Path("/"), "drive")
+    changes = list(connector.changes(None))
+    connector.close()
+    assert [change for change in changes if isinstance(change, MembershipsEnd)] == [MembershipsEnd()]
+    return {change.group: change for change in changes if isinstance(change, Membership)}
+
+
+def with_groups(callers: Mapping[str, Caller], groups: Mapping[Principal, Membership]) -> dict[str, Caller]:
+    """The people with what they hold of the server itself."""
+    graph = Memberships()
+    for group, change in groups.items():
+        assert not isinstance(change.members, Unknown), change
+        graph.put(group, change.members)
+    found: dict[str, Caller] = {}
+    for name, caller in callers.items():
+        closure = graph.closure(caller.principals, frozenset({AD, OWN}))
+        found[name] = replace(caller, principals=closure.principals, complete=closure.complete)
+    return found
+
+
+def test_groups_of_the_server_itself_decide_as_on_the_server(
+    share: FileServer, admin: Client, options: dict[str, object]
+) -> None:
+    """Allows and denies of its own groups, with people and groups of the domain in them, and after changes of those."""
+    town = Town(share, random.Random(3))
+    people, groups = list(town.people.values()), town.groups
+    names = {name: share.sid(dn) for name, dn in town.people.items()}
+    for group, members in {REMOTE: people[:2], NETWORK_OPS: groups[:1], BACKUP: people[4:5]}.items():
+        share.set_members(_BUILTIN[group], add=members)
+    cases: dict[str, list[Entry]] = {
+        "remote.txt": [(0, 0, FULL, REMOTE)],
+        "network.txt": [(0, 0, FULL, NETWORK_OPS)],
+        "users.txt": [(0, 0, FULL, "S-1-5-32-545")],
+        "but remote.txt": [(1, 0, FULL, REMOTE), (0, 0, FULL, "S-1-1-0")],
+        "but network.txt": [(1, 0, FULL, NETWORK_OPS), (0, 0, FULL, names["cid"]), (0, 0, FULL, names["ann"])],
+        "guests.txt": [(1, 0, FULL, "S-1-5-32-546"), (0, 0, FULL, names["bob"])],
+        "backup.txt": [(0, 0, FULL, BACKUP)],
+    }
+    for name, entries in cases.items():
+        admin.write(name, b"x")
+        admin.set_descriptor(name, descriptor(entries, "S-1-5-18"))
+    asking = {**options, "rights": "data", "local_groups": "read"}
+
+    def compared() -> dict[tuple[str, str], bool]:
+        found = memberships(asking)
+        decided = decisions(asking, with_groups(town.callers(), found))
+        assert decided == reads(town.logins, list(cases), DATA)
+        return decided
+
+    try:
+        before = compared()
+        assert before["ann", "remote.txt"]
+        assert not before["ann", "but remote.txt"]
+        assert before["cid", "but remote.txt"]
+        share.set_members(_BUILTIN[REMOTE], remove=people[:1])
+        share.set_members(groups[0], add=[people[5]] if people[5].encode() not in _members(share, groups[0]) else [])
+        after = compared()
+        assert not after["ann", "remote.txt"]
+        assert after["ann", "but remote.txt"]
+        assert after["fay", "network.txt"]
+    finally:
+        for group, members in {REMOTE: people[1:2], NETWORK_OPS: groups[:1], BACKUP: people[4:5]}.items():
+            share.set_members(_BUILTIN[group], remove=members)
+
+
+def _members(share: FileServer, group: str) -> list[bytes]:
+    return share.raw(group, "member").get("member", [])
+
+
+def test_declared_groups_are_those_and_no_others(share: FileServer, admin: Client, options: dict[str, object]) -> None:
+    """A declared one counts as it was declared; one that was not gives nothing and lets nobody past."""
+    town = Town(share, random.Random(4))
+    ann, bob = (share.sid(town.people[name]) for name in ("ann", "bob"))
+    cases: dict[str, list[Entry]] = {
+        "declared.txt": [(0, 0, FULL, REMOTE)],
+        "but.txt": [(1, 0, FULL, REMOTE), (0, 0, FULL, ann), (0, 0, FULL, bob)],
+        "other.txt": [(0, 0, FULL, NETWORK_OPS), (0, 0, FULL, ann)],
+        "but other.txt": [(1, 0, FULL, NETWORK_OPS), (0, 0, FULL, ann)],
+    }
+    for name, entries in cases.items():
+        admin.write(name, b"x")
+        admin.set_descriptor(name, descriptor(entries, "S-1-5-18"))
+    declaring = {**options, "rights": "data", "local_groups": {REMOTE: [f"ad:{ann}"]}}
+
+    decided = decisions(declaring, with_groups(town.callers(), memberships(declaring)))
+
+    assert {pair for pair, yes in decided.items() if yes} == {
+        ("ann", "declared.txt"),
+        ("bob", "but.txt"),
+        ("ann", "other.txt"),
+    }
+
+
+def test_groups_that_the_account_may_not_ask_for_are_nobodys(
+    share: FileServer, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused before the first write with the option's name; whatever was known of them is known no more."""
+    monkeypatch.setattr("connectors.smb.client.Share.accounts", lambda self, domain_sid: None)
+    connector = build("smb", {**options, "local_groups": "read"}, Path("/"), "drive")
+
+    changes = connector.changes({"version": 1})
+    first = next(changes)
+    assert isinstance(first, MembershipsEnd)
+    assert "`local_groups`" in first.unread
+    with pytest.raises(FatalError, match="`local_groups`: "):
+        next(changes)
+    assert [finding.level for finding in connector.check()] == [Level.ERROR]
+    connector.close()
+
+
+def test_the_directory_knows_the_servers_domain(share: FileServer, options: dict[str, object], tmp_path: Path) -> None:
+    """The connector's domain is compared with the directory's own SID, and another one is refused."""
+    (tmp_path / "ad").write_text(PASSWORD)
+    (tmp_path / "ad").chmod(0o600)
+    access: dict[str, object] = {"servers": [f"ldaps://{ADDRESS}"], "ca": str(share.ca), "bind": share.admin}
+    directory = build_directory("corp", "active_directory", {**access, "password_file": "ad"}, tmp_path)
+    try:
+        require_domain(build("smb", options, Path("/"), "drive"), [directory])
+        with pytest.raises(FatalError, match="`domain_sid`: "):
+            require_domain(build("smb", {**options, "domain_sid": "S-1-5-21-1-2-3"}, Path("/"), "drive"), [directory])
+    finally:
+        assert isinstance(directory, Watched)
+        directory.close()
