@@ -95,7 +95,7 @@ class MembershipsEnd:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Everything sent so far may be kept; the cursor finds this place again."""
+    """Everything sent so far may be kept; the cursor finds this place again, for a connector that is `Resumable`."""
 
     cursor: Cursor
 
@@ -178,3 +178,16 @@ class DomainMember(Protocol):
     @property
     def domain_sid(self) -> str:
         """The domain's SID, such as `S-1-5-21-1-2-3`: groups of another domain's servers mean nothing here."""
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """What a connector has besides `Connector` when it can go on where an interrupted walk sent a checkpoint."""
+
+    def resumes(self, cursor: Cursor) -> bool:
+        """Whether `changes(cursor)` goes on from this checkpoint. False: the walk begins anew, and nothing is lost.
+
+        Such a walk sends every container again, first, and then the documents after the checkpoint. Those before it
+        count as met: so answer True only where everything that exists now, and was not sent before, will be sent.
+        Raises RetriableError or FatalError.
+        """

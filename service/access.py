@@ -3,8 +3,8 @@
 A snapshot pairs one read transaction of the catalog with the access rules of exactly that moment: older rules would
 serve what was just withdrawn, and newer ones could open an older text that they were never meant for.
 
-Withheld here, whatever the rules say: sources that the configuration does not name, and sources whose rules were not
-verified in full within their limit. `acl.decide` decides everything else; the sets here only propose.
+Withheld here, whatever the rules say: sources that the configuration does not name, and sources of which a pass was not
+complete within its limit. `acl.decide` decides everything else; the sets here only propose.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Final, Protocol
 
 from acl.model import NOBODY, Acl, AclId, Caller, Unknown
 from acl.readable import Readable, ReadableIndex
+from service import leases
 from service.stores.reader import Reader
-from service.stores.records import StoredDocument
+from service.stores.records import StoredDocument, SyncPass
 
 _ABSENT: Final = Acl(None, NOBODY)
 """What is decided on for a document that does not exist, so that it costs what a hidden one costs."""
@@ -35,7 +36,7 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceAge:
-    """How long ago a source's rules were verified in full; None: never. withheld: too long ago."""
+    """How long ago a source's rules were verified in full; None: never. withheld: some pass was too long ago."""
 
     source: str
     age: timedelta | None
@@ -127,13 +128,14 @@ class Snapshot:
 class Access:
     """Keeps the rules in step with one catalog. Thread-safe.
 
-    limits: for each configured source, how old its rules may be. clock: the time that decisions are made for.
+    limits: for each configured source and each pass over it, how long ago that may have been complete.
+    clock: the time that decisions are made for.
     """
 
     def __init__(
         self,
         catalog: Catalog,
-        limits: Mapping[str, timedelta],
+        limits: Mapping[str, Mapping[SyncPass, timedelta]],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._catalog = catalog
@@ -143,13 +145,13 @@ class Access:
         self._index = ReadableIndex()
         self._seq = 0
 
-    def limit(self, limits: Mapping[str, timedelta]) -> None:
+    def limit(self, limits: Mapping[str, Mapping[SyncPass, timedelta]]) -> None:
         """Use other limits from now on: a source that they do not name is withheld."""
         self._limits = dict(limits)
 
     def limit_of(self, source: str) -> timedelta | None:
         """Return how old a source's rules may be; None: the configuration does not name it."""
-        return self._limits.get(source)
+        return self._limits.get(source, {}).get(SyncPass.PERMISSIONS)
 
     def latest(self) -> int:
         """Return the catalog's latest change as it is now."""
@@ -186,14 +188,15 @@ class Access:
         self._index, self._seq = index, reader.seq
 
     def _ages(self, reader: Reader, at: datetime) -> dict[str, SourceAge]:
-        verified = reader.verified_at()
+        clocks = reader.clocks()
         found: dict[str, SourceAge] = {}
-        for name, limit in self._limits.items():
-            if name not in verified:
+        for name, limits in self._limits.items():
+            if name not in clocks:
                 continue
-            moment = verified[name]
-            age = None if moment is None else at - moment
-            # An age below zero means that a clock was set back: then nobody knows how old the rules are.
-            fresh = age is not None and timedelta(0) <= age <= limit
-            found[name] = SourceAge(name, age, not fresh)
+            ages = {one: at - clock.verified_at for one, clock in clocks[name].items()}
+            # INVARIANT: a source without limits is withheld, as one whose limit nobody knows.
+            fresh = SyncPass.PERMISSIONS in limits and all(
+                leases.is_fresh(ages.get(one), limit) for one, limit in limits.items()
+            )
+            found[name] = SourceAge(name, ages.get(SyncPass.PERMISSIONS), not fresh)
         return found

@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import ATTRIBUTES, Directory, Watched
-from service import audit_copies, directories, secret_options
+from service import audit_copies, directories, leases, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.access import AccessServicer
@@ -68,11 +68,13 @@ from service.settings import Address, Settings, SettingsError, SourceSettings
 from service.shadow import Shadow
 from service.shred import Shredder
 from service.source_groups import SourceGroups
+from service.source_holds import SourceHolds
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
 from service.stores.records import RunState, StoredRun
-from service.sync import SyncEngine
+from service.sync import SyncEngine, policy_of
+from service.sync_records import held_record
 
 log = structlog.get_logger()
 
@@ -233,6 +235,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         now=lambda: datetime.now(UTC),
         on_commit=indexes.notify,
         on_run_finished=finished,
+        policy=lambda name: policy_of(configuration.settings, name),
+        on_held=lambda stop: audit.append_blocking(held_record(stop)),
     )
     runs = SourceRuns(
         {one.name: one for one in settings.sources},
@@ -243,11 +247,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     )
     closing.callback(runs.close)
 
-    access = Access(catalog, _permissions_ages(settings))
+    access = Access(catalog, leases.of_all(settings))
     configuration.follow(
         catalog.add_source,
         audit.append_blocking,
-        lambda new: access.limit(_permissions_ages(new)),
+        lambda new: access.limit(leases.of_all(new)),
         lambda new: groups.limit(_memberships_ages(new)),
         lambda new: authenticator.privilege(frozenset().union(*new.roles.values())),
         lambda new: roles.use(new.roles),
@@ -285,7 +289,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
             executor,
             audit_key.page_key,
         ),
-        "SourceService": SourceServicer(runs, executor, audit_key.page_key, configuration.reload),
+        "SourceService": SourceServicer(
+            runs, executor, audit_key.page_key, configuration.reload, SourceHolds(catalog, configuration.names)
+        ),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "CustodyService": CustodyServicer(
             custody,
@@ -395,10 +401,6 @@ def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Setti
         return EdgeIndex(path, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
 
     return Generations(folder.index, open_generation)
-
-
-def _permissions_ages(settings: Settings) -> dict[str, timedelta]:
-    return {one.name: one.max_permissions_age for one in settings.sources}
 
 
 def _memberships_ages(settings: Settings) -> dict[str, timedelta]:

@@ -69,6 +69,10 @@ class Configuration:
         """The settings in force."""
         return self._settings
 
+    def names(self) -> frozenset[str]:
+        """Return the names of all sources."""
+        return frozenset(one.name for one in self._settings.sources)
+
     def connect(self, name: str) -> Connector:
         """Make the connector of a source. Raises NotFoundError and StartError."""
         settings = self._settings

@@ -92,6 +92,12 @@ class Progress:
             self._problems.extend(problems)
             self._notify()
 
+    def resume(self) -> None:
+        """Say that the run goes on from the checkpoint of one that was interrupted."""
+        with self._changed:
+            self._run = replace(self._run, resumed=True)
+            self._notify()
+
     def remaining(self, documents: int) -> None:
         """Say how many documents are still to come."""
         with self._changed:

@@ -50,8 +50,9 @@ __all__ = [
 
 _MAX_BYTES: Final = 1024 * 1024
 
-_AGES: Final = ("max_permissions_age", "max_memberships_age")
-_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, "every", "watch"})
+_AGES: Final = ("max_permissions_age", "max_memberships_age", "max_content_age")
+_SHARES: Final = ("max_widening", "max_purge")
+_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "watch"})
 """What the service reads of a source; the rest is its connector's."""
 
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
@@ -85,8 +86,10 @@ class EmbeddingSettings:
 class SourceSettings:
     """One source. options: what its connector reads, as plain values.
 
-    max_permissions_age: past it the source's documents are withheld. schedule: None when only people start runs.
+    max_permissions_age, max_content_age: past them, since the latest complete run that read rules, or texts too, the
+    source's documents are withheld. schedule: None when only people start runs.
     max_memberships_age: past it nobody knows who is in the groups that the source has itself.
+    max_widening, max_purge: which share of its documents a run may open wider, or remove, without being approved.
     """
 
     name: str
@@ -95,6 +98,9 @@ class SourceSettings:
     options: Mapping[str, object]
     max_memberships_age: timedelta = timedelta(hours=24)
     schedule: Schedule | None = None
+    max_content_age: timedelta = timedelta(days=30)
+    max_widening: float = 0.2
+    max_purge: float = 0.2
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, option: str = "") -> str:
@@ -344,12 +350,16 @@ def _source(one: Field) -> SourceSettings:
     kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
     ages = {key: entries[key].duration() for key in _AGES if key in entries}
     age = ages.get("max_permissions_age", timedelta(hours=24))
+    shares = {key: entries[key].share() for key in _SHARES if key in entries}
     options = {key: value for key, value in entries.items() if key not in _OF_A_SOURCE}
     return SourceSettings(
         name=name,
         kind=kind,
         max_permissions_age=age,
         max_memberships_age=ages.get("max_memberships_age", age),
+        max_content_age=ages.get("max_content_age", timedelta(days=30)),
+        max_widening=shares.get("max_widening", 0.2),
+        max_purge=shares.get("max_purge", 0.2),
         options={key: value.plain() for key, value in options.items()},
         schedule=_schedule(entries, age),
         places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},

@@ -91,7 +91,7 @@ class Shredder:
     def source(self, name: str) -> Certificate:
         """Shred all of a source: documents, containers, rules, runs. Errors as `document`."""
         with self._catalog.reader() as reader:
-            if name not in reader.verified_at():
+            if name not in reader.clocks():
                 raise NotFoundError("no source has this name")
         documents = self._catalog.shred_source(name, self._fence(name))
         return self._certify(name, "", documents, 0)

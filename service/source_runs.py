@@ -13,7 +13,7 @@ from service.errors import NotFoundError
 from service.schedules import Schedule, waits_for_a_person
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
-from service.stores.records import StoredRun, StoredSource
+from service.stores.records import StoredRun, StoredSource, SyncPass
 from service.sync import SyncEngine
 from service.timetable import Timetable
 
@@ -53,7 +53,11 @@ class SourceRuns:
     def _state(self, stored: StoredSource) -> SourceState:
         settings, latest = self._sources[stored.name], () if stored.latest_run is None else (stored.latest_run,)
         return SourceState(
-            stored, settings.max_permissions_age, self.timetable.next_at(stored.name), waits_for_a_person(latest)
+            stored,
+            settings.max_permissions_age,
+            settings.max_content_age,
+            self.timetable.next_at(stored.name),
+            waits_for_a_person(latest),
         )
 
     def state(self, name: str) -> SourceState:
@@ -75,12 +79,12 @@ class SourceRuns:
         finally:
             connector.close()
 
-    def start(self, name: str) -> StoredRun:
+    def start(self, name: str, sync_pass: SyncPass = SyncPass.CONTENT) -> StoredRun:
         """See `Sources`."""
         # Under the lock, so that `close` waits for every run that was opened before it.
         with self._lock:
             self._known(name)
-            run = self._engine.open(name)
+            run = self._engine.open(name, sync_pass)
             opened = run.progress.snapshot()
             try:
                 self._on_started(opened)

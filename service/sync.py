@@ -10,30 +10,59 @@ import json
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from datetime import datetime
-from typing import Final
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
 import structlog
 
-from connectors.base import Connector, Cursor
-from connectors.errors import ConnectorError
+from connectors.base import Connector, Cursor, Resumable
+from connectors.errors import ConnectorError, FatalError
+from service.breaker import BreakerLimits
 from service.channel import BrokenOffError
 from service.embed import Embedder
+from service.ending import Ending
 from service.errors import RemitError, SyncRunningError
 from service.keys.store import KeyStore
+from service.met import Met
+from service.rules_only import RulesOnly
 from service.runs import CancelledError, Progress, StoppedError
+from service.settings import Settings
 from service.stores.catalog import Catalog, Opening
-from service.stores.records import Phase, RunState, StoredRun
+from service.stores.checkpoints import StoredCheckpoint
+from service.stores.records import PassClock, Phase, RunState, StoredRun, SyncPass
+from service.stores.stops import Stop
 from service.texts import Extractor, Texts
-from service.walk import LONGEST_WAIT_S, Walk
+from service.walk import LONGEST_WAIT_S, Todo, Walk
 
 log = structlog.get_logger()
 
 STOPPED: Final = "stopped: the service is shutting down; start the run again, it goes on"
 
 _REMEMBERED_RUNS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What holds for the runs over one source.
+
+    breaker: which share of its documents one run may open wider, or remove, without being asked about.
+    resume_within: an interrupted run is taken up again only so long after it began; what it met is as old as that.
+    """
+
+    breaker: BreakerLimits = field(default_factory=BreakerLimits)
+    resume_within: timedelta = timedelta(hours=12)
+
+
+def policy_of(settings: Settings, name: str) -> Policy:
+    """Return what the settings say for the runs over a source."""
+    source = next((one for one in settings.sources if one.name == name), None)
+    if source is None:
+        return Policy()  # It was taken out of the settings, and its run is told to end.
+    # What an interrupted run met must not be half as old as it may become before it is complete.
+    return Policy(BreakerLimits(source.max_widening, source.max_purge), source.max_permissions_age / 2)
 
 
 class SyncEngine:
@@ -43,6 +72,7 @@ class SyncEngine:
     limit_bytes: a larger document is skipped as `too large`.
     on_commit: called after every commit that changed something, so that the index can follow; must not block.
     on_run_finished: called with every run's end, before anybody is told of it; writes the audit record.
+    policy: what holds for the runs over a source. on_held: called with what the breaker holds; writes the audit record.
     """
 
     def __init__(
@@ -57,6 +87,8 @@ class SyncEngine:
         now: Callable[[], datetime],
         on_commit: Callable[[], None] = lambda: None,
         on_run_finished: Callable[[StoredRun], None] = lambda run: None,
+        policy: Callable[[str], Policy] = lambda source: Policy(),
+        on_held: Callable[[Stop], object] = lambda stop: None,
     ) -> None:
         self._catalog = catalog
         self._keys = keys
@@ -67,16 +99,18 @@ class SyncEngine:
         self._now = now
         self._on_commit = on_commit
         self._on_run_finished = on_run_finished
+        self._policy = policy
+        self._on_held = on_held
         self._lock = threading.Lock()
         self._live: dict[str, SyncRun] = {}
         self._remembered: OrderedDict[str, Progress] = OrderedDict()
         self._stopping = False
 
-    def run(self, source: str) -> StoredRun:
+    def run(self, source: str, sync_pass: SyncPass = SyncPass.CONTENT) -> StoredRun:
         """Run one sync from beginning to end. Raises SyncRunningError while another is under way."""
-        return self.open(source).execute()
+        return self.open(source, sync_pass).execute()
 
-    def open(self, source: str) -> SyncRun:
+    def open(self, source: str, sync_pass: SyncPass = SyncPass.CONTENT) -> SyncRun:
         """Open a run and take the source's lease; `execute` it in a thread of its own.
 
         Raises SyncRunningError, StorageError, and StoppedError once the engine is stopping.
@@ -87,7 +121,7 @@ class SyncEngine:
             live = self._live.get(source)
             if live is not None:
                 raise SyncRunningError(source, live.progress.run_id)
-            opening = self._catalog.open_run(source, self._now())
+            opening = self._catalog.open_run(source, self._now(), sync_pass)
             run = SyncRun(self, opening)
             self._live[source] = run
             self._remembered[run.progress.run_id] = run.progress
@@ -133,18 +167,24 @@ class SyncEngine:
         source = opening.run.source
         state, failure = RunState.SUCCEEDED, ""
         error: Exception | None = None
+        complete: _Complete | None = None
         try:
-            cursor = self._sync(run, opening)
+            complete = self._sync(run, opening)
         except CancelledError:
-            state, cursor = RunState.CANCELLED, None
+            state = RunState.CANCELLED
         except Exception as err:  # noqa: BLE001 - the runner's top: whatever it is, the run has ended and says why
             state, failure, error = RunState.FAILED, self._sentence(source, err), err
-            cursor = None
         ended = run.progress.ended(state, failure, self._now(), error)
         try:
             with self._catalog.writer(source, opening.fence) as writer:
-                if cursor is not None:
-                    writer.complete(opening.run.started_at, json.dumps(cursor))
+                if complete is not None:
+                    # Of a run in parts nobody knows how long it takes.
+                    took = timedelta(0) if ended.resumed else self._now() - opening.run.started_at
+                    clock = PassClock(complete.began_at, took)
+                    writer.complete(opening.run.sync_pass, clock, json.dumps(complete.cursor))
+                elif error is not None and _is_hopeless(error, ended.resumed):
+                    # Another try from the same place might end in the same way, for ever.
+                    writer.checkpoints.drop()
                 writer.save_run(ended)
         except RemitError as err:
             # Not written: the row still says `running`, and the next opening of the source fails it.
@@ -161,36 +201,83 @@ class SyncEngine:
         log.info("sync_finished", source=source, run_id=ended.run_id, state=ended.state.value, seen=ended.counts.seen)
         return ended
 
-    def _sync(self, run: SyncRun, opening: Opening) -> Cursor:
-        """Walk and store; return the cursor for the next run. Raises whatever goes wrong in any of the threads."""
-        connector = self._connect(opening.run.source)
+    def _sync(self, run: SyncRun, opening: Opening) -> _Complete:
+        """Walk and store; return where it led. Raises whatever goes wrong in any of the threads."""
+        source = opening.run.source
+        policy = self._policy(source)
+        connector = self._connect(source)
         try:
-            texts = Texts(
+            resumed = self._taken_up(opening, connector, policy.resume_within)
+            if resumed is not None:
+                run.progress.resume()
+            met = Met(resumed)
+            walk = Walk(
                 self._catalog,
                 self._keys,
                 opening,
-                connector,
-                self._extractor,
-                self._embedder,
                 run.progress,
-                limit_bytes=self._limit_bytes,
+                met,
+                todo=lambda todo: pipeline.put(todo),
+                mark=lambda checkpoint: pipeline.put(checkpoint),
                 on_commit=self._on_commit,
-                now=self._now,
+                resumed=resumed,
             )
-            walk = Walk(self._catalog, self._keys, opening, run.progress, texts.put, self._on_commit)
-            run.on_stop(texts.break_off)
+            ending = Ending(self._catalog, opening, walk, run.progress, policy.breaker, self._on_commit, self._on_held)
+            pipeline = self._pipeline(run, opening, connector, met, ending.may_widen)
+            run.on_stop(pipeline.break_off)
             run.progress.phase(Phase.READING)
-            _walk_and_store(walk, texts, connector, opening.cursor, lambda: run.progress.phase(Phase.STORING))
+            _walk_and_store(
+                walk,
+                ending,
+                pipeline,
+                connector,
+                opening.cursor if resumed is None else resumed.cursor,
+                lambda: run.progress.phase(Phase.STORING),
+            )
             run.require_wanted()
             if walk.cursor is None:
                 raise BrokenOffError
             run.progress.phase(Phase.FINISHING)
-            walk.settle(texts.unconfirmed)
+            ending.settle()
             # Last: until here the text of what is gone serves what has the same content, as after a rename.
-            self._catalog.purge(opening.run.source, opening.fence)
+            self._catalog.purge(source, opening.fence)
         finally:
             connector.close()
-        return walk.cursor
+        return _Complete(walk.cursor, walk.began_at)
+
+    def _taken_up(self, opening: Opening, connector: Connector, within: timedelta) -> StoredCheckpoint | None:
+        """Return where the run goes on; None when it begins, and then no later one goes on from there either."""
+        found = opening.checkpoint
+        if found is None:
+            return None
+        fresh = timedelta(0) <= opening.run.started_at - found.began_at <= within
+        if fresh and isinstance(connector, Resumable) and connector.resumes(found.cursor):
+            return found
+        with self._catalog.writer(opening.run.source, opening.fence) as writer:
+            writer.checkpoints.drop()
+        return None
+
+    def _pipeline(
+        self, run: SyncRun, opening: Opening, connector: Connector, met: Met, may_widen: Callable[[], bool]
+    ) -> _Pipeline:
+        match opening.run.sync_pass:
+            case SyncPass.PERMISSIONS:
+                return RulesOnly(self._catalog, opening)
+            case SyncPass.CONTENT:
+                return Texts(
+                    self._catalog,
+                    self._keys,
+                    opening,
+                    connector,
+                    self._extractor,
+                    self._embedder,
+                    run.progress,
+                    limit_bytes=self._limit_bytes,
+                    on_commit=self._on_commit,
+                    now=self._now,
+                    met=met,
+                    may_widen=may_widen,
+                )
 
     def _sentence(self, source: str, err: Exception) -> str:
         """Say why a run failed, for people; what nobody foresaw is logged by its kind and place, not by its text."""
@@ -203,6 +290,38 @@ class SyncEngine:
                 last = traceback.extract_tb(err.__traceback__)[-1]
                 log.error("sync_failed", source=source, error=type(err).__name__, where=f"{last.name}:{last.lineno}")
                 return f"an error that nobody foresaw ({type(err).__name__} in {last.name}): report it, with the log"
+
+
+def _is_hopeless(error: Exception, resumed: bool) -> bool:
+    """Whether another try from the same place would end in the same way."""
+    return isinstance(error, FatalError) or (resumed and not isinstance(error, ConnectorError | RemitError))
+
+
+@dataclass(frozen=True, slots=True)
+class _Complete:
+    """Where a complete run led. began_at: when the first part of it began."""
+
+    cursor: Cursor
+    began_at: datetime
+
+
+class _Pipeline(Protocol):
+    """What a walk feeds; see `service.texts` and `service.rules_only`."""
+
+    def put(self, what: Todo | StoredCheckpoint) -> None:
+        """Hand over a document, or a checkpoint."""
+
+    def tasks(self) -> Sequence[Callable[[], None]]:
+        """Return what each thread has to do."""
+
+    def close(self) -> None:
+        """Say that the walk is over."""
+
+    def check(self) -> None:
+        """Raise BrokenOffError once it was broken off."""
+
+    def break_off(self) -> None:
+        """Stop before the next document."""
 
 
 class SyncRun:
@@ -250,7 +369,12 @@ class SyncRun:
 
 
 def _walk_and_store(
-    walk: Walk, texts: Texts, connector: Connector, cursor: Cursor | None, walked: Callable[[], None]
+    walk: Walk,
+    ending: Ending,
+    pipeline: _Pipeline,
+    connector: Connector,
+    cursor: Cursor | None,
+    walked: Callable[[], None],
 ) -> None:
     """Walk in this thread, store in others; return when all are done. Raises the first thing that went wrong.
 
@@ -260,29 +384,29 @@ def _walk_and_store(
 
     def break_off_after(worker: Future[None]) -> None:
         if worker.exception() is not None:
-            texts.break_off()
+            pipeline.break_off()
 
     with ThreadPoolExecutor(3, thread_name_prefix="sync") as pool:
-        tasks = (texts.read_all, texts.store_all, lambda: _flush_late(walk, ended))
+        tasks = (*pipeline.tasks(), lambda: _flush_late(walk, ended))
         workers = [pool.submit(task) for task in tasks]
         for worker in workers:
             worker.add_done_callback(break_off_after)
         try:
             try:
                 for change in connector.changes(cursor):
-                    texts.check()
+                    pipeline.check()
                     walk.apply(change)
             finally:
                 # However the walk ends: rules that the source has sent are in force.
                 walk.flush()
-            walk.finish()
+            ending.finish()
             walked()
-            texts.close()
-            wait(workers[:2])
+            pipeline.close()
+            wait(workers[:-1])
         except BrokenOffError:
             pass  # A worker knows why, or the run was told to stop.
         except BaseException:
-            texts.break_off()
+            pipeline.break_off()
             raise
         finally:
             ended.set()

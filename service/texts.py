@@ -7,8 +7,8 @@ Whether a document may be read at all was settled by `service.walk` before it ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -19,17 +19,16 @@ from service.channel import Channel
 from service.embed import Embedder
 from service.extract import Extracted, ExtractError
 from service.keys.store import KeyStore
+from service.met import Met
 from service.names import Names
 from service.runs import Progress
+from service.spool import Spool
 from service.stores.catalog import Catalog, Opening
-from service.stores.records import Counts, Problem
+from service.stores.checkpoints import StoredCheckpoint
+from service.stores.records import Counts, Problem, SyncPass
 from service.stores.writer import Writer
 from service.stores.writes import FoundText, Known, PassageWrite, TextWrite
 from service.walk import Todo
-
-MOST_TODO: Final = 200_000
-"""How many documents may wait for their text. Past that the walk waits too, and rules behind it: only a source in
-which more documents than this changed since the last run gets there."""
 
 _MOST_READY: Final = 64
 _BATCH_DOCUMENTS: Final = 64
@@ -83,14 +82,13 @@ class _Failed:
     again: bool
 
 
-_Ready = _Fresh | _Copy | _Same | _Failed
+_Ready = _Fresh | _Copy | _Same | _Failed | StoredCheckpoint
 
 
 class Texts:
     """The pipeline of one run. `read_all` and `store_all` each have a thread; `put` and `close` feed them.
 
-    unconfirmed: what changed while it was read, so that an older text than the source's stays stored. Complete when
-    `read_all` has returned.
+    may_widen: whether rules may be released with a text that let somebody in who was not let in before.
     """
 
     def __init__(
@@ -106,6 +104,8 @@ class Texts:
         limit_bytes: int,
         on_commit: Callable[[], None],
         now: Callable[[], datetime],
+        met: Met,
+        may_widen: Callable[[], bool],
     ) -> None:
         self._catalog = catalog
         self._names = Names(keys, opening.run.source)
@@ -118,21 +118,27 @@ class Texts:
         self._limit_bytes = limit_bytes
         self._on_commit = on_commit
         self._now = now
-        self._todo: Channel[Todo] = Channel(MOST_TODO)
+        self._met = met
+        self._may_widen = may_widen
+        self._todo: Spool[Todo | StoredCheckpoint] = Spool(catalog.folder)
         self._ready: Channel[_Ready] = Channel(_MOST_READY)
         self._total_known = False
+        # Contents that are on their way to the catalog.
         self._passed: set[bytes] = set()
         self._stored_batches = 0
-        self.unconfirmed: list[Todo] = []
 
-    def put(self, todo: Todo) -> None:
-        """Hand over a document."""
-        self._todo.put(todo)
+    def put(self, what: Todo | StoredCheckpoint) -> None:
+        """Hand over a document, or a checkpoint: it is stored once everything before it was dealt with."""
+        self._todo.put(what)
 
     def close(self) -> None:
         """Say that the walk is over."""
         self._total_known = True
         self._todo.close()
+
+    def tasks(self) -> Sequence[Callable[[], None]]:
+        """Return what each thread has to do."""
+        return self.read_all, self.store_all
 
     def check(self) -> None:
         """Raise BrokenOffError once the pipeline was broken off."""
@@ -146,7 +152,7 @@ class Texts:
     def read_all(self) -> None:
         """Read and extract until the walk is over and nothing waits."""
         while (todo := self._todo.take()) is not None:
-            ready = self._read(todo)
+            ready = self._mark(todo) if isinstance(todo, StoredCheckpoint) else self._read(todo)
             if ready is not None:
                 self._ready.put(ready)
         self._ready.close()
@@ -162,6 +168,9 @@ class Texts:
 
     # Reading.
 
+    def _mark(self, checkpoint: StoredCheckpoint) -> StoredCheckpoint:
+        return replace(checkpoint, unconfirmed=checkpoint.seen & self._met.unconfirmed_texts())
+
     def _read(self, todo: Todo) -> _Ready | None:
         upsert = todo.upsert
         if upsert.media_type == UNKNOWN:
@@ -174,15 +183,17 @@ class Texts:
             self._skipped(todo, err.reason, err.detail)
             if err.reason == "changed":
                 # The old text stays, under old and new rules; the next run reads the new one.
-                self.unconfirmed.append(todo)
+                self._met.unconfirmed(todo.document.ordinal)
                 return None
             return _Failed(todo, err.reason, again=err.reason != "too large")
         content = self._names.content(data, upsert.media_type)
+        # Asked before the catalog: what is not on its way any more is stored there.
+        passed = content in self._passed
         with self._catalog.reader() as reader:
             known = todo.document.source_version is not None
             if known and reader.same_content(todo.document.ordinal, content):
                 return _Same(todo)
-            if content in self._passed:
+            if passed:
                 return _Copy(todo, content, None)
             # Taken now: when this one is stored, the other may have another text.
             found = reader.find_text(self._source, content)
@@ -227,6 +238,7 @@ class Texts:
         made: dict[bytes, FoundText] = {}
         writes: list[TextWrite] = []
         same: list[tuple[Known, bytes]] = []
+        checkpoint: StoredCheckpoint | None = None
         used = 0
         with self._catalog.writer(self._source, self._fence) as writer:
             for ready in batch:
@@ -253,9 +265,18 @@ class Texts:
                         # The old text is not what the document says now: it is not served as if it were.
                         version = None if again else todo.version
                         writes.append(TextWrite(todo.document, version, None, todo.upsert.name, "", (), reason))
-            # What is stored now was read under the rules that the source has now: no older ones are needed.
-            writer.give([(ready.todo.document, ready.todo.released) for ready in batch])
+                    case StoredCheckpoint():
+                        checkpoint = ready
+            todos = [ready.todo for ready in batch if not isinstance(ready, StoredCheckpoint)]
+            # What is stored now was read under the rules that the source has now: no older ones are needed, unless
+            # the breaker has to be asked first.
+            may_widen = self._may_widen()
+            writer.give([(todo.document, todo.released) for todo in todos if may_widen or not todo.widens])
             stored = self._write(writer, writes, same)
+            if checkpoint is not None:
+                writer.checkpoints.put(SyncPass.CONTENT, checkpoint)
+        self._met.done([todo.document.ordinal for todo in todos])
+        self._passed.difference_update(made)
         self._stored_batches += 1
         self._on_commit()
         self._progress.add(stored)

@@ -228,6 +228,10 @@ def _target(request: Message | None) -> str:
             target = request.folder
         case source_pb2.GetSourceRequest() | source_pb2.CheckSourceRequest() | source_pb2.StartSyncRequest():
             target = request.name
+        case source_pb2.ListHoldsRequest():
+            target = request.name
+        case source_pb2.ApproveHoldRequest() | source_pb2.RejectHoldRequest():
+            target = request.hold_id
         case source_pb2.ListSyncRunsRequest():
             target = request.name
         case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest() | source_pb2.CancelSyncRunRequest():

@@ -74,6 +74,10 @@ METHODS: Final = {
     # A watch follows a run to its end; it ends with the credential at the latest.
     "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S, also=_LOOKS),
     "remit.v1.SourceService/ReloadSettings": Rule(OPERATOR, default_s=60.0, longest_s=600.0),
+    "remit.v1.SourceService/ListHolds": _LOOK,
+    # Who runs syncs does not decide what they may open: that is for those who answer for access.
+    "remit.v1.SourceService/ApproveHold": Rule(ACCESS_ADMIN, also=frozenset({SOURCE_OWNER})),
+    "remit.v1.SourceService/RejectHold": Rule(ACCESS_ADMIN, also=frozenset({SOURCE_OWNER})),
     "remit.v1.AuditService/GetAuditRecord": _AUDITOR,
     "remit.v1.AuditService/ListAuditRecords": _AUDITOR,
     # A large log takes its time, and `follow` stays; both end with the credential at the latest.

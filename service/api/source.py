@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from remit.v1 import source_pb2
 
 from service.api import wire
+from service.api.holds import HoldMethods, Holds
 from service.api.pages import PageTokens
 from service.api.sources import Sources
 from service.api.wrapper import Call, Reply, Stream
@@ -24,7 +25,7 @@ _PAGE: Final = 20
 _LARGEST_PAGE: Final = 100
 
 
-class SourceServicer:
+class SourceServicer(HoldMethods):
     """remit.v1.SourceService.
 
     reload: puts the settings of the file into force, or says why not. poll_s: how often a watch looks at its run.
@@ -36,9 +37,11 @@ class SourceServicer:
         executor: Executor,
         page_key: bytes,
         reload: Callable[[], Reloaded],
+        holds: Holds,
         *,
         poll_s: float = _POLL_S,
     ) -> None:
+        super().__init__(holds, executor)
         self._sources = sources
         self._reload = reload
         self._executor = executor
@@ -66,7 +69,8 @@ class SourceServicer:
     async def StartSync(self, request: source_pb2.StartSyncRequest, call: Call) -> Reply:
         """Open a run."""
         name = _seen(wire.name("name", request.name), call)
-        run = await self._executor.run(self._sources.start, name)
+        sync_pass = wire.sync_pass("sync_pass", request.sync_pass)
+        run = await self._executor.run(self._sources.start, name, sync_pass)
         return Reply(source_pb2.StartSyncResponse(run=wire.run(run)))
 
     async def GetSyncRun(self, request: source_pb2.GetSyncRunRequest, call: Call) -> Reply:

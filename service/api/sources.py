@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from connectors.base import Finding
-from service.stores.records import StoredRun, StoredSource
+from service.stores.records import StoredRun, StoredSource, SyncPass
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class SourceState:
 
     stored: StoredSource
     max_permissions_age: timedelta
+    max_content_age: timedelta
     next_run_at: datetime | None = None
     waits_for_a_person: bool = False
 
@@ -45,7 +46,7 @@ class Sources(Protocol):
     def check(self, name: str) -> Sequence[Finding]:
         """Connect, and say what the credential can read; store nothing. Raises NotFoundError."""
 
-    def start(self, name: str) -> StoredRun:
+    def start(self, name: str, sync_pass: SyncPass = SyncPass.CONTENT) -> StoredRun:
         """Open a run and return at once. Raises NotFoundError, SyncRunningError."""
 
     def run(self, run_id: str) -> StoredRun:

@@ -23,7 +23,7 @@ from service.configuration import Reloaded
 from service.errors import InvalidRequestError
 from service.reading import DocumentView, Passage
 from service.search import Answer, Freshness, Mode, Query
-from service.stores.records import Live, Phase, RunState, StoredRun
+from service.stores.records import Live, Phase, RunState, StoredRun, SyncPass
 
 MAX_QUERY_BYTES: Final = 8192
 MAX_LIMIT: Final = 100
@@ -229,6 +229,7 @@ def caller_response(caller: Current, fresh: Freshness, response_id: str) -> acce
 def source(state: SourceState) -> source_pb2.Source:
     """Write one source."""
     stored = state.stored
+    content = stored.clocks.get(SyncPass.CONTENT)
     return source_pb2.Source(
         name=stored.name,
         kind=stored.kind,
@@ -240,7 +241,26 @@ def source(state: SourceState) -> source_pb2.Source:
         latest_run=None if stored.latest_run is None else run(stored.latest_run),
         next_run_at=_optional(state.next_run_at),
         waits_for_a_person=state.waits_for_a_person,
+        content_verified_at=_optional(content.verified_at if content is not None else None),
+        max_content_age=duration(state.max_content_age),
     )
+
+
+_PASSES: Final = {
+    SyncPass.CONTENT: source_pb2.SYNC_PASS_CONTENT,
+    SyncPass.PERMISSIONS: source_pb2.SYNC_PASS_PERMISSIONS,
+}
+
+
+def sync_pass(field: str, value: source_pb2.SyncPass.ValueType) -> SyncPass:
+    """Read which pass is meant; unset is the whole."""
+    match value:
+        case source_pb2.SYNC_PASS_UNSPECIFIED | source_pb2.SYNC_PASS_CONTENT:
+            return SyncPass.CONTENT
+        case source_pb2.SYNC_PASS_PERMISSIONS:
+            return SyncPass.PERMISSIONS
+        case _:
+            raise InvalidRequestError(field, "no pass is known by this number")
 
 
 _RUN_STATES: Final = {
@@ -276,6 +296,8 @@ def run(value: StoredRun) -> source_pb2.SyncRun:
             for problem in value.problems
         ],
         failure=value.failure,
+        sync_pass=_PASSES[value.sync_pass],
+        resumed=value.resumed,
         progress=None if value.live is None else _progress(value.live),
     )
 

@@ -11,13 +11,13 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from acl.model import ScopeId
 from connectors.base import Cursor
@@ -25,17 +25,20 @@ from service.errors import StartError
 from service.keys.provider import KeyProvider
 from service.keys.store import KeyStore
 from service.stores import schema
+from service.stores.checkpoints import StoredCheckpoint
 from service.stores.errors import FencedError, ModelChangedError, storage_errors
 from service.stores.folder import DataFolder
-from service.stores.holds import Acls, Interned, is_held, unwind
+from service.stores.holds import Acls
+from service.stores.known import KnownDocuments, known_rules, occupied
 from service.stores.memberships import Revision, known_groups
 from service.stores.reader import Reader
-from service.stores.records import Counts, RunState, StoredRun
+from service.stores.records import Counts, RunState, StoredRun, SyncPass
 from service.stores.runs import INTERRUPTED, run_from_row, seal_report
 from service.stores.sealing import Sealing
 from service.stores.sqlite import open_readers, open_writer
+from service.stores.stops import Stop, StopState, decide_stop
 from service.stores.writer import Writer
-from service.stores.writes import Known, KnownScope
+from service.stores.writes import KnownScope
 
 log = structlog.get_logger()
 
@@ -47,17 +50,20 @@ KEYS: Final = "keys.sqlite"
 class Opening:
     """What a run starts with. `fence`: its number, which every write of it is checked against.
 
-    documents: by keyed hash of the native id. scopes: containers by id, without held ones. cursor: of the last complete
-    run. groups: the facts of the source's own, by id.
+    documents: what is stored. occupied: the containers in which documents lie. scopes: containers by id, without held
+    ones. cursor: of the last complete run. groups: the facts of the source's own, by id.
+    checkpoint: where a run of this pass was interrupted, None when none was.
     """
 
     run: StoredRun
     fence: int
-    documents: dict[bytes, Known]
+    documents: KnownDocuments
+    occupied: frozenset[ScopeId]
     scopes: dict[ScopeId, KnownScope]
     acls: Acls
     cursor: Cursor | None
     groups: dict[str, bytes]
+    checkpoint: StoredCheckpoint | None = None
 
 
 class Catalog:
@@ -92,6 +98,11 @@ class Catalog:
             raise
         self.incarnation: str = about["incarnation"]
         self.rebuild_pending = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the catalog lies: the data folder."""
+        return self._path.parent
 
     def close(self) -> None:
         """Close the database. The key store is closed by who opened it."""
@@ -150,7 +161,7 @@ class Catalog:
             yield writer
             writer.close()
 
-    def open_run(self, source: str, at: datetime) -> Opening:
+    def open_run(self, source: str, at: datetime, sync_pass: SyncPass = SyncPass.CONTENT) -> Opening:
         """Open a run over `source`: every earlier one may not write any more. Finishes what a crash left undone."""
         with self._write() as connection:
             self._fail_interrupted(connection, source, at)
@@ -162,7 +173,8 @@ class Catalog:
             ).one()
             fence = connection.scalar(select(schema.sources.c.fence).where(schema.sources.c.id == source_id))
             assert fence is not None
-            run = StoredRun(secrets.token_urlsafe(12), source, RunState.RUNNING, at, None, Counts())
+            run_id = secrets.token_urlsafe(12)
+            run = StoredRun(run_id, source, RunState.RUNNING, at, None, Counts(), sync_pass=sync_pass)
             connection.execute(
                 insert(schema.runs).values(
                     run_id=run.run_id,
@@ -175,35 +187,43 @@ class Catalog:
             )
         self._bury_unreadable(source, fence)
         self.purge(source, fence)
+        with self.writer(source, fence) as writer:
+            # Within the transaction, so that no key is taken for one without a document whose row comes a moment later.
+            # A crash came between the two: nothing was sealed that could still be read.
+            self._keys.shred(source, self._keys.documents(source) - writer.document_ids())
+            checkpoint = writer.checkpoints.get(sync_pass)
+            if checkpoint is None:
+                # One of another pass is of a time before this one: what was met then is not what is met now.
+                writer.checkpoints.drop()
         with storage_errors(self._path), self._readers.begin() as connection:
-            documents = _known_documents(connection, source_id)
-            scopes, acls = _known_rules(connection, source_id)
+            inside = occupied(connection, source_id)
+            scopes, acls = known_rules(connection, source_id)
             groups = known_groups(connection, source_id)
-        # Keys without a document: a crash came between the two. Nothing was sealed that could still be read.
-        orphans = self._keys.documents(source) - {known.document_id for known in documents.values()}
-        self._keys.shred(source, orphans)
         opened = None if cursor is None else json.loads(self.sealing.open_of_source(source, "cursor", "", cursor))
-        return Opening(run, fence, documents, scopes, acls, opened, groups)
+        documents = KnownDocuments(self._path, self._readers, source_id)
+        return Opening(run, fence, documents, inside, scopes, acls, opened, groups, checkpoint)
 
     def purge(self, source: str, fence: int) -> None:
         """Remove the tombstones of a source: first their keys, then their rows."""
-        documents = schema.documents.c
-        with storage_errors(self._path), self._readers.begin() as connection:
-            buried = connection.scalars(
-                select(documents.document_id)
-                .join(schema.sources, schema.sources.c.id == documents.source)
-                .where(schema.sources.c.name == source, documents.deleted.is_(True))
-            ).all()
+        with self.writer(source, fence) as writer:
+            buried = writer.buried()
         if buried:
             self._keys.shred(source, buried)
             with self.writer(source, fence) as writer:
                 writer.remove_buried()
+
+    def decide_stop(self, hold_id: str, state: StopState, by: str, at: datetime) -> Stop | None:
+        """Write down what a person decided about what the breaker holds; None when that is not held any more."""
+        with self._write() as connection:
+            return decide_stop(connection, self.sealing, hold_id, state, by, at)
 
     def take_fence(self, source: str) -> int:
         """Return a new number for writing to `source`: runs that were opened before may not write any more."""
         with self._write() as connection:
             table = schema.sources.c
             connection.execute(update(schema.sources).where(table.name == source).values(fence=table.fence + 1))
+            of_source = select(table.id).where(table.name == source).scalar_subquery()
+            connection.execute(delete(schema.checkpoints).where(schema.checkpoints.c.source == of_source))
             fence: int = connection.execute(select(table.fence).where(table.name == source)).scalar_one()
         return fence
 
@@ -242,6 +262,8 @@ class Catalog:
             log.warning("documents_without_keys", source=source, documents=len(lost))
             with self.writer(source, fence) as writer:
                 writer.bury(lost)
+                # They were met by a run that was interrupted, and are to be met again.
+                writer.checkpoints.drop()
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
@@ -261,9 +283,7 @@ class Catalog:
             wanted = wanted.where(schema.sources.c.name == source)
         for row in connection.execute(wanted).all():
             was = run_from_row(row, self.sealing)
-            run = StoredRun(
-                was.run_id, was.source, RunState.FAILED, was.started_at, at, was.counts, was.problems, INTERRUPTED
-            )
+            run = replace(was, state=RunState.FAILED, ended_at=at, failure=INTERRUPTED)
             connection.execute(
                 update(schema.runs)
                 .where(schema.runs.c.run_id == run.run_id)
@@ -295,32 +315,3 @@ def _create(connection: Connection, keys: KeyStore) -> None:
 def _about(connection: Connection) -> dict[str, str]:
     rows = connection.execute(select(schema.about.c.name, schema.about.c.value))
     return {row.name: row.value for row in rows}
-
-
-def _known_documents(connection: Connection, source_id: int) -> dict[bytes, Known]:
-    """Read what a run compares with. Nothing is a tombstone here: they were purged."""
-    table = schema.documents.c
-    columns = (table.ordinal, table.document_id, table.acl_id, table.scope, table.source_version, table.facts)
-    rows = connection.execute(select(table.native, *columns).where(table.source == source_id))
-    return {native: Known(*rest) for native, *rest in rows}
-
-
-def _known_rules(connection: Connection, source_id: int) -> tuple[dict[ScopeId, KnownScope], Acls]:
-    """Read containers and interned ACLs, what is held taken apart from what the source said."""
-    scopes, acls = schema.scopes.c, schema.acls.c
-    rows = connection.execute(
-        select(scopes.id, scopes.parent, scopes.clause, scopes.facts).where(scopes.source == source_id)
-    ).all()
-    links = {row.id: (row.parent, row.clause) for row in rows}
-    known: dict[ScopeId, KnownScope] = {}
-    for row in rows:
-        if not is_held(row.id):
-            parent, held = unwind(row.parent, links)
-            known[row.id] = KnownScope(row.facts, parent, row.clause, held)
-    interned: Acls = {}
-    for acl_id, scope, own in connection.execute(
-        select(acls.acl_id, acls.scope, acls.own).where(acls.source == source_id)
-    ):
-        around, held = unwind(scope, links)
-        interned[Interned(around, own, held)] = acl_id
-    return known, interned

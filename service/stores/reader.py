@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import BindParameter, Column, Connection, Integer, Row, Select, String, and_, bindparam, func, select
@@ -19,15 +20,18 @@ from service.stores.memberships import MEMBERSHIP, GroupChange, Pass, changes_si
 from service.stores.records import (
     AccessChange,
     AclUse,
+    PassClock,
     RunState,
     Sealed,
     StoredChunk,
     StoredDocument,
     StoredRun,
     StoredSource,
+    SyncPass,
 )
 from service.stores.runs import run_from_row
 from service.stores.sealing import DocumentSeal, Sealing
+from service.stores.stops import Stop, stops_of
 from service.stores.writes import FoundText
 
 _BATCH: Final = 500
@@ -232,18 +236,20 @@ class Reader:
                 .group_by(documents.source)
             )
         }
+        all_clocks = self.clocks()
         found: list[StoredSource] = []
         for row in self._connection.execute(select(schema.sources).order_by(schema.sources.c.name)).all():
-            counts = counted.get(row.id)
+            counts, clocks = counted.get(row.id), all_clocks.get(row.name, {})
             found.append(
                 StoredSource(
                     row.name,
                     row.kind,
-                    row.permissions_verified_at,
+                    None if SyncPass.PERMISSIONS not in clocks else clocks[SyncPass.PERMISSIONS].verified_at,
                     0 if counts is None else counts.documents,
                     0 if counts is None else counts.chunks,
                     0 if counts is None else counts.quarantined,
                     next(iter(self.runs(row.name, 1)), None),
+                    clocks,
                 )
             )
         return found
@@ -276,10 +282,24 @@ class Reader:
         )
         return [row.ordinal for row in rows]
 
-    def verified_at(self) -> dict[str, Any]:
-        """Return for each source when its permissions were last verified in full; None before the first time."""
-        rows = self._connection.execute(select(schema.sources.c.name, schema.sources.c.permissions_verified_at))
-        return {row.name: row.permissions_verified_at for row in rows}
+    def clocks(self) -> dict[str, dict[SyncPass, PassClock]]:
+        """Return the clocks of every source: of each pass that was ever complete."""
+        passes = schema.passes.c
+        rows = self._connection.execute(
+            select(schema.sources.c.name, passes.name.label("pass"), passes.verified_at, passes.took_ms).outerjoin(
+                schema.passes, passes.source == schema.sources.c.id
+            )
+        )
+        found: dict[str, dict[SyncPass, PassClock]] = {}
+        for name, one, verified_at, took_ms in rows.all():
+            clocks = found.setdefault(name, {})
+            if one is not None:
+                clocks[SyncPass(one)] = PassClock(verified_at, timedelta(milliseconds=took_ms))
+        return found
+
+    def stops(self, source: str | None) -> list[Stop]:
+        """Return what the breaker holds of a source, or of all, the newest first."""
+        return stops_of(self._connection, self._sealing, source)
 
     def run(self, run_id: str) -> StoredRun | None:
         """Return one run, None when there is none."""

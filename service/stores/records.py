@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
@@ -92,6 +93,27 @@ class AccessChange:
     value: Change
 
 
+class SyncPass(Enum):
+    """What a run verifies. Each pass has a clock of its own; a complete run of the first renews both.
+
+    CONTENT: rules and texts. PERMISSIONS: rules alone; no content is read, and what is new waits for the other.
+    """
+
+    CONTENT = "content"
+    PERMISSIONS = "permissions"
+
+
+@dataclass(frozen=True, slots=True)
+class PassClock:
+    """When the latest complete run of a pass began, the first part of it if it was interrupted, and how long it took.
+
+    took: the time from the run's beginning to its end, of a run that was not interrupted; zero when none is known.
+    """
+
+    verified_at: datetime
+    took: timedelta
+
+
 class RunState(Enum):
     """Where a run stands."""
 
@@ -165,6 +187,7 @@ class StoredRun:
 
     recovery: of a run that failed. retry_after: how long the source asked to be left alone; None when it did not.
     live: of a run under way, as it is watched; never written down.
+    resumed: it goes on from the checkpoint of one that was interrupted.
     """
 
     run_id: str
@@ -178,13 +201,16 @@ class StoredRun:
     recovery: Recovery = Recovery.RETRY
     retry_after: timedelta | None = None
     live: Live | None = None
+    sync_pass: SyncPass = SyncPass.CONTENT
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSource:
     """A source with what it holds.
 
-    permissions_verified_at: when the walk of the latest complete run began; None before the first.
+    permissions_verified_at: when the walk of the latest complete run began, of either pass; None before the first.
+    clocks: of each pass that was ever complete.
     documents: those that can be served; chunks: their passages; quarantined: those that nobody reads because their
     rules are not understood.
     """
@@ -196,3 +222,4 @@ class StoredSource:
     chunks: int
     quarantined: int
     latest_run: StoredRun | None
+    clocks: Mapping[SyncPass, PassClock] = field(default_factory=dict)

@@ -11,10 +11,11 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from acl.model import AclId, Clause, ScopeId, Unknown
 from acl.normalize import encode, fingerprint, normalize
 from service.stores import schema
+from service.stores.former import Formers
 from service.stores.holds import MARKED, REASON, Held, around_container, around_own, label
 from service.stores.journal import Journal
 from service.stores.sealing import Sealing
-from service.stores.writes import ScopeWrite
+from service.stores.writes import Former, ScopeWrite
 
 _BATCH: Final = 500
 
@@ -22,17 +23,28 @@ _BATCH: Final = 500
 class Rules:
     """The containers and ACLs of one source, in one write transaction."""
 
-    def __init__(self, connection: Connection, source: str, source_id: int, sealing: Sealing, journal: Journal) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        source: str,
+        source_id: int,
+        sealing: Sealing,
+        journal: Journal,
+        formers: Formers,
+    ) -> None:
         self._connection = connection
         self._source = source
         self._source_id = source_id
         self._sealing = sealing
         self._journal = journal
+        self._formers = formers
 
     def put_scopes(self, scopes: Iterable[ScopeWrite]) -> None:
         """Store containers with their rules and places, and what is held around them."""
         rows: list[dict[str, Any]] = []
+        former: dict[str, Former | None] = {}
         for scope in scopes:
+            former[scope.id] = scope.former
             names = around_container(scope.id, scope.held)
             rows += self._held_rows(scope.parent, names, scope.held, scope.label)
             around = names[-1] if names else scope.parent
@@ -40,6 +52,24 @@ class Rules:
             reason = scope.clause.reason if isinstance(scope.clause, Unknown) else ""
             rows.append(self._scope_row(scope.id, around, clause, reason, scope.label, scope.facts))
         self._put_scope_rows(rows)
+        self._formers.forget([scope for scope, was in former.items() if was is None])
+        self._formers.remember({scope: was for scope, was in former.items() if was is not None})
+
+    def withhold_scopes(self, scopes: Mapping[ScopeId, Former | None], reason: str) -> None:
+        """Let nobody through containers any more; their places stay. Names the rules that counted last."""
+        table = schema.scopes.c
+        for scope in scopes:
+            self._connection.execute(
+                update(schema.scopes)
+                .where(table.source == self._source_id, table.id == scope)
+                .values(
+                    clause=None,
+                    unknown=self._sealing.seal_of_source(self._source, "unknown", scope, reason),
+                    facts=b"",
+                )
+            )
+        self._formers.remember({scope: was for scope, was in scopes.items() if was is not None})
+        self._journal.log("scope", list(scopes))
 
     def release(self, scopes: Mapping[ScopeId, ScopeId | None]) -> None:
         """End what is held around containers: from the commit on their own rules alone count. Names their parents."""
@@ -58,6 +88,7 @@ class Rules:
             self._connection.execute(
                 delete(schema.scopes).where(schema.scopes.c.source == self._source_id, schema.scopes.c.id.in_(batch))
             )
+        self._formers.forget(scopes)
         self._journal.log("scope", scopes)
 
     def intern(self, scope: ScopeId | None, own: Clause | bytes, held: Held = ()) -> AclId:
@@ -116,7 +147,9 @@ class Rules:
             self.drop_scopes(ended)
             dropped = True
         if dropped:
-            named = select(acls.own).union(select(scopes.clause).where(scopes.clause.is_not(None)))
+            named = select(acls.own).union(
+                select(scopes.clause).where(scopes.clause.is_not(None)), select(schema.former.c.clause)
+            )
             self._connection.execute(delete(schema.clauses).where(schema.clauses.c.digest.not_in(named)))
 
     def _held_rows(self, around: ScopeId | None, names: Sequence[ScopeId], held: Held, of: str) -> list[dict[str, Any]]:

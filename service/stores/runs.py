@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
-from service.stores.records import Counts, Problem, Recovery, RunState, Sealed, StoredRun
+from service.stores.records import Counts, Problem, Recovery, RunState, Sealed, StoredRun, SyncPass
 from service.stores.sealing import Sealing
 
 MAX_PROBLEMS: Final = 20
@@ -26,6 +26,8 @@ def seal_report(run: StoredRun, sealing: Sealing) -> Sealed:
         "failure": run.failure,
         "recovery": run.recovery.value,
         "retry_after_s": None if run.retry_after is None else run.retry_after.total_seconds(),
+        "pass": run.sync_pass.value,
+        "resumed": run.resumed,
     }
     return sealing.seal_of_source(run.source, "run", run.run_id, json.dumps(report, ensure_ascii=False))
 
@@ -44,4 +46,6 @@ def run_from_row(row: Row[Any], sealing: Sealing) -> StoredRun:
         failure=report["failure"],
         recovery=Recovery(report.get("recovery", Recovery.RETRY.value)),
         retry_after=None if report.get("retry_after_s") is None else timedelta(seconds=report["retry_after_s"]),
+        sync_pass=SyncPass(report.get("pass", SyncPass.CONTENT.value)),
+        resumed=report.get("resumed", False),
     )

@@ -49,9 +49,30 @@ sources = Table(
     Column("name", String, nullable=False, unique=True),
     Column("kind", String, nullable=False),
     Column("fence", Integer, nullable=False, default=0),
-    Column("permissions_verified_at", Moment),
     Column("cursor", LargeBinary),
 )
+
+passes = Table(
+    "passes",
+    metadata,
+    Column("source", Integer, ForeignKey("sources.id"), primary_key=True),
+    Column("name", String, primary_key=True),
+    Column("verified_at", Moment, nullable=False),
+    Column("took_ms", Integer, nullable=False),
+)
+"""The clock of each pass over a source: when its latest complete run began, and how long it took."""
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("source", Integer, ForeignKey("sources.id"), primary_key=True),
+    Column("name", String, nullable=False),
+    Column("began_at", Moment, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+)
+"""Where a run that did not come to its end can be taken up. name: its pass. began_at: when its first part began.
+body: the connector's cursor and what was met, sealed under the source's key.
+"""
 
 clauses = Table(
     "clauses",
@@ -74,6 +95,34 @@ scopes = Table(
     CheckConstraint("(clause IS NULL) != (unknown IS NULL)"),
 )
 """facts: keyed hash of everything that was sent, so that an unchanged container is not written."""
+
+former = Table(
+    "former",
+    metadata,
+    Column("ref", String, primary_key=True),
+    Column("source", Integer, ForeignKey("sources.id"), nullable=False, index=True),
+    Column("around", String),
+    Column("clause", LargeBinary, ForeignKey("clauses.digest"), nullable=False, index=True),
+)
+"""The rules that counted last of what nobody reads now, so that their return is not taken for new access.
+
+ref: a container's id, or a document's ordinal. around: the container around it then.
+"""
+
+stops = Table(
+    "stops",
+    metadata,
+    Column("hold_id", String, primary_key=True),
+    Column("source", Integer, ForeignKey("sources.id"), nullable=False, index=True),
+    Column("kind", String, nullable=False),
+    Column("listed_at", Moment, nullable=False),
+    Column("keys", LargeBinary, nullable=False),
+    Column("report", LargeBinary, nullable=False),
+)
+"""What the circuit breaker holds, until it is approved and applied, or no longer asked for. kind: `widening`, `purge`.
+keys: hashes of each change that is held. report: the state, counts, the run and who decided, sealed under the
+source's key.
+"""
 
 acls = Table(
     "acls",

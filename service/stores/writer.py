@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
@@ -14,14 +15,17 @@ from sqlalchemy import Connection, bindparam, delete, insert, select, update
 from acl.model import AclId
 from service.keys.store import KeyStore
 from service.stores import schema
+from service.stores.checkpoints import Checkpoints
 from service.stores.copies import find_text
+from service.stores.former import Formers
 from service.stores.journal import Journal
 from service.stores.memberships import Groups
-from service.stores.records import StoredRun
+from service.stores.records import PassClock, StoredRun, SyncPass
 from service.stores.rules import Rules, batches
 from service.stores.runs import seal_report
 from service.stores.sealing import Sealing
-from service.stores.writes import DocumentWrite, FoundText, Known, TextWrite
+from service.stores.stops import Stops
+from service.stores.writes import DocumentWrite, Former, FoundText, Known, TextWrite, Withholding
 
 NOBODY: Final = AclId(0)
 
@@ -29,7 +33,8 @@ NOBODY: Final = AclId(0)
 class Writer:
     """One write transaction of one run. Everything in it is committed together or not at all.
 
-    rules: containers and ACLs. groups: those that the source has itself.
+    rules: containers and ACLs. groups: those that the source has itself. checkpoints: where the run can be taken up.
+    stops: what the breaker holds.
     """
 
     def __init__(
@@ -47,7 +52,10 @@ class Writer:
         self._keys = keys
         self._sealing = sealing
         self._journal = Journal(connection, source_id)
-        self.rules = Rules(connection, source, source_id, sealing, self._journal)
+        self._formers = Formers(connection, source_id)
+        self.rules = Rules(connection, source, source_id, sealing, self._journal, self._formers)
+        self.checkpoints = Checkpoints(connection, source, source_id, sealing)
+        self.stops = Stops(connection, source, source_id, sealing)
         self.groups = Groups(connection, source, source_id, sealing, self._journal, groups_change)
 
     def close(self) -> None:
@@ -101,31 +109,35 @@ class Writer:
                     row["title"] = seal.seal_field("title", version, write.name) if is_named else title
                     moved.append({"key": known.ordinal, **row})
             remembered.append(
-                Known(known.ordinal, known.document_id, write.acl_id, write.scope, known.source_version, write.facts)
+                replace(known, acl_id=write.acl_id, scope=write.scope, facts=write.facts, former=write.former)
             )
         if fresh:
             self._connection.execute(insert(schema.documents), fresh)
         self._update_documents(moved)
         self._update_documents(ruled)
+        self._formers.forget([str(w.known.ordinal) for w in writes if w.known is not None and w.known.former])
+        self._remember(remembered)
         self._journal.log("document", [known.ordinal for known in remembered])
         return remembered
 
-    def withhold(self, documents: Sequence[tuple[Known, str, bytes]]) -> list[Known]:
-        """Take documents away from everybody: (document, reason for people, facts). Their text stays stored."""
-        seals = self._sealing.documents(self._source, [known.document_id for known, _, _ in documents])
+    def withhold(self, documents: Sequence[Withholding]) -> list[Known]:
+        """Take documents away from everybody. Their text stays stored."""
+        seals = self._sealing.documents(self._source, [one.known.document_id for one in documents])
         rows, remembered = [], []
-        for number, (known, reason, facts) in enumerate(documents, start=1):
+        for number, one in enumerate(documents, start=1):
+            known = one.known
             rows.append(
                 {
                     "key": known.ordinal,
                     "acl_id": NOBODY,
-                    "quarantine": seals[known.document_id].seal_field("quarantine", 0, reason),
-                    "facts": facts,
+                    "quarantine": seals[known.document_id].seal_field("quarantine", 0, one.reason),
+                    "facts": one.facts,
                     "permissions_seq": self._journal.change + number,
                 }
             )
-            remembered.append(Known(known.ordinal, known.document_id, NOBODY, known.scope, known.source_version, facts))
+            remembered.append(replace(known, acl_id=NOBODY, facts=one.facts, former=one.former))
         self._update_documents(rows)
+        self._remember(remembered)
         self._journal.log("document", [known.ordinal for known in remembered])
         return remembered
 
@@ -154,7 +166,20 @@ class Writer:
             self._connection.execute(
                 update(schema.documents).where(schema.documents.c.ordinal.in_(batch)).values(deleted=True)
             )
+        self._formers.forget([str(ordinal) for ordinal in documents])
         self._journal.log("document", documents)
+
+    def document_ids(self) -> frozenset[str]:
+        """Return the ids of all documents of the source."""
+        documents = schema.documents.c
+        wanted = select(documents.document_id).where(documents.source == self._source_id)
+        return frozenset(self._connection.scalars(wanted))
+
+    def buried(self) -> list[str]:
+        """Return the ids of the tombstones."""
+        documents = schema.documents.c
+        wanted = select(documents.document_id).where(documents.source == self._source_id, documents.deleted.is_(True))
+        return list(self._connection.scalars(wanted))
 
     def remove_buried(self) -> None:
         """Remove the tombstones and what hangs on them. Their keys are gone already."""
@@ -175,14 +200,16 @@ class Writer:
         self.rules.drop_scopes(
             self._connection.scalars(select(scopes.id).where(scopes.source == self._source_id)).all()
         )
+        self._formers.forget_all()
         self.rules.drop_unused()
         self.groups.forget()
         self._connection.execute(delete(schema.runs).where(schema.runs.c.source == self._source_id))
         self._connection.execute(
-            update(schema.sources)
-            .where(schema.sources.c.id == self._source_id)
-            .values(cursor=None, permissions_verified_at=None)
+            update(schema.sources).where(schema.sources.c.id == self._source_id).values(cursor=None)
         )
+        self._connection.execute(delete(schema.passes).where(schema.passes.c.source == self._source_id))
+        self.checkpoints.drop()
+        self.stops.forget()
         return len(ordinals)
 
     # Text.
@@ -256,16 +283,45 @@ class Writer:
             .values(state=run.state.value, ended_at=run.ended_at, report=seal_report(run, self._sealing))
         )
 
-    def complete(self, verified_at: datetime, cursor: str) -> None:
-        """Note a complete run: when its walk began, and where the connector goes on, as JSON."""
-        sealed = self._sealing.seal_of_source(self._source, "cursor", "", cursor)
+    def complete(self, sync_pass: SyncPass, clock: PassClock, cursor: str) -> None:
+        """Note a complete run of a pass, and where the connector goes on after one that read content, as JSON."""
+        passes = {sync_pass: clock}
+        if sync_pass is SyncPass.CONTENT:
+            # A walk for texts reads all rules too. How long one for rules alone takes, only such a one knows.
+            passes[SyncPass.PERMISSIONS] = replace(clock, took=self._took(SyncPass.PERMISSIONS))
+            sealed = self._sealing.seal_of_source(self._source, "cursor", "", cursor)
+            self._connection.execute(
+                update(schema.sources).where(schema.sources.c.id == self._source_id).values(cursor=sealed)
+            )
+        if not clock.took:
+            passes[sync_pass] = replace(clock, took=self._took(sync_pass))
         self._connection.execute(
-            update(schema.sources)
-            .where(schema.sources.c.id == self._source_id)
-            .values(permissions_verified_at=verified_at, cursor=sealed)
+            insert(schema.passes).prefix_with("OR REPLACE"),
+            [
+                {
+                    "source": self._source_id,
+                    "name": one.value,
+                    "verified_at": of.verified_at,
+                    "took_ms": of.took // timedelta(milliseconds=1),
+                }
+                for one, of in passes.items()
+            ],
         )
+        self.checkpoints.drop()
+
+    def _took(self, sync_pass: SyncPass) -> timedelta:
+        found = self._connection.scalar(
+            select(schema.passes.c.took_ms).where(
+                schema.passes.c.source == self._source_id, schema.passes.c.name == sync_pass.value
+            )
+        )
+        return timedelta(milliseconds=found or 0)
 
     # Within.
+
+    def _remember(self, documents: Iterable[Known]) -> None:
+        former: dict[str, Former] = {str(one.ordinal): one.former for one in documents if one.former is not None}
+        self._formers.remember(former)
 
     def _named(self, ordinals: Collection[int]) -> dict[int, tuple[int, bool, bytes]]:
         """Return version, whether the title is only the name, and the sealed title."""

@@ -15,11 +15,20 @@ from service.stores.holds import Held
 
 
 @dataclass(frozen=True, slots=True)
+class Former:
+    """The rules that counted last of what nobody reads now: the container around it, and its clause by the digest."""
+
+    around: ScopeId | None
+    clause: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Known:
-    """What a run needs to remember of a stored document.
+    """What a run needs to know of a stored document.
 
     source_version: keyed hash of the version whose text was dealt with, None while that is still to do.
     facts: keyed hash of everything else that was sent but the rules.
+    served: whether passages of it are stored. former: only of what is nobody's.
     """
 
     ordinal: int
@@ -28,25 +37,31 @@ class Known:
     scope: ScopeId | None
     source_version: bytes | None
     facts: bytes
+    served: bool = False
+    former: Former | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KnownScope:
-    """What a run needs to remember of a stored container.
+    """What a run needs to know of a stored container.
 
     parent: as the source says, whatever is held in between. clause: the digest, None when it is not understood.
-    facts: keyed hash of everything that was sent.
+    facts: keyed hash of everything that was sent. former: only of what is not understood.
     """
 
     facts: bytes
     parent: ScopeId | None
     clause: bytes | None
     held: Held
+    former: Former | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeWrite:
-    """A container to store. `facts`: keyed hash of all of it. The clauses that are held are stored already."""
+    """A container to store. `facts`: keyed hash of all of it. The clauses that are held are stored already.
+
+    former: what to remember of the rules that counted last, None to forget it.
+    """
 
     id: ScopeId
     parent: ScopeId | None
@@ -54,11 +69,25 @@ class ScopeWrite:
     label: str
     facts: bytes
     held: Held
+    former: Former | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Withholding:
+    """A document to take away from everybody. reason: for people. former: the rules that counted last."""
+
+    known: Known
+    reason: str
+    facts: bytes
+    former: Former | None
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentWrite:
-    """A document to store without its text. `quarantine`: why nobody reads it, set exactly when `acl_id` is 0."""
+    """A document to store without its text. `quarantine`: why nobody reads it, set exactly when `acl_id` is 0.
+
+    former: only with a quarantine.
+    """
 
     known: Known | None
     native: bytes
@@ -70,6 +99,7 @@ class DocumentWrite:
     location: str
     media_type: str
     modified_at: datetime
+    former: Former | None = None
 
 
 @dataclass(frozen=True, slots=True)

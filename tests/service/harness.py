@@ -31,7 +31,7 @@ from connectors.base import Finding
 from connectors.directories.base import Directory, DirectoryUnavailableError, Findable, Listed, Resolution
 from connectors.directories.static import StaticDirectory
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
-from service import devissuer, initial, settings
+from service import devissuer, initial, leases, settings
 from service.access import Access
 from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
@@ -73,9 +73,10 @@ from service.settings import Address, Settings
 from service.shadow import Shadow
 from service.shred import Shredder
 from service.source_groups import SourceGroups
+from service.source_holds import SourceHolds
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
-from service.stores.records import StoredRun
+from service.stores.records import StoredRun, SyncPass
 from service.sync import SyncEngine
 from service.terms import TermHash, query_terms
 from tests.service.sync_support import CountingEmbedder, ParagraphExtractor
@@ -285,7 +286,7 @@ class EngineSources:
     """`Sources` over a sync engine, each run in a thread."""
 
     def __init__(self, config: Settings, catalog: Catalog, engine: SyncEngine, source: MemorySource) -> None:
-        self._limits = {one.name: one.max_permissions_age for one in config.sources}
+        self._limits = {one.name: (one.max_permissions_age, one.max_content_age) for one in config.sources}
         self._catalog = catalog
         self._engine = engine
         self._source = source
@@ -294,7 +295,7 @@ class EngineSources:
     def states(self) -> list[SourceState]:
         """See `Sources`."""
         with self._catalog.reader() as reader:
-            return [SourceState(s, self._limits[s.name]) for s in reader.sources() if s.name in self._limits]
+            return [SourceState(s, *self._limits[s.name]) for s in reader.sources() if s.name in self._limits]
 
     def state(self, name: str) -> SourceState:
         """See `Sources`."""
@@ -308,10 +309,10 @@ class EngineSources:
         self.state(name)
         return self._source.check()
 
-    def start(self, name: str) -> StoredRun:
+    def start(self, name: str, sync_pass: SyncPass = SyncPass.CONTENT) -> StoredRun:
         """See `Sources`."""
         self.state(name)
-        opened = self._engine.open(name)
+        opened = self._engine.open(name, sync_pass)
         thread = threading.Thread(target=opened.execute, name="run")
         self.threads.append(thread)
         thread.start()
@@ -540,7 +541,7 @@ async def serving(
         groups = SourceGroups(catalog, {one.name: one.max_memberships_age for one in config.sources}, clock)
         roles = Roles(config.roles)
         identity = Identity({"people": directory}, roles, groups=groups, now=clock)
-        access = Access(catalog, {one.name: one.max_permissions_age for one in config.sources}, clock)
+        access = Access(catalog, leases.of_all(config), clock)
         callers = Callers(identity, access.latest)
         shadow = Shadow(index, tuning.shadow)
         retrieval = Retrieval(
@@ -576,7 +577,7 @@ async def serving(
         configuration.follow(
             catalog.add_source,
             log.append_blocking,
-            lambda new: access.limit({one.name: one.max_permissions_age for one in new.sources}),
+            lambda new: access.limit(leases.of_all(new)),
             lambda new: roles.use(new.roles),
         )
         custody = Custody(keys)
@@ -597,7 +598,14 @@ async def serving(
         administered = [
             Served(
                 ADMINISTRATOR_SERVICES[0],
-                SourceServicer(sources, executor, key.page_key, configuration.reload, poll_s=0.01),
+                SourceServicer(
+                    sources,
+                    executor,
+                    key.page_key,
+                    configuration.reload,
+                    SourceHolds(catalog, configuration.names),
+                    poll_s=0.01,
+                ),
             ),
             Served(ADMINISTRATOR_SERVICES[1], AuditServicer(audit_reader, executor, key.page_key, poll_s=0.01)),
             Served(ADMINISTRATOR_SERVICES[2], CustodyServicer(custody, approvals, backups, executor)),

@@ -14,19 +14,22 @@ from acl.decide import Allowed, decide
 from acl.model import MAX_DEPTH, Acl, Caller, Clause, Effect, Rule, Scope, ScopeId, Unknown
 from acl.principal import Principal, realm
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
+from service.breaker import BreakerLimits
 from service.chunk import Passage
 from service.embed import HashEmbedder, Vectors
 from service.extract import Extracted, ExtractError, Reason
 from service.keys import FileKey, KeyStore, create_key_file
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
-from service.stores.records import StoredDocument, StoredRun
-from service.sync import SyncEngine
+from service.stores.records import StoredDocument, StoredRun, SyncPass
+from service.stores.stops import Stop
+from service.sync import Policy, SyncEngine
 
 SOURCE: Final = "company"
 REALM: Final = realm("posix", "corp")
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 DIMENSION: Final = 64
+FREE: Final = Policy(BreakerLimits(max_widening=1.0, max_purge=1.0))
 
 
 def person(number: int) -> Principal:
@@ -111,10 +114,11 @@ class World:
     engine: SyncEngine
     commits: list[int]
     finished: list[StoredRun]
+    stops: list[Stop]
 
-    def sync(self) -> StoredRun:
+    def sync(self, sync_pass: SyncPass = SyncPass.CONTENT) -> StoredRun:
         """Run one sync."""
-        return self.engine.run(SOURCE)
+        return self.engine.run(SOURCE, sync_pass)
 
     def add(
         self,
@@ -207,8 +211,8 @@ def _allows(clause: Clause, user: int) -> bool:
 
 
 @contextmanager
-def open_world(path: Path, source: MemorySource | None = None) -> Iterator[World]:
-    """Open a data folder below `path`, with its key beside it."""
+def open_world(path: Path, source: MemorySource | None = None, policy: Policy = FREE) -> Iterator[World]:
+    """Open a data folder below `path`, with its key beside it. policy: by default the breaker holds nothing."""
     key = path / "kek"
     if not key.exists():
         create_key_file(key)
@@ -225,6 +229,7 @@ def open_world(path: Path, source: MemorySource | None = None) -> Iterator[World
         extractor = ParagraphExtractor()
         commits: list[int] = []
         finished: list[StoredRun] = []
+        stops: list[Stop] = []
         engine = SyncEngine(
             catalog,
             keys,
@@ -235,8 +240,10 @@ def open_world(path: Path, source: MemorySource | None = None) -> Iterator[World
             now=clock,
             on_commit=lambda: commits.append(1),
             on_run_finished=finished.append,
+            policy=lambda name: policy,
+            on_held=stops.append,
         )
-        yield World(folder, keys, catalog, source, extractor, embedder, clock, engine, commits, finished)
+        yield World(folder, keys, catalog, source, extractor, embedder, clock, engine, commits, finished, stops)
     finally:
         catalog.close()
         keys.close()

@@ -13,6 +13,7 @@ from acl.decide import Allowed, decide
 from acl.model import Acl, Unknown
 from acl.readable import ReadableIndex
 from service.access import Access
+from service.stores.records import SyncPass
 from tests.service.sync_support import SOURCE, World, acl_of, allow, caller, open_world
 
 LIMIT = timedelta(days=1)
@@ -28,7 +29,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 @pytest.fixture
 def access(world: World) -> Access:
     """The rules of that catalog."""
-    return Access(world.catalog, {SOURCE: LIMIT}, lambda: world.clock.time)
+    return Access(world.catalog, {SOURCE: {SyncPass.PERMISSIONS: LIMIT}}, lambda: world.clock.time)
 
 
 def titles(world: World, access: Access, number: int) -> set[str]:
@@ -59,7 +60,7 @@ def test_a_catalog_that_was_followed_equals_one_that_was_read_at_once(world: Wor
         world.sync()
         for number in (1, 2, 3):
             assert titles(world, access, number) == titles(
-                world, Access(world.catalog, {SOURCE: LIMIT}, lambda: world.clock.time), number
+                world, Access(world.catalog, {SOURCE: {SyncPass.PERMISSIONS: LIMIT}}, lambda: world.clock.time), number
             )
 
 
@@ -132,7 +133,7 @@ def test_changes_that_failed_half_way_decide_nothing(
 
 
 def _aged(world: World, at: datetime) -> tuple[bool, Acl | Unknown, int]:
-    with Access(world.catalog, {SOURCE: LIMIT}, lambda: at).snapshot() as snapshot:
+    with Access(world.catalog, {SOURCE: {SyncPass.PERMISSIONS: LIMIT}}, lambda: at).snapshot() as snapshot:
         (document,) = snapshot.reader.documents(range(10)).values()
         (age,) = snapshot.ages(caller(1), frozenset())
         return age.withheld, snapshot.acl(document), len(snapshot.permitted(caller(1), frozenset()).documents)
@@ -143,7 +144,7 @@ def test_the_limit_of_age_is_sharp(world: World) -> None:
     world.add("a", "text", allow(1))
     world.sync()
     with world.catalog.reader() as reader:
-        verified = reader.verified_at()[SOURCE]
+        verified = reader.clocks()[SOURCE][SyncPass.PERMISSIONS].verified_at
     step = timedelta(microseconds=1)
 
     for moment, served in ((0 * step, True), (LIMIT, True), (LIMIT + step, False), (-step, False)):

@@ -48,6 +48,9 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/ListSyncRuns": source_pb2.ListSyncRunsRequest(name=COMPANY),
     "SourceService/CancelSyncRun": source_pb2.CancelSyncRunRequest(run_id="x"),
     "SourceService/ReloadSettings": source_pb2.ReloadSettingsRequest(),
+    "SourceService/ListHolds": source_pb2.ListHoldsRequest(),
+    "SourceService/ApproveHold": source_pb2.ApproveHoldRequest(hold_id="x"),
+    "SourceService/RejectHold": source_pb2.RejectHoldRequest(hold_id="x"),
     "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
     "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
     "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
@@ -94,6 +97,9 @@ _FOR_AN_ACCESS_ADMIN = {
     "SourceService/GetSyncRun": "NOT_FOUND",
     "SourceService/WatchSyncRun": "NOT_FOUND",
     "SourceService/ListSyncRuns": "OK",
+    "SourceService/ListHolds": "OK",
+    "SourceService/ApproveHold": "NOT_FOUND",
+    "SourceService/RejectHold": "NOT_FOUND",
 }
 _FOR_AN_OPERATOR = {
     **_FOR_A_CALLER,
@@ -106,6 +112,7 @@ _FOR_AN_OPERATOR = {
     "SourceService/ListSyncRuns": "OK",
     "SourceService/CancelSyncRun": "NOT_FOUND",
     "SourceService/ReloadSettings": "OK",
+    "SourceService/ListHolds": "OK",
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,

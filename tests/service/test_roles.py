@@ -29,6 +29,7 @@ from tests.service.test_settings import GOOD
 
 EVERYBODY = frozenset({"", *roles.NAMES})
 SOURCES = frozenset({"operator", "access-admin", "source-owner"})
+DECIDING = frozenset({"access-admin", "source-owner"})
 AUDITORS = frozenset({"auditor"})
 REVIEWERS = frozenset({"access-admin", "auditor"})
 KEY_ADMINS = frozenset({"key-admin"})
@@ -58,6 +59,9 @@ TABLE: dict[str, frozenset[str]] = {
     "SourceService/ListSyncRuns": SOURCES,
     "SourceService/CancelSyncRun": frozenset({"operator", "source-owner"}),
     "SourceService/ReloadSettings": frozenset({"operator"}),
+    "SourceService/ListHolds": SOURCES,
+    "SourceService/ApproveHold": DECIDING,
+    "SourceService/RejectHold": DECIDING,
     "AuditService/GetAuditRecord": AUDITORS,
     "AuditService/ListAuditRecords": AUDITORS,
     "AuditService/ExportAuditRecords": AUDITORS,

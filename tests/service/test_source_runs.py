@@ -11,7 +11,7 @@ from service.errors import AuditUnavailableError, NotFoundError
 from service.settings import SourceSettings
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog
-from service.stores.records import StoredRun
+from service.stores.records import StoredRun, SyncPass
 from service.sync import SyncEngine
 
 
@@ -43,7 +43,7 @@ class Engine:
     def __init__(self) -> None:
         self.one = Run()
 
-    def open(self, source: str) -> Run:
+    def open(self, source: str, sync_pass: SyncPass) -> Run:
         return self.one
 
     def stop(self) -> None:

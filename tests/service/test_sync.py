@@ -71,7 +71,7 @@ def test_an_unchanged_source_is_not_read_and_nothing_is_written(world: World) ->
 
 
 def test_an_unchanged_source_costs_no_statement_a_document(world: World) -> None:
-    """The number of statements of a run over what is known does not grow with the documents."""
+    """The number of statements of a run over what is known grows with batches, not with documents."""
     counted: list[int] = []
 
     def count(*_: object) -> None:
@@ -89,7 +89,7 @@ def test_an_unchanged_source_costs_no_statement_a_document(world: World) -> None
     finally:
         event.remove(Engine, "before_cursor_execute", count)
 
-    assert counted[1] == counted[3]
+    assert counted[3] - counted[1] <= 400 // 50, "two for each batch of two hundred"
     assert counted[2] > counted[3], "the control: statements are counted"
 
 

@@ -69,6 +69,8 @@ def source(message: source_pb2.Source) -> values.Source:
         latest_run=run(message.latest_run) if message.HasField("latest_run") else None,
         next_run_at=moment(message.next_run_at) if message.HasField("next_run_at") else None,
         waits_for_a_person=message.waits_for_a_person,
+        content_verified_at=moment(message.content_verified_at) if message.HasField("content_verified_at") else None,
+        max_content_age=_duration(message.max_content_age),
     )
 
 
@@ -102,6 +104,8 @@ def run(message: source_pb2.SyncRun) -> values.SyncRun:
         ),
         problems=tuple(values.SyncProblem(p.location, p.reason, p.detail) for p in message.problems),
         failure=message.failure,
+        sync_pass=_PASSES[message.sync_pass],
+        resumed=message.resumed,
         progress=_progress(message.progress) if message.HasField("progress") else None,
     )
 
@@ -120,6 +124,38 @@ def _progress(message: source_pb2.SyncProgress) -> values.SyncProgress:
         expected_documents=message.expected_documents,
         documents_per_second=message.documents_per_second,
         time_left=_duration(message.time_left) if message.HasField("time_left") else None,
+    )
+
+
+PASSES = {
+    values.SyncPass.CONTENT: source_pb2.SYNC_PASS_CONTENT,
+    values.SyncPass.PERMISSIONS: source_pb2.SYNC_PASS_PERMISSIONS,
+}
+_PASSES = {number: one for one, number in PASSES.items()}
+_HOLD_KINDS = {
+    source_pb2.HOLD_KIND_WIDENING: values.HoldKind.WIDENING,
+    source_pb2.HOLD_KIND_PURGE: values.HoldKind.PURGE,
+}
+_HOLD_STATES = {
+    source_pb2.HOLD_STATE_WAITING: values.HoldState.WAITING,
+    source_pb2.HOLD_STATE_APPROVED: values.HoldState.APPROVED,
+    source_pb2.HOLD_STATE_REJECTED: values.HoldState.REJECTED,
+}
+
+
+def hold(message: source_pb2.Hold) -> values.Hold:
+    """Read what the circuit breaker holds."""
+    return values.Hold(
+        hold_id=message.hold_id,
+        source=message.source,
+        kind=_HOLD_KINDS[message.kind],
+        state=_HOLD_STATES[message.state],
+        documents=message.documents,
+        total=message.total,
+        run_id=message.run_id,
+        listed_at=moment(message.listed_at),
+        decided_by=message.decided_by,
+        decided_at=moment(message.decided_at) if message.HasField("decided_at") else None,
     )
 
 

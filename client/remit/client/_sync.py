@@ -163,9 +163,24 @@ class AdminClient(_Blocking):
         """Have the service connect to a source and say what its credential can read. Stores nothing."""
         return _read.check(self._call(self._sources.CheckSource, source_pb2.CheckSourceRequest(name=name)))
 
-    def start_sync(self, name: str) -> values.SyncRun:
+    def start_sync(self, name: str, sync_pass: values.SyncPass = values.SyncPass.CONTENT) -> values.SyncRun:
         """Open a run over a source. Raises SyncRunningError."""
-        return _read.run(self._call(self._sources.StartSync, source_pb2.StartSyncRequest(name=name)).run)
+        request = source_pb2.StartSyncRequest(name=name, sync_pass=_read.PASSES[sync_pass])
+        return _read.run(self._call(self._sources.StartSync, request).run)
+
+    def list_holds(self, name: str = "") -> tuple[values.Hold, ...]:
+        """Return what the circuit breaker holds of a source, or of all, the newest first."""
+        answer = self._call(self._sources.ListHolds, source_pb2.ListHoldsRequest(name=name))
+        return tuple(_read.hold(one) for one in answer.holds)
+
+    def approve_hold(self, hold_id: str) -> values.Hold:
+        """Have the next complete run apply what is held (role `access-admin`, or `source-owner`)."""
+        request = source_pb2.ApproveHoldRequest(hold_id=hold_id)
+        return _read.hold(self._call(self._sources.ApproveHold, request).hold)
+
+    def reject_hold(self, hold_id: str) -> values.Hold:
+        """Keep what is held as it is, until the source says something else. Roles as for `approve_hold`."""
+        return _read.hold(self._call(self._sources.RejectHold, source_pb2.RejectHoldRequest(hold_id=hold_id)).hold)
 
     def get_sync_run(self, run_id: str) -> values.SyncRun:
         """Return one run as it stands."""

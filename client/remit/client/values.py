@@ -187,9 +187,19 @@ class SyncProgress:
     time_left: timedelta | None
 
 
+class SyncPass(Enum):
+    """What a run verifies: rules and texts, or rules alone."""
+
+    CONTENT = "content"
+    PERMISSIONS = "permissions"
+
+
 @dataclass(frozen=True, slots=True)
 class SyncRun:
-    """A run over a source. failure: why it failed, for people; empty otherwise. progress: None once it has ended."""
+    """A run over a source. failure: why it failed, for people; empty otherwise. progress: None once it has ended.
+
+    resumed: it goes on from the checkpoint of one that was interrupted.
+    """
 
     run_id: str
     source: str
@@ -200,6 +210,8 @@ class SyncRun:
     problems: tuple[SyncProblem, ...]
     failure: str
     progress: SyncProgress | None = None
+    sync_pass: SyncPass = SyncPass.CONTENT
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +220,37 @@ class SyncRunPage:
 
     runs: tuple[SyncRun, ...]
     next_page_token: str
+
+
+class HoldKind(Enum):
+    """What the circuit breaker holds: rules that would open more, or the removal of documents."""
+
+    WIDENING = "widening"
+    PURGE = "purge"
+
+
+class HoldState(Enum):
+    """What was decided: an approved hold is applied by the next complete run, a rejected one stays."""
+
+    WAITING = "waiting"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Changes that the circuit breaker holds. decided_by, decided_at: empty while it waits."""
+
+    hold_id: str
+    source: str
+    kind: HoldKind
+    state: HoldState
+    documents: int
+    total: int
+    run_id: str
+    listed_at: datetime
+    decided_by: str
+    decided_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +271,8 @@ class Source:
     latest_run: SyncRun | None
     next_run_at: datetime | None = None
     waits_for_a_person: bool = False
+    content_verified_at: datetime | None = None
+    max_content_age: timedelta = timedelta(0)
 
 
 @dataclass(frozen=True, slots=True)

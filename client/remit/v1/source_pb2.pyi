@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SyncPass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SyncPassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SyncPass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SYNC_PASS_UNSPECIFIED: _SyncPass.ValueType  # 0
+    """As SYNC_PASS_CONTENT."""
+    SYNC_PASS_CONTENT: _SyncPass.ValueType  # 1
+    """Rules, and the texts of what is new or changed."""
+    SYNC_PASS_PERMISSIONS: _SyncPass.ValueType  # 2
+    """Rules alone: no content is read. What is new waits for a run over content, and so does what a changed text opens."""
+
+class SyncPass(_SyncPass, metaclass=_SyncPassEnumTypeWrapper):
+    """What a run verifies."""
+
+SYNC_PASS_UNSPECIFIED: SyncPass.ValueType  # 0
+"""As SYNC_PASS_CONTENT."""
+SYNC_PASS_CONTENT: SyncPass.ValueType  # 1
+"""Rules, and the texts of what is new or changed."""
+SYNC_PASS_PERMISSIONS: SyncPass.ValueType  # 2
+"""Rules alone: no content is read. What is new waits for a run over content, and so does what a changed text opens."""
+Global___SyncPass: _TypeAlias = SyncPass  # noqa: Y015
+
 class _SyncPhase:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -113,6 +137,58 @@ SEVERITY_ERROR: Severity.ValueType  # 3
 """No run can start."""
 Global___Severity: _TypeAlias = Severity  # noqa: Y015
 
+class _HoldKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HoldKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLD_KIND_UNSPECIFIED: _HoldKind.ValueType  # 0
+    """Never sent."""
+    HOLD_KIND_WIDENING: _HoldKind.ValueType  # 1
+    """Rules that would let more people in, or of which that cannot be excluded."""
+    HOLD_KIND_PURGE: _HoldKind.ValueType  # 2
+    """The removal of documents that their source does not list any more."""
+
+class HoldKind(_HoldKind, metaclass=_HoldKindEnumTypeWrapper):
+    """What is held."""
+
+HOLD_KIND_UNSPECIFIED: HoldKind.ValueType  # 0
+"""Never sent."""
+HOLD_KIND_WIDENING: HoldKind.ValueType  # 1
+"""Rules that would let more people in, or of which that cannot be excluded."""
+HOLD_KIND_PURGE: HoldKind.ValueType  # 2
+"""The removal of documents that their source does not list any more."""
+Global___HoldKind: _TypeAlias = HoldKind  # noqa: Y015
+
+class _HoldState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOLD_STATE_UNSPECIFIED: _HoldState.ValueType  # 0
+    """Never sent."""
+    HOLD_STATE_WAITING: _HoldState.ValueType  # 1
+    """Nothing yet."""
+    HOLD_STATE_APPROVED: _HoldState.ValueType  # 2
+    """The next complete run applies it."""
+    HOLD_STATE_REJECTED: _HoldState.ValueType  # 3
+    """It stays held until the source says something else."""
+
+class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
+    """What was decided."""
+
+HOLD_STATE_UNSPECIFIED: HoldState.ValueType  # 0
+"""Never sent."""
+HOLD_STATE_WAITING: HoldState.ValueType  # 1
+"""Nothing yet."""
+HOLD_STATE_APPROVED: HoldState.ValueType  # 2
+"""The next complete run applies it."""
+HOLD_STATE_REJECTED: HoldState.ValueType  # 3
+"""It stays held until the source says something else."""
+Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
+
 @_typing.final
 class Source(_message.Message):
     """A configured use of a connector."""
@@ -129,6 +205,8 @@ class Source(_message.Message):
     LATEST_RUN_FIELD_NUMBER: _builtins.int
     NEXT_RUN_AT_FIELD_NUMBER: _builtins.int
     WAITS_FOR_A_PERSON_FIELD_NUMBER: _builtins.int
+    CONTENT_VERIFIED_AT_FIELD_NUMBER: _builtins.int
+    MAX_CONTENT_AGE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, from the configuration."""
     kind: _builtins.str
@@ -159,6 +237,14 @@ class Source(_message.Message):
     def next_run_at(self) -> _timestamp_pb2.Timestamp:
         """When the next run is due by the source's schedule; unset without one, and while a run is under way."""
 
+    @_builtins.property
+    def content_verified_at(self) -> _timestamp_pb2.Timestamp:
+        """When content was last read in full; unset before the first run for content that completed."""
+
+    @_builtins.property
+    def max_content_age(self) -> _duration_pb2.Duration:
+        """The configured limit on that age; past it the source's documents are withheld."""
+
     def __init__(
         self,
         *,
@@ -172,10 +258,12 @@ class Source(_message.Message):
         latest_run: Global___SyncRun | None = ...,
         next_run_at: _timestamp_pb2.Timestamp | None = ...,
         waits_for_a_person: _builtins.bool = ...,
+        content_verified_at: _timestamp_pb2.Timestamp | None = ...,
+        max_content_age: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["latest_run", b"latest_run", "max_permissions_age", b"max_permissions_age", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content_verified_at", b"content_verified_at", "latest_run", b"latest_run", "max_content_age", b"max_content_age", "max_permissions_age", b"max_permissions_age", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "documents", b"documents", "kind", b"kind", "latest_run", b"latest_run", "max_permissions_age", b"max_permissions_age", "name", b"name", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at", "quarantined", b"quarantined", "waits_for_a_person", b"waits_for_a_person"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "content_verified_at", b"content_verified_at", "documents", b"documents", "kind", b"kind", "latest_run", b"latest_run", "max_content_age", b"max_content_age", "max_permissions_age", b"max_permissions_age", "name", b"name", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at", "quarantined", b"quarantined", "waits_for_a_person", b"waits_for_a_person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -196,6 +284,8 @@ class SyncRun(_message.Message):
     PROBLEMS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    SYNC_PASS_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run's id."""
     source: _builtins.str
@@ -204,6 +294,10 @@ class SyncRun(_message.Message):
     """Where the run stands."""
     failure: _builtins.str
     """Why it failed, for people; empty unless `state` is SYNC_STATE_FAILED."""
+    sync_pass: Global___SyncPass.ValueType
+    """What it verifies."""
+    resumed: _builtins.bool
+    """True when it goes on from the checkpoint of a run that was interrupted."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When it began."""
@@ -236,10 +330,12 @@ class SyncRun(_message.Message):
         problems: _abc.Iterable[Global___SyncProblem] | None = ...,
         failure: _builtins.str = ...,
         progress: Global___SyncProgress | None = ...,
+        sync_pass: Global___SyncPass.ValueType = ...,
+        resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ended_at", b"ended_at", "progress", b"progress", "started_at", b"started_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ended_at", b"ended_at", "failure", b"failure", "problems", b"problems", "progress", b"progress", "run_id", b"run_id", "source", b"source", "started_at", b"started_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "ended_at", b"ended_at", "failure", b"failure", "problems", b"problems", "progress", b"progress", "resumed", b"resumed", "run_id", b"run_id", "source", b"source", "started_at", b"started_at", "state", b"state", "sync_pass", b"sync_pass"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -535,16 +631,20 @@ class StartSyncRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    SYNC_PASS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The source's name."""
+    sync_pass: Global___SyncPass.ValueType
+    """What to verify."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        sync_pass: Global___SyncPass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "sync_pass", b"sync_pass"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -828,3 +928,205 @@ class ReloadSettingsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReloadSettingsResponse: _TypeAlias = ReloadSettingsResponse  # noqa: Y015
+
+@_typing.final
+class ListHoldsRequest(_message.Message):
+    """Asks for what is held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The source's name; empty for all sources."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHoldsRequest: _TypeAlias = ListHoldsRequest  # noqa: Y015
+
+@_typing.final
+class ListHoldsResponse(_message.Message):
+    """What is held, the newest first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def holds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hold]:
+        """The holds."""
+
+    def __init__(
+        self,
+        *,
+        holds: _abc.Iterable[Global___Hold] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["holds", b"holds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHoldsResponse: _TypeAlias = ListHoldsResponse  # noqa: Y015
+
+@_typing.final
+class Hold(_message.Message):
+    """Changes that the circuit breaker holds. While rules are held, old and new ones count both; while a removal is held,
+    nobody reads the documents.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    LISTED_AT_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    hold_id: _builtins.str
+    """The hold's id: of exactly these changes. When they become others, it is another hold."""
+    source: _builtins.str
+    """The source's name."""
+    kind: Global___HoldKind.ValueType
+    """What is held."""
+    state: Global___HoldState.ValueType
+    """What was decided."""
+    documents: _builtins.int
+    """How many documents it concerns."""
+    total: _builtins.int
+    """How many documents the source had."""
+    run_id: _builtins.str
+    """The run that met it."""
+    decided_by: _builtins.str
+    """The account that decided; empty while it waits."""
+    @_builtins.property
+    def listed_at(self) -> _timestamp_pb2.Timestamp:
+        """When that run began."""
+
+    @_builtins.property
+    def decided_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was decided; unset while it waits."""
+
+    def __init__(
+        self,
+        *,
+        hold_id: _builtins.str = ...,
+        source: _builtins.str = ...,
+        kind: Global___HoldKind.ValueType = ...,
+        state: Global___HoldState.ValueType = ...,
+        documents: _builtins.int = ...,
+        total: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        listed_at: _timestamp_pb2.Timestamp | None = ...,
+        decided_by: _builtins.str = ...,
+        decided_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "listed_at", b"listed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "decided_by", b"decided_by", "documents", b"documents", "hold_id", b"hold_id", "kind", b"kind", "listed_at", b"listed_at", "run_id", b"run_id", "source", b"source", "state", b"state", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class ApproveHoldRequest(_message.Message):
+    """Approves what is held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    hold_id: _builtins.str
+    """The hold's id."""
+    def __init__(
+        self,
+        *,
+        hold_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHoldRequest: _TypeAlias = ApproveHoldRequest  # noqa: Y015
+
+@_typing.final
+class ApproveHoldResponse(_message.Message):
+    """What was approved."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> Global___Hold:
+        """The hold."""
+
+    def __init__(
+        self,
+        *,
+        hold: Global___Hold | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApproveHoldResponse: _TypeAlias = ApproveHoldResponse  # noqa: Y015
+
+@_typing.final
+class RejectHoldRequest(_message.Message):
+    """Rejects what is held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_ID_FIELD_NUMBER: _builtins.int
+    hold_id: _builtins.str
+    """The hold's id."""
+    def __init__(
+        self,
+        *,
+        hold_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold_id", b"hold_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectHoldRequest: _TypeAlias = RejectHoldRequest  # noqa: Y015
+
+@_typing.final
+class RejectHoldResponse(_message.Message):
+    """What was rejected."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLD_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hold(self) -> Global___Hold:
+        """The hold."""
+
+    def __init__(
+        self,
+        *,
+        hold: Global___Hold | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hold", b"hold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RejectHoldResponse: _TypeAlias = RejectHoldResponse  # noqa: Y015

@@ -81,6 +81,21 @@ class SourceServiceStub:
                 request_serializer=remit_dot_v1_dot_source__pb2.ReloadSettingsRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_source__pb2.ReloadSettingsResponse.FromString,
                 _registered_method=True)
+        self.ListHolds = channel.unary_unary(
+                '/remit.v1.SourceService/ListHolds',
+                request_serializer=remit_dot_v1_dot_source__pb2.ListHoldsRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_source__pb2.ListHoldsResponse.FromString,
+                _registered_method=True)
+        self.ApproveHold = channel.unary_unary(
+                '/remit.v1.SourceService/ApproveHold',
+                request_serializer=remit_dot_v1_dot_source__pb2.ApproveHoldRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_source__pb2.ApproveHoldResponse.FromString,
+                _registered_method=True)
+        self.RejectHold = channel.unary_unary(
+                '/remit.v1.SourceService/RejectHold',
+                request_serializer=remit_dot_v1_dot_source__pb2.RejectHoldRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_source__pb2.RejectHoldResponse.FromString,
+                _registered_method=True)
 
 
 class SourceServiceServicer:
@@ -153,6 +168,28 @@ class SourceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHolds(self, request, context):
+        """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveHold(self, request, context):
+        """Approves what is held: the next complete run applies it. Asks for the role `access-admin`, or `source-owner` for
+        one's own source. NOT_FOUND when it is not held any more, or not these changes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RejectHold(self, request, context):
+        """Rejects what is held: it stays as it is until the source says something else. Asks for the same roles.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SourceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -200,6 +237,21 @@ def add_SourceServiceServicer_to_server(servicer, server):
                     servicer.ReloadSettings,
                     request_deserializer=remit_dot_v1_dot_source__pb2.ReloadSettingsRequest.FromString,
                     response_serializer=remit_dot_v1_dot_source__pb2.ReloadSettingsResponse.SerializeToString,
+            ),
+            'ListHolds': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHolds,
+                    request_deserializer=remit_dot_v1_dot_source__pb2.ListHoldsRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_source__pb2.ListHoldsResponse.SerializeToString,
+            ),
+            'ApproveHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveHold,
+                    request_deserializer=remit_dot_v1_dot_source__pb2.ApproveHoldRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_source__pb2.ApproveHoldResponse.SerializeToString,
+            ),
+            'RejectHold': grpc.unary_unary_rpc_method_handler(
+                    servicer.RejectHold,
+                    request_deserializer=remit_dot_v1_dot_source__pb2.RejectHoldRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_source__pb2.RejectHoldResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -447,6 +499,87 @@ class SourceService:
             '/remit.v1.SourceService/ReloadSettings',
             remit_dot_v1_dot_source__pb2.ReloadSettingsRequest.SerializeToString,
             remit_dot_v1_dot_source__pb2.ReloadSettingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListHolds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.SourceService/ListHolds',
+            remit_dot_v1_dot_source__pb2.ListHoldsRequest.SerializeToString,
+            remit_dot_v1_dot_source__pb2.ListHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.SourceService/ApproveHold',
+            remit_dot_v1_dot_source__pb2.ApproveHoldRequest.SerializeToString,
+            remit_dot_v1_dot_source__pb2.ApproveHoldResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RejectHold(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.SourceService/RejectHold',
+            remit_dot_v1_dot_source__pb2.RejectHoldRequest.SerializeToString,
+            remit_dot_v1_dot_source__pb2.RejectHoldResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,14 @@ class SourceServiceStub:
     """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
     of it or nothing, with a record in the audit log before anything is in force.
     """
+    ListHolds: _grpc.UnaryUnaryMultiCallable[_source_pb2.ListHoldsRequest, _source_pb2.ListHoldsResponse]
+    """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove."""
+    ApproveHold: _grpc.UnaryUnaryMultiCallable[_source_pb2.ApproveHoldRequest, _source_pb2.ApproveHoldResponse]
+    """Approves what is held: the next complete run applies it. Asks for the role `access-admin`, or `source-owner` for
+    one's own source. NOT_FOUND when it is not held any more, or not these changes.
+    """
+    RejectHold: _grpc.UnaryUnaryMultiCallable[_source_pb2.RejectHoldRequest, _source_pb2.RejectHoldResponse]
+    """Rejects what is held: it stays as it is until the source says something else. Asks for the same roles."""
 
 @_typing.type_check_only
 class SourceServiceAsyncStub(SourceServiceStub):
@@ -87,6 +95,14 @@ class SourceServiceAsyncStub(SourceServiceStub):
     """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
     of it or nothing, with a record in the audit log before anything is in force.
     """
+    ListHolds: _aio.UnaryUnaryMultiCallable[_source_pb2.ListHoldsRequest, _source_pb2.ListHoldsResponse]  # type: ignore[assignment]
+    """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove."""
+    ApproveHold: _aio.UnaryUnaryMultiCallable[_source_pb2.ApproveHoldRequest, _source_pb2.ApproveHoldResponse]  # type: ignore[assignment]
+    """Approves what is held: the next complete run applies it. Asks for the role `access-admin`, or `source-owner` for
+    one's own source. NOT_FOUND when it is not held any more, or not these changes.
+    """
+    RejectHold: _aio.UnaryUnaryMultiCallable[_source_pb2.RejectHoldRequest, _source_pb2.RejectHoldResponse]  # type: ignore[assignment]
+    """Rejects what is held: it stays as it is until the source says something else. Asks for the same roles."""
 
 class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Configured sources, what their credential can read, and their runs. Every method asks for the role
@@ -168,5 +184,31 @@ class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
         of it or nothing, with a record in the audit log before anything is in force.
         """
+
+    @_abc_1.abstractmethod
+    def ListHolds(
+        self,
+        request: _source_pb2.ListHoldsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_source_pb2.ListHoldsResponse, _abc.Awaitable[_source_pb2.ListHoldsResponse]]:
+        """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove."""
+
+    @_abc_1.abstractmethod
+    def ApproveHold(
+        self,
+        request: _source_pb2.ApproveHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_source_pb2.ApproveHoldResponse, _abc.Awaitable[_source_pb2.ApproveHoldResponse]]:
+        """Approves what is held: the next complete run applies it. Asks for the role `access-admin`, or `source-owner` for
+        one's own source. NOT_FOUND when it is not held any more, or not these changes.
+        """
+
+    @_abc_1.abstractmethod
+    def RejectHold(
+        self,
+        request: _source_pb2.RejectHoldRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_source_pb2.RejectHoldResponse, _abc.Awaitable[_source_pb2.RejectHoldResponse]]:
+        """Rejects what is held: it stays as it is until the source says something else. Asks for the same roles."""
 
 def add_SourceServiceServicer_to_server(servicer: SourceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
