@@ -51,10 +51,10 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.grants import Grants
 from service.identity import Identity
-from service.index.base import Remove
+from service.index.base import FeedItem, Remove
 from service.index.edge import EdgeIndex
-from service.index.follow import Follower, RenewingFollower, follow
-from service.index.generations import Generations
+from service.index.follow import RenewingFollower, follow
+from service.index.generations import VectorGenerations, WordGenerations
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.keys import Custody, open_provider
 from service.keys.store import KeyStore
@@ -75,6 +75,7 @@ from service.stores.folder import DataFolder, open_folder
 from service.stores.records import RunState, StoredRun
 from service.sync import SyncEngine, policy_of
 from service.sync_records import held_record
+from service.terms import TermHash
 
 log = structlog.get_logger()
 
@@ -334,9 +335,9 @@ def _open_audit(
 class _Indexes:
     """Both indexes, each with what brings it up to the catalog."""
 
-    vectors: Generations
-    words: KeywordIndex
-    followers: tuple[RenewingFollower, Follower[AddTerms | Remove]]
+    vectors: VectorGenerations
+    words: WordGenerations
+    followers: tuple[RenewingFollower[FeedItem], RenewingFollower[AddTerms | Remove]]
 
     def notify(self) -> None:
         """Say that the catalog has changed."""
@@ -358,9 +359,9 @@ def _open_indexes(
     vectors_follow.start()
     closing.callback(vectors_follow.close)
     hashed = term_hash(keys)
-    words = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+    words = _words(folder, catalog, hashed)
     closing.callback(words.close)
-    words_follow = Follower(TermFeed(catalog, hashed), words)
+    words_follow = RenewingFollower(TermFeed(catalog, hashed), words)
     words_follow.start()
     closing.callback(words_follow.close)
     return _Indexes(vectors, words, (vectors_follow, words_follow))
@@ -389,18 +390,25 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         index.clear()
         follow(catalog, index, tell)
         hashed = term_hash(keys)
-        keywords = KeywordIndex(folder.keywords, incarnation=catalog.incarnation, hashed=hashed)
+        keywords = _words(folder, catalog, hashed)
         closing.callback(keywords.close)
         keywords.clear()
         follow(TermFeed(catalog, hashed), keywords, tell)
         return index.count
 
 
-def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> Generations:
+def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> VectorGenerations:
     def open_generation(path: Path) -> EdgeIndex:
         return EdgeIndex(path, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
 
-    return Generations(folder.index, open_generation)
+    return VectorGenerations(folder.index, open_generation)
+
+
+def _words(folder: DataFolder, catalog: Catalog, hashed: TermHash) -> WordGenerations:
+    def open_generation(path: Path) -> KeywordIndex:
+        return KeywordIndex(path, incarnation=catalog.incarnation, hashed=hashed)
+
+    return WordGenerations(folder.keywords, open_generation)
 
 
 def _memberships_ages(settings: Settings) -> dict[str, timedelta]:

@@ -4,7 +4,8 @@ For a search, in this order (the caller is resolved before, the audit record is 
 
 1. the query becomes a unit vector
 2. a snapshot gives the chunks that the caller may read; among them one index proposes the nearest, the other those with
-   the query's words, and both rankings become one by rank (`service.fuse`)
+   the query's words, and both rankings become one by rank (`service.fuse`); while the second one is down, the first
+   answers alone and the answer says so
 3. another snapshot, later: the catalog's current rules decide on every candidate, and exactly the decided version of
    each text is opened and checked against its hash
 4. when fewer than `limit` survived and the index has more, 2 and 3 again with more candidates, a few times
@@ -29,7 +30,7 @@ from pyroaring import AbstractBitMap, BitMap
 from service.access import Access, Snapshot, SourceAge
 from service.callers import Current
 from service.embed import Embedder
-from service.errors import NotFoundError, RemitError
+from service.errors import NotFoundError, RemitError, SearchUnavailableError
 from service.fuse import fuse
 from service.index.base import Index, Keywords, Proposal
 from service.reading import DocumentView, Passage, Resolve, open_passages, permit, refusals, resolved, stand_in
@@ -96,6 +97,7 @@ class Trace:
 
     path, why: of the vectors, in the last round. permitted: how many chunks the caller could read. scored: how many
     were compared by full vectors, survivors: how many of the candidates were allowed, both in the last round.
+    dense_only: words were asked for, too, and their index was down. The caller is told that.
     """
 
     path: str
@@ -104,6 +106,7 @@ class Trace:
     scored: int
     survivors: int
     rounds: int
+    dense_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,11 @@ class Answer:
     candidates: int
     withheld: Mapping[str, int] = field(default_factory=dict)
     trace: Trace | None = None
+
+    @property
+    def dense_only(self) -> bool:
+        """Whether words were asked for, too, and their index was down."""
+        return self.trace is not None and self.trace.dense_only
 
     @property
     def document(self) -> DocumentView:
@@ -182,7 +190,7 @@ class Retrieval:
                 if len(answer.passages) >= query.limit or found.all or rounds == _ROUNDS:
                     if query.mode is not Mode.KEYWORD:
                         self._shadow.consider(vector, rows, found.proposal, query.limit)
-                    return replace(answer, trace=_trace(found.proposal, len(rows), answer, rounds))
+                    return replace(answer, trace=_trace(found, len(rows), answer, rounds))
                 asked *= _GROWTH
 
         return resolved(self._callers, caller, work)
@@ -200,7 +208,14 @@ class Retrieval:
             return _Found(list(scores), scores, proposal, len(scores) < asked)
         # Deeper than asked: what is good in both may be among the first in neither.
         depth = max(asked, _FUSED) if query.mode is Mode.HYBRID else asked
-        words = self._keywords.search(query.text, rows, depth)
+        try:
+            words = self._keywords.search(query.text, rows, depth)
+        except SearchUnavailableError:
+            if query.mode is Mode.KEYWORD:
+                raise
+            # Whether a process is down depends on no passage, and half of an answer that says so is better than none.
+            found = self._found(vector, replace(query, mode=Mode.DENSE), rows, asked)
+            return replace(found, dense_only=True)
         if query.mode is Mode.KEYWORD:
             proposal = self._index.search(vector, BitMap(words), max(len(words), 1), exact=True)
             scores = {candidate.row: candidate.score for candidate in proposal.candidates}
@@ -329,17 +344,22 @@ def facts_of(snapshot: Snapshot, current: Current, sources: frozenset[str]) -> F
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """Candidates. ranking: rows, best first. scores: the cosine of each. all: there are no more of them."""
+    """Candidates. ranking: rows, best first. scores: the cosine of each. all: there are no more of them.
+
+    dense_only: see `Trace`.
+    """
 
     ranking: list[int]
     scores: Mapping[int, float]
     proposal: Proposal
     all: bool
+    dense_only: bool = False
 
 
-def _trace(proposal: Proposal, permitted: int, answer: Answer, rounds: int) -> Trace:
+def _trace(found: _Found, permitted: int, answer: Answer, rounds: int) -> Trace:
     survivors = answer.candidates - sum(answer.withheld.values())
-    return Trace(proposal.path.value, proposal.why, permitted, proposal.scored, survivors, rounds)
+    how = found.proposal
+    return Trace(how.path.value, how.why, permitted, how.scored, survivors, rounds, found.dense_only)
 
 
 def _withheld(

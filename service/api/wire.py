@@ -136,7 +136,12 @@ def search_response(answer: Answer, response_id: str, *, explain: bool) -> retri
         )
         for rank, (passage, score) in enumerate(zip(answer.passages, answer.scores, strict=True), 1)
     ]
-    return retrieval_pb2.SearchResponse(hits=hits, response_id=response_id, freshness=freshness(answer.freshness))
+    return retrieval_pb2.SearchResponse(
+        hits=hits,
+        response_id=response_id,
+        freshness=freshness(answer.freshness),
+        dense_only=answer.dense_only,
+    )
 
 
 def document_response(answer: Answer, response_id: str) -> retrieval_pb2.GetDocumentResponse:

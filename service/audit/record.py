@@ -230,7 +230,7 @@ class Asked:
 class Sought:
     """How the candidates of a search were found: on which path and why, of how many, and how many were left.
 
-    rounds: how often more was asked for, the first time included.
+    rounds: how often more was asked for, the first time included. dense_only: the index of words was down.
     """
 
     path: str
@@ -239,6 +239,7 @@ class Sought:
     scored: int
     survivors: int
     rounds: int
+    dense_only: bool = False
 
     def body(self) -> dict[str, object]:
         """As it stands in a record."""
@@ -249,7 +250,7 @@ class Sought:
             "scored": self.scored,
             "survivors": self.survivors,
             "rounds": self.rounds,
-        }
+        } | ({"dense_only": True} if self.dense_only else {})
 
 
 @dataclass(frozen=True, slots=True)

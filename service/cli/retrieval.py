@@ -59,6 +59,8 @@ def search(
     for one in result.freshness.sources:
         if one.withheld:
             out.print(f"[red]left out:[/] {one.source}, permissions last verified {ago(one.permissions_age)} ago")
+    if result.dense_only:
+        out.print("[yellow]by meaning alone:[/] the index of words is down, and is being started again")
     out.print(f"[dim]response {result.response_id}[/]")
 
 

@@ -105,6 +105,9 @@ class Index(Protocol):
     def quiet_s(self) -> float:
         """How long ago the last search ended, in seconds; since the opening when there was none."""
 
+    def recover(self) -> None:
+        """Start again what ended since the last call, and learn `applied_seq`. Raises SearchUnavailableError."""
+
     def apply(self, items: Sequence[FeedItem]) -> None:
         """Apply items in the feed's order; those that were applied before change nothing.
 

@@ -113,6 +113,12 @@ class EdgeIndex:
         """The index process, while it runs."""
         return self._child.pid
 
+    def recover(self) -> None:
+        """See `Index`."""
+        with self._lock:
+            if self._child.pid != self._process:
+                self._learn(self._call("state", {}, [])[0])
+
     def apply(self, items: Sequence[FeedItem]) -> None:
         """See `Index`. Raises SearchUnavailableError also when the process fell back behind: feed it again from there.
 

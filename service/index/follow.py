@@ -5,18 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import structlog
 
 from service.errors import StartError, UnavailableError
-from service.index.base import FeedItem
-from service.index.generations import Generations
+
+if TYPE_CHECKING:
+    from service.index.generations import Generations
 
 log = structlog.get_logger()
 
 _BATCH: Final = 1000
-_RETRY_S: Final = 1.0
 _WRITE_EVERY: Final = 20_000
 _QUIET_S: Final = 1.0
 _MOST_UNWRITTEN: Final = 500_000
@@ -55,6 +55,9 @@ class Followed(Protocol[T_contra]):
     @property
     def applied_seq(self) -> int:
         """The feed's last item that was applied."""
+
+    def recover(self) -> None:
+        """Start again what ended since the last call, and learn where in the feed it is now."""
 
     def apply(self, items: Sequence[T_contra]) -> None:
         """Apply items in the feed's order."""
@@ -107,7 +110,7 @@ def follow(
 
 
 class Follower(Generic[T]):
-    """A thread that follows whenever it is told that the catalog has changed.
+    """A thread that follows whenever it is told that the catalog has changed, and looks after the index every second.
 
     What it applied is searched at once, and made durable when nobody has searched for a second: a search that comes
     while the disk is written waits for it, 3 ms on a good disk and 200 on a busy one. Nothing is lost by that: after a
@@ -148,12 +151,15 @@ class Follower(Generic[T]):
     def _run(self) -> None:
         failing = False
         while not self._closed:
-            # After a failure it tries again by itself: nothing else might change for a long time.
-            self._changed.wait(_RETRY_S if failing else _QUIET_S if self._unwritten else None)
+            # Without being told, too: after a failure, and because a process that died has forgotten what it had not
+            # written, and nothing else might change for a long time.
+            self._changed.wait(_QUIET_S)
             if self._closed:
                 return
             self._changed.clear()
             try:
+                with self._turn:
+                    self._index.recover()
                 self.settle()
                 self._write()
                 self._followed()
@@ -173,13 +179,14 @@ class Follower(Generic[T]):
                 self._unwritten = 0
 
 
-class RenewingFollower(Follower[FeedItem]):
-    """A follower that makes its index anew when that pays."""
+class RenewingFollower(Follower[T]):
+    """A follower that makes its index anew when that pays, or when it is asked to."""
 
-    def __init__(self, catalog: Catalog[FeedItem], index: Generations) -> None:
+    def __init__(self, catalog: Catalog[T], index: Generations[T, Any]) -> None:
         super().__init__(catalog, index)
         self._generations = index
         self._renewal: threading.Thread | None = None
+        self._renewing = threading.Lock()
 
     def close(self) -> None:
         """See `Follower`; a renewal under way is broken off."""
@@ -187,14 +194,20 @@ class RenewingFollower(Follower[FeedItem]):
         if self._renewal is not None:
             self._renewal.join()
 
-    def renew(self, index: Generations) -> None:
+    def renew(self, tell: Callable[[int, int], None] = lambda done, last: None) -> None:
         """Make the index anew from the feed and serve that instead; searches and the feed go on meanwhile.
 
+        tell: see `follow`. One at a time; another waits.
         Raises StartError and SearchUnavailableError: then everything is as it was.
         """
+        with self._renewing:
+            self._renew(tell)
+
+    def _renew(self, tell: Callable[[int, int], None]) -> None:
+        index = self._generations
         built = index.begin()
         try:
-            follow(self._catalog, built, stop=lambda: self._closed)
+            follow(self._catalog, built, tell, stop=lambda: self._closed)
             if self._closed:
                 return
             # INVARIANT: the served generation stands still from here on, so the other one cannot be behind it.
@@ -211,12 +224,12 @@ class RenewingFollower(Follower[FeedItem]):
     def _followed(self) -> None:
         index = self._generations
         running = self._renewal is not None and self._renewal.is_alive()
-        if running or not index.wasteful:
+        if running or self._renewing.locked() or not index.wasteful:
             return
 
         def renew() -> None:
             try:
-                self.renew(index)
+                self.renew()
             except (StartError, UnavailableError) as err:
                 log.error("index_not_renewed", detail=str(err))
 

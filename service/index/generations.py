@@ -11,6 +11,7 @@ import contextlib
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +19,45 @@ from pyroaring import AbstractBitMap
 
 from service import durable_file
 from service.errors import SearchUnavailableError
-from service.index.base import FeedItem, Proposal
+from service.index.base import FeedItem, Proposal, Remove
 from service.index.edge import EdgeIndex
+from service.index.follow import Followed
+from service.index.keyword import AddTerms, KeywordIndex
 
-Open = Callable[[Path], EdgeIndex]
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+R = TypeVar("R")
 
 
-class Generations:
-    """An `Index` over the generations in a folder. open_generation: raises StartError, as the constructor does.
+class Generation(Followed[T_contra], Protocol[T_contra]):
+    """One of them: an index in a process of its own."""
+
+    @property
+    def count(self) -> int:
+        """How many chunks are held."""
+
+    @property
+    def wasteful(self) -> bool:
+        """Whether so much was removed that making it anew pays."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while it runs."""
+
+    def close(self) -> None:
+        """Flush and release what is held."""
+
+
+G = TypeVar("G", bound=Generation[Any])
+
+
+class Generations(Generic[T, G]):
+    """An index over the generations in a folder. open_generation: raises StartError, as the constructor does.
 
     Several threads may search and one may apply, as with any index; `replace` is for the one that applies, too.
     """
 
-    def __init__(self, folder: Path, open_generation: Open) -> None:
+    def __init__(self, folder: Path, open_generation: Callable[[Path], G]) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._open = open_generation
@@ -41,13 +68,8 @@ class Generations:
 
     @property
     def applied_seq(self) -> int:
-        """See `Index`, as for all of these."""
+        """See `Generation`, as for all of these."""
         return self._live.applied_seq
-
-    @property
-    def incarnation(self) -> str:
-        """Of the catalog."""
-        return self._live.incarnation
 
     @property
     def count(self) -> int:
@@ -69,7 +91,11 @@ class Generations:
         """The process of the served generation."""
         return self._live.pid
 
-    def apply(self, items: Sequence[FeedItem]) -> None:
+    def recover(self) -> None:
+        """Start the process of the served generation again, if it ended."""
+        self._live.recover()
+
+    def apply(self, items: Sequence[T]) -> None:
         """Apply items to the served generation."""
         self._live.apply(items)
 
@@ -81,32 +107,24 @@ class Generations:
         """Forget everything."""
         self._live.clear()
 
-    def search(
-        self,
-        vector: NDArray[np.float32],
-        rows: AbstractBitMap,
-        limit: int,
-        *,
-        exact: bool = False,
-        approximate: bool = False,
-    ) -> Proposal:
-        """Propose candidates from the one generation that is served now."""
+    def _ask(self, search: Callable[[G], R]) -> R:
+        """Search the one generation that is served now."""
         while True:
             asked = self._live
             try:
-                return asked.search(vector, rows, limit, exact=exact, approximate=approximate)
+                return search(asked)
             except SearchUnavailableError:
                 # The generation may have been replaced, and closed, since it was asked.
                 if asked is self._live:
                     raise
 
-    def begin(self) -> EdgeIndex:
+    def begin(self) -> G:
         """Return an empty generation beside the served one. Feed it, then `replace` the served one, or close it."""
         folder = self._folder / f"g{self._number + 1}"
         shutil.rmtree(folder, ignore_errors=True)
         return self._open(folder)
 
-    def replace(self, built: EdgeIndex) -> None:
+    def replace(self, built: G) -> None:
         """Serve `built`, which came from `begin` and is as far in the feed as the served one and durable, instead."""
         assert built.applied_seq >= self.applied_seq, "a generation that is behind would hide what is searched already"
         durable_file.replace(self._folder / "current", f"{self._number + 1}\n".encode())
@@ -135,3 +153,32 @@ class Generations:
                 shutil.rmtree(entry, ignore_errors=True)
             else:
                 entry.unlink(missing_ok=True)
+
+
+class VectorGenerations(Generations[FeedItem, EdgeIndex]):
+    """An `Index` over generations."""
+
+    @property
+    def incarnation(self) -> str:
+        """Of the catalog."""
+        return self._live.incarnation
+
+    def search(
+        self,
+        vector: NDArray[np.float32],
+        rows: AbstractBitMap,
+        limit: int,
+        *,
+        exact: bool = False,
+        approximate: bool = False,
+    ) -> Proposal:
+        """See `Index`."""
+        return self._ask(lambda live: live.search(vector, rows, limit, exact=exact, approximate=approximate))
+
+
+class WordGenerations(Generations[AddTerms | Remove, KeywordIndex]):
+    """`Keywords` over generations."""
+
+    def search(self, text: str, rows: AbstractBitMap, limit: int) -> list[int]:
+        """See `Keywords`."""
+        return self._ask(lambda live: live.search(text, rows, limit))

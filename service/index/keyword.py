@@ -29,6 +29,9 @@ MAX_QUERY_TERMS: Final = 64
 """Of a question; the others, of a text that somebody pasted, are left out. The alphabet decides which."""
 
 _PIECE: Final = 250
+_SEARCH_S: Final = 5.0
+"""A search of a million passages takes some 10 ms; a process that takes so long is ended and started again."""
+_REST_S: Final = 5.0
 _OWNER: Final = "(words)"
 """Under whose secret words are hashed, as if it were a source; none can have this name."""
 
@@ -117,6 +120,7 @@ class KeywordIndex:
         self._lock = threading.Lock()
         self._turns = Turns(patience_s=0.01)
         self._searched_at = time.monotonic()
+        self._resting_until = 0.0
         self._child = Child(
             "service.index.keyword_process",
             args=[str(folder.absolute()), incarnation, hashed.fingerprint],
@@ -126,7 +130,7 @@ class KeywordIndex:
         )
         try:
             self._child.start()
-            self._applied_seq, self._count = 0, 0
+            self._applied_seq, self._count, self._process = 0, 0, self._child.pid
             self._learn(self._child.call("state", {})[0])
         except ChildError as err:
             self._child.close()
@@ -151,6 +155,17 @@ class KeywordIndex:
     def pid(self) -> int | None:
         """The process, while it runs."""
         return self._child.pid
+
+    @property
+    def wasteful(self) -> bool:
+        """Never: what is removed leaves no room behind."""
+        return False
+
+    def recover(self) -> None:
+        """Start the process again, if it ended since the last call, and learn how far it is."""
+        with self._lock:
+            if self._child.pid != self._process:
+                self._learn(self._call("state", {}))
 
     def apply(self, items: Sequence[AddTerms | Remove]) -> None:
         """Apply items in the feed's order; those that were applied before change nothing.
@@ -201,8 +216,15 @@ class KeywordIndex:
         terms = self._hashed.numbers(sorted(query_terms(text))[:MAX_QUERY_TERMS])
         if not rows or not terms:
             return []
+        if time.monotonic() < self._resting_until:
+            raise SearchUnavailableError("the keyword index does not start, and is tried again in a moment")
         with self._turns.take(ahead=True):
-            answer = self._call("search", {"terms": terms, "limit": limit}, [rows.serialize()])
+            try:
+                answer = self._call("search", {"terms": terms, "limit": limit}, [rows.serialize()], _SEARCH_S)
+            except SearchUnavailableError:
+                # Searches that each wait for a process that does not start would keep all threads from the others.
+                self._resting_until = time.monotonic() + _REST_S
+                raise
             self._searched_at = time.monotonic()
         found = answer.get("rows")
         if not isinstance(found, list):
@@ -220,11 +242,17 @@ class KeywordIndex:
         finally:
             self._child.close()
 
-    def _call(self, method: str, params: Mapping[str, object], blobs: Sequence[bytes] = ()) -> dict[str, object]:
+    def _call(
+        self,
+        method: str,
+        params: Mapping[str, object],
+        blobs: Sequence[bytes] = (),
+        timeout_s: float | None = None,
+    ) -> dict[str, object]:
         # A process that died is started again by the next call, and everything it is asked may be asked twice.
         for last in (False, True):
             try:
-                return self._child.call(method, params, blobs)[0]
+                return self._child.call(method, params, blobs, timeout_s=timeout_s)[0]
             except ChildRefusedError as err:
                 raise SearchUnavailableError(str(err)) from err
             except ChildCrashedError as err:
@@ -238,4 +266,4 @@ class KeywordIndex:
         applied, count = answer.get("applied_seq"), answer.get("count")
         if not isinstance(applied, int) or not isinstance(count, int):
             raise SearchUnavailableError("the keyword index sent an answer without its state")
-        self._applied_seq, self._count = applied, count
+        self._applied_seq, self._count, self._process = applied, count, self._child.pid

@@ -201,6 +201,9 @@ class MemoryIndex:
         """See `Index`."""
         return len(self.rows)
 
+    def recover(self) -> None:
+        """Nothing ends."""
+
     def apply(self, items: Sequence[FeedItem]) -> None:
         """See `Index`."""
         for item in items:
@@ -253,6 +256,9 @@ class MemoryKeywords:
         self.applied_seq = 0
         self.propose_all = False
         self.quiet_s = 0.0
+
+    def recover(self) -> None:
+        """Nothing ends."""
 
     def apply(self, items: Sequence[AddTerms | Remove]) -> None:
         """See `service.index.keyword.KeywordIndex`."""

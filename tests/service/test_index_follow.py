@@ -108,7 +108,7 @@ def test_an_index_that_was_gone_is_brought_up_without_another_notice(
     feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure is tried again, because the catalog may not change for a long time."""
-    monkeypatch.setattr("service.index.follow._RETRY_S", 0.01)
+    monkeypatch.setattr("service.index.follow._QUIET_S", 0.01)
     index = FlakyIndex()
     follower = Follower(feed, index)
     follower.start()

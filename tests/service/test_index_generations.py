@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,26 +16,26 @@ from pyroaring import BitMap
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import FeedItem, Remove
 from service.index.edge import EdgeIndex
-from service.index.follow import RenewingFollower
-from service.index.generations import Generations
+from service.index.follow import RenewingFollower, follow
+from service.index.generations import VectorGenerations
 from service.index.planner import Tuning
-from tests.service.test_index_edge import DIMENSION, Feed, add, vectors
+from tests.service.test_index_edge import DIMENSION, Feed, add, reference, vectors
 
 MATRIX = vectors(3_000)
 EVERYTHING = BitMap(range(5_000))
 
 
-def opened(folder: Path) -> Generations:
+def opened(folder: Path) -> VectorGenerations:
     """The generations in a folder; a second opener is refused at once."""
 
     def open_generation(path: Path) -> EdgeIndex:
         return EdgeIndex(path, incarnation="one", dimension=DIMENSION, tuning=Tuning(threads=1))
 
-    return Generations(folder, open_generation)
+    return VectorGenerations(folder, open_generation)
 
 
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Generations]:
+def index(tmp_path: Path) -> Iterator[VectorGenerations]:
     """An empty index."""
     made = opened(tmp_path / "index")
     yield made
@@ -52,7 +54,7 @@ def inside(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
 
 
-def test_a_renewal_keeps_what_is_held_and_gives_back_what_is_not(index: Generations, tmp_path: Path) -> None:
+def test_a_renewal_keeps_what_is_held_and_gives_back_what_is_not(index: VectorGenerations, tmp_path: Path) -> None:
     """The new generation answers as the old one, which is gone with its folder; a restart finds the new one."""
     feed = Feed(add(range(3_000), MATRIX), step=500)
     follower = RenewingFollower(feed, index)
@@ -61,7 +63,7 @@ def test_a_renewal_keeps_what_is_held_and_gives_back_what_is_not(index: Generati
     follower.settle()
     before, process = index.search(MATRIX[7], EVERYTHING, 20), index.pid
 
-    follower.renew(index)
+    follower.renew()
     follower.close()
 
     assert index.search(MATRIX[7], EVERYTHING, 20) == before
@@ -74,7 +76,7 @@ def test_a_renewal_keeps_what_is_held_and_gives_back_what_is_not(index: Generati
     again.close()
 
 
-def test_searches_and_changes_go_on_while_it_is_made_anew(index: Generations) -> None:
+def test_searches_and_changes_go_on_while_it_is_made_anew(index: VectorGenerations) -> None:
     """Every search in between has its answer, and what changes meanwhile is in the new generation."""
     feed = Feed(add(range(2_000), MATRIX), step=100)
     follower = RenewingFollower(feed, index)
@@ -83,7 +85,7 @@ def test_searches_and_changes_go_on_while_it_is_made_anew(index: Generations) ->
 
     def renew() -> None:
         for _ in range(2):
-            follower.renew(index)
+            follower.renew()
         done.set()
 
     thread = threading.Thread(target=renew)
@@ -104,7 +106,7 @@ def test_searches_and_changes_go_on_while_it_is_made_anew(index: Generations) ->
 
 
 def test_much_removed_makes_it_anew_by_itself(
-    index: Generations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    index: VectorGenerations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When more was removed than is worth keeping the room for, nobody has to ask; a little is left alone."""
     monkeypatch.setattr("service.index.edge._WASTE", 100)
@@ -127,7 +129,7 @@ def test_much_removed_makes_it_anew_by_itself(
     assert (index.count, index.wasteful) == (400, False)
 
 
-def test_a_renewal_that_fails_changes_nothing(index: Generations, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_renewal_that_fails_changes_nothing(index: VectorGenerations, monkeypatch: pytest.MonkeyPatch) -> None:
     """The served generation is as it was, and the next renewal works."""
     feed = Feed(add(range(500), MATRIX), step=100)
     follower = RenewingFollower(feed, index)
@@ -143,17 +145,17 @@ def test_a_renewal_that_fails_changes_nothing(index: Generations, monkeypatch: p
 
     monkeypatch.setattr(index, "begin", killed)
     with pytest.raises(SearchUnavailableError):
-        follower.renew(index)
+        follower.renew()
     assert index.count == 500
     monkeypatch.undo()
 
-    follower.renew(index)
+    follower.renew()
 
     assert index.count == 500
     follower.close()
 
 
-def test_what_a_crash_left_is_swept_and_never_served(index: Generations, tmp_path: Path) -> None:
+def test_what_a_crash_left_is_swept_and_never_served(index: VectorGenerations, tmp_path: Path) -> None:
     """A generation that was being built, one that was replaced, and the files of an older layout go at the start."""
     index.apply(add(range(10), MATRIX))
     index.close()
@@ -183,7 +185,7 @@ def test_a_damaged_name_of_the_current_one_starts_over(tmp_path: Path, current: 
 
 
 def test_a_second_opener_is_refused_and_sweeps_nothing(
-    index: Generations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    index: VectorGenerations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes second gets a sentence, and what the first one builds stays."""
     built = index.begin()
@@ -193,3 +195,51 @@ def test_a_second_opener_is_refused_and_sweeps_nothing(
 
     assert inside(tmp_path / "index") == {"g1", "g2"}
     built.close()
+
+
+@pytest.mark.parametrize("point", ["building", "built", "named", "closing", "sweeping", "swept"])
+def test_a_kill_in_the_middle_of_a_swap_loses_nothing(tmp_path: Path, point: str) -> None:
+    """Whenever the process dies, the next start serves one whole generation with all that was applied, and no other."""
+    from tests.service import swap_kill
+
+    folder = tmp_path / "index"
+    command = [sys.executable, "-m", "tests.service.swap_kill", str(folder), point]
+    died = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=120, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    left = range(swap_kill.GONE, swap_kill.COUNT)
+
+    index = opened(folder)
+
+    assert (index.count, index.applied_seq) == (len(left), swap_kill.feed().feed_seq)
+    assert follow(swap_kill.feed(), index) == 0
+    hits = index.search(MATRIX[300], EVERYTHING, 20, exact=True).candidates
+    assert [hit.row for hit in hits] == reference(MATRIX, MATRIX[300], left, 20)
+    served = "g1" if point in ("building", "built") else "g2"
+    assert inside(folder) - {"current"} == {served}
+    # And it can be made anew from there.
+    follower = RenewingFollower(swap_kill.feed(), index)
+    follower.start()
+    follower.renew()
+    follower.close()
+    assert index.count == len(left)
+    index.close()
+
+
+def test_a_dead_process_is_started_again_by_itself_and_fed_what_it_forgot(index: VectorGenerations) -> None:
+    """Nobody has to search or to change anything: what it had not written comes again from the feed."""
+    feed = Feed(add(range(300), MATRIX), step=100)
+    follower = RenewingFollower(feed, index)
+    follower.start()
+    feed.items += add(range(300, 320), MATRIX)
+    follower.settle()
+    process = index.pid
+    assert process is not None
+
+    os.kill(process, signal.SIGKILL)
+
+    for _ in range(600):
+        if index.pid not in (None, process) and index.count == 320:
+            break
+        threading.Event().wait(0.05)
+    assert index.search(MATRIX[310], EVERYTHING, 1).candidates[0].row == 310
+    follower.close()

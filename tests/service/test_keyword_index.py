@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +13,15 @@ from pyroaring import BitMap
 
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import Remove
+from service.index.follow import RenewingFollower
+from service.index.generations import WordGenerations
 from service.index.keyword import AddTerms, KeywordIndex, term_hash
 from service.index.postings import impacts
 from service.keys import FileKey, KeyStore, create_key_file
 from service.keys.custody import Custody
 from service.process import Child
 from service.terms import TermHash, passage_terms
+from tests.service.test_index_edge import Feed
 
 HASHED = TermHash(b"k" * 32)
 
@@ -169,3 +173,53 @@ def test_words_keep_their_numbers_when_keys_are_rotated(tmp_path: Path) -> None:
     assert term_hash(other).numbers(["merger"]) != first.numbers(["merger"])
     again.close()
     other.close()
+
+
+def test_it_is_made_anew_beside_itself(tmp_path: Path) -> None:
+    """The generations of words answer as before the swap, and what changed meanwhile is in the new one."""
+
+    def open_generation(folder: Path) -> KeywordIndex:
+        return KeywordIndex(folder, incarnation="one", hashed=HASHED)
+
+    index = WordGenerations(tmp_path / "keywords", open_generation)
+    feed: Any = Feed([], step=50)  # of words in place of vectors
+    feed.items += adding(1, {row: f"merger plan {row}" for row in range(200)})
+    follower = RenewingFollower(feed, index)
+    follower.start()
+    before = index.search("merger 7", BitMap(range(300)), 20)
+    feed.items += adding(201, {200: "merger 7"})
+
+    follower.renew()
+
+    assert index.search("merger 7", BitMap(range(200)), 20) == before
+    assert (index.count, index.applied_seq) == (201, 201)
+    assert {entry.name for entry in (tmp_path / "keywords").iterdir()} == {"current", "g2"}
+    follower.close()
+    index.close()
+
+
+def test_a_process_that_does_not_start_keeps_no_search_waiting(
+    opening: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one attempt searches fail at once for a while; when it starts again, they have answers."""
+    index = opening()
+    index.apply(adding(1, {3: "merger"}))
+    index.flush()
+    assert index.pid is not None
+    started: list[object] = []
+
+    def refuse(*args: object) -> None:
+        started.append(args)
+        raise OSError(11, "no more processes")
+
+    monkeypatch.setattr("service.process._spawn", refuse)
+    os.kill(index.pid, 9)
+    for _ in range(5):
+        with pytest.raises(SearchUnavailableError):
+            index.search("merger", BitMap([3]), 9)
+    attempts = len(started)
+    monkeypatch.undo()
+    monkeypatch.setattr(index, "_resting_until", 0.0)
+
+    assert index.search("merger", BitMap([3]), 9) == [3]
+    assert 1 <= attempts <= 2

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from remit.client import Hit, SearchMode
+from remit.client import Hit, SearchMode, UnavailableError
 from remit.v1.retrieval_pb2 import SearchMode as WireMode
 from remit.v1.retrieval_pb2 import SearchRequest, SearchResponse
 
 from acl.model import Clause
+from service.errors import SearchUnavailableError
 from service.fuse import fuse
 from service.index.base import Remove
 from tests.service.harness import EVERYBODY, FINANCE, SALES, MemoryIndex, MemoryKeywords, Service, allow, serving
+from tests.service.test_audit_complete import bodies
 
 HYBRID, DENSE, KEYWORD = SearchMode.HYBRID, SearchMode.DENSE, SearchMode.KEYWORD
 
@@ -190,3 +192,58 @@ async def test_hybrid_looks_deeper_than_it_was_asked_for(service: Service, monke
     assert await found(service, "one two three", DENSE, limit=3) == texts[:3]
     assert await found(service, "one two three", KEYWORD, limit=3) == [texts[3], texts[4], texts[2]]
     assert await found(service, "one two three", HYBRID, limit=1) == [texts[2]]
+
+
+async def test_without_the_index_of_words_meaning_answers_and_says_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hybrid is what dense is, with a flag; words alone are UNAVAILABLE; with the index back there is no flag."""
+    service.add("a", "the merger", allow(SALES))
+    service.add("b", "something else", allow(SALES))
+    service.add("hidden", "the merger of finance", allow(FINANCE))
+    service.sync()
+
+    def down(text: str, rows: object, limit: int) -> list[int]:
+        raise SearchUnavailableError("the keyword index process ended")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(service.keywords, "search", down)
+        async with service.client("alice") as client:
+            hybrid = await client.search("merger", mode=HYBRID)
+            dense = await client.search("merger", mode=DENSE)
+            with pytest.raises(UnavailableError):
+                await client.search("merger", mode=KEYWORD)
+            nothing = await client.search("unheard of", mode=HYBRID)
+    sought = {body["response_id"]: body["sought"] for body in bodies(service) if "sought" in body}
+    async with service.client("alice") as client:
+        whole = await client.search("merger", mode=HYBRID)
+
+    assert (hybrid.dense_only, dense.dense_only, nothing.dense_only, whole.dense_only) == (True, False, True, False)
+    assert [(h.chunk.text, h.score) for h in hybrid.hits] == [(h.chunk.text, h.score) for h in dense.hits]
+    assert whole.hits[0].chunk.text == "the merger"
+    assert [sought[one.response_id].get("dense_only") for one in (hybrid, dense)] == [True, None]
+
+
+async def test_the_flag_says_nothing_of_hidden_passages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the index of words down, two corpora that differ in what is hidden still answer byte for byte alike."""
+    answers = []
+    for hidden in (0, 30):
+        async with serving(tmp_path / str(hidden), new_id=lambda: "fixed") as service:
+            service.add("a", "the merger", allow(SALES))
+            for number in range(hidden):
+                service.add(f"h{number}", "the merger", allow(FINANCE))
+            service.sync()
+            ids = [*service.chunk_ids("a"), service.document_ids()["a"]]
+
+            def down(text: str, rows: object, limit: int) -> list[int]:
+                raise SearchUnavailableError("down")
+
+            monkeypatch.setattr(service.keywords, "search", down)
+            request = SearchRequest(query="merger")
+            outcome = await service.call("RetrievalService/Search", request, token=service.token("alice"))
+            message = outcome.message
+            for one in ids:
+                message = message.replace(one.encode(), b"x" * len(one))
+            answers.append(message)
+
+    assert answers[0] == answers[1]

@@ -85,11 +85,15 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The passages found, best first. response_id: names this answer in the audit log."""
+    """The passages found, best first. response_id: names this answer in the audit log.
+
+    dense_only: the service's index of words was down, and meaning alone found them.
+    """
 
     hits: tuple[Hit, ...]
     response_id: str
     freshness: Freshness
+    dense_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

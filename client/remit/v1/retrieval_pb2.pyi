@@ -120,8 +120,14 @@ class SearchResponse(_message.Message):
     HITS_FIELD_NUMBER: _builtins.int
     RESPONSE_ID_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
+    DENSE_ONLY_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
     """Names this answer in the audit log."""
+    dense_only: _builtins.bool
+    """True when words were asked for as well as meaning, and the index of words was down: the hits are those of
+    SEARCH_MODE_DENSE. It says something about the service, and nothing about any passage. SEARCH_MODE_KEYWORD alone is
+    UNAVAILABLE then.
+    """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
         """The best first. Fewer than `limit` when no more that are readable were found."""
@@ -136,10 +142,11 @@ class SearchResponse(_message.Message):
         hits: _abc.Iterable[Global___Hit] | None = ...,
         response_id: _builtins.str = ...,
         freshness: _common_pb2.Freshness | None = ...,
+        dense_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness", "hits", b"hits", "response_id", b"response_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_only", b"dense_only", "freshness", b"freshness", "hits", b"hits", "response_id", b"response_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
