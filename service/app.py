@@ -31,6 +31,7 @@ from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
+from service.api.index import IndexServicer
 from service.api.retrieval import RetrievalServicer
 from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
@@ -61,6 +62,7 @@ from service.keys.store import KeyStore
 from service.keys.watch import KeyWatch
 from service.lookups import Keeping
 from service.preview import Preview
+from service.rebuild import Rebuilds
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -294,6 +296,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
             runs, executor, audit_key.page_key, configuration.reload, SourceHolds(catalog, configuration.names)
         ),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
+        "IndexService": IndexServicer(indexes.rebuilds, lambda: indexes.vectors.count),
         "CustodyService": CustodyServicer(
             custody,
             _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)), keys),
@@ -338,6 +341,11 @@ class _Indexes:
     vectors: VectorGenerations
     words: WordGenerations
     followers: tuple[RenewingFollower[FeedItem], RenewingFollower[AddTerms | Remove]]
+
+    @property
+    def rebuilds(self) -> Rebuilds:
+        """What makes both anew."""
+        return Rebuilds(dict(zip(("vectors", "words"), self.followers, strict=True)))
 
     def notify(self) -> None:
         """Say that the catalog has changed."""

@@ -52,6 +52,7 @@ _KINDS: Final = {
     "remit.v1.SourceService": Kind.ADMIN,
     "remit.v1.AuditService": Kind.AUDIT,
     "remit.v1.CustodyService": Kind.ADMIN,
+    "remit.v1.IndexService": Kind.ADMIN,
 }
 
 

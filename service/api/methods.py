@@ -95,5 +95,6 @@ METHODS: Final = {
     "remit.v1.CustodyService/ListShredRequests": _KEY_ADMIN,
     "remit.v1.CustodyService/ApproveShredding": _KEY_ADMIN,
     "remit.v1.CustodyService/WithdrawShredding": _KEY_ADMIN,
+    "remit.v1.IndexService/RebuildIndex": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S),
     "remit.v1.CustodyService/CreateBackup": Rule(KEY_ADMIN, default_s=600.0, longest_s=_DAY_S),
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from service.cli.connect import Json, context
+from service import lock_file
+from service.cli.connect import As, Context, Json, Token, context
 from service.cli.screen import err, out, print_json
 from service.index.planner import Tuning
 
@@ -15,20 +17,39 @@ app = typer.Typer(no_args_is_help=True, help="Make the vector index anew, and me
 
 
 @app.command()
-def rebuild(ctx: typer.Context, json: Json = False) -> None:
-    """Make the index anew from the vectors in the catalog. Nothing is embedded again; the service must be stopped."""
+def rebuild(ctx: typer.Context, token: Token = "", person: As = "", json: Json = False) -> None:
+    """Make the indexes anew from the catalog. Nothing is embedded again.
+
+    A running service does it beside what it serves, and searches go on (role `operator`); without one it is done here.
+    """
     from rich.progress import Progress
 
-    from service.app import rebuild_index
-
-    settings = context(ctx).settings
+    found = context(ctx)
     with Progress(console=err, transient=True, disable=json) as bar:
         task = bar.add_task("reading the catalog", total=None)
-        count = rebuild_index(settings, lambda done, last: bar.update(task, completed=done, total=last))
+
+        def tell(done: int, last: int) -> None:
+            bar.update(task, completed=done, total=last)
+
+        if found.address or lock_file.is_held(found.settings.data / "lock"):
+            count = _asked(found, token, person, tell)
+        else:
+            from service.app import rebuild_index
+
+            count = rebuild_index(found.settings, tell)
     if json:
         print_json({"passages": count})
     else:
         out.print(f"the index holds {count:,} passages")
+
+
+def _asked(found: Context, token: str, person: str, tell: Callable[[int, int], None]) -> int:
+    count = 0
+    with found.admin(token, person) as admin:
+        for step in admin.rebuild_index():
+            tell(step.done, step.total)
+            count = step.chunks
+    return count
 
 
 @app.command()

@@ -193,6 +193,8 @@ class RenewingFollower(Follower[T]):
         super().close()
         if self._renewal is not None:
             self._renewal.join()
+        with self._renewing:  # one that was asked for
+            pass
 
     def renew(self, tell: Callable[[int, int], None] = lambda done, last: None) -> None:
         """Make the index anew from the feed and serve that instead; searches and the feed go on meanwhile.
@@ -205,6 +207,8 @@ class RenewingFollower(Follower[T]):
 
     def _renew(self, tell: Callable[[int, int], None]) -> None:
         index = self._generations
+        if self._closed:
+            return
         built = index.begin()
         try:
             follow(self._catalog, built, tell, stop=lambda: self._closed)

@@ -38,6 +38,7 @@ from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
 from service.api.health import Health
+from service.api.index import IndexServicer
 from service.api.retrieval import RetrievalServicer
 from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
@@ -66,6 +67,7 @@ from service.index.planner import SearchPath, Tuning
 from service.index.postings import Postings
 from service.keys import Custody, KeyStore, open_provider
 from service.preview import Preview
+from service.rebuild import Rebuilds
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -465,7 +467,7 @@ class Service:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         path = f"/remit.v1.{service}/{name}"
         try:
-            if name in ("WatchSyncRun", "ExportAuditRecords"):
+            if name in ("WatchSyncRun", "ExportAuditRecords", "RebuildIndex"):
                 many: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(path)
                 stream = many(data, metadata=sent, timeout=timeout_s)
                 answer = b"".join([one async for one in stream])
@@ -626,6 +628,7 @@ async def serving(
                     key.page_key,
                 ),
             ),
+            Served(ADMINISTRATOR_SERVICES[4], IndexServicer(Rebuilds({}), lambda: index.count, poll_s=0.01)),
         ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
         server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)

@@ -12,7 +12,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, audit_pb2, common_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, common_pb2, custody_pb2, index_pb2, retrieval_pb2, review_pb2, source_pb2
 
 from service import devissuer
 from service.api.methods import METHODS
@@ -51,6 +51,7 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/ListHolds": source_pb2.ListHoldsRequest(),
     "SourceService/ApproveHold": source_pb2.ApproveHoldRequest(hold_id="x"),
     "SourceService/RejectHold": source_pb2.RejectHoldRequest(hold_id="x"),
+    "IndexService/RebuildIndex": index_pb2.RebuildIndexRequest(),
     "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
     "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
     "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
@@ -113,6 +114,7 @@ _FOR_AN_OPERATOR = {
     "SourceService/CancelSyncRun": "NOT_FOUND",
     "SourceService/ReloadSettings": "OK",
     "SourceService/ListHolds": "OK",
+    "IndexService/RebuildIndex": "OK",
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,
@@ -167,7 +169,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def test_every_described_method_has_its_rows() -> None:
     """The tables here and in the service name exactly the methods of the `.proto` files."""
-    files = [retrieval_pb2, access_pb2, review_pb2, source_pb2, audit_pb2, custody_pb2, common_pb2]
+    files = [retrieval_pb2, access_pb2, review_pb2, source_pb2, audit_pb2, custody_pb2, index_pb2, common_pb2]
     everything = {
         f"{service.name}/{method.name}"
         for file in files

@@ -457,13 +457,7 @@ def test_an_issuer_that_cannot_be_reached_stops_the_start_with_its_line(tmp_path
 
 
 def test_the_index_is_made_anew_from_the_catalog(running: Running, tmp_path: Path) -> None:
-    """`remit index rebuild` brings every passage back without a model; with a server running it refuses in a sentence.
-
-    It runs on a copy, because the server has the folder.
-    """
-    refused = running.run("index", "rebuild")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "already open by process" in refused.stderr
+    """`remit index rebuild` brings every passage back without a model, here on a copy that no server has."""
     shutil.copytree(running.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("lock", "index"))
 
     done = remit("index", "rebuild", folder=tmp_path / "copy")
@@ -476,3 +470,24 @@ def test_the_index_is_made_anew_from_the_catalog(running: Running, tmp_path: Pat
     assert empty.returncode == 0
     nothing = remit("index", "rebuild", folder=tmp_path / "empty")
     assert (nothing.returncode, "holds nothing yet" in nothing.stderr) == (2, True)
+
+
+def test_a_running_service_makes_its_index_anew_beside_it(running: Running) -> None:
+    """An operator asks, the generations change places, and answers are what they were; nobody else may ask."""
+    before = running.json("search", "lighthouse", "--as", "alice")
+    served = {name: (running.folder / "data" / name / "current").exists() for name in ("index", "keywords")}
+
+    refused = running.run("index", "rebuild", "--as", "bob")
+    done = running.json("index", "rebuild", "--as", "alice")
+
+    after = running.json("search", "lighthouse", "--as", "alice")
+    assert refused.returncode == 1
+    assert "Traceback" not in refused.stderr
+    assert done == {"passages": 2}
+    assert isinstance(before, dict)
+    assert isinstance(after, dict)
+    assert after["hits"] == before["hits"]
+    assert served == {"index": False, "keywords": False}
+    for name in served:
+        folder = running.folder / "data" / name
+        assert {entry.name for entry in folder.iterdir()} == {"current", "g2"}

@@ -62,6 +62,7 @@ TABLE: dict[str, frozenset[str]] = {
     "SourceService/ListHolds": SOURCES,
     "SourceService/ApproveHold": DECIDING,
     "SourceService/RejectHold": DECIDING,
+    "IndexService/RebuildIndex": frozenset({"operator"}),
     "AuditService/GetAuditRecord": AUDITORS,
     "AuditService/ListAuditRecords": AUDITORS,
     "AuditService/ExportAuditRecords": AUDITORS,

@@ -10,9 +10,10 @@ import grpc
 from remit.client import _read, _read_access, access_values, values
 from remit.client._connect import Connection, Token
 from remit.client.errors import error_of
-from remit.v1 import access_pb2, custody_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, custody_pb2, index_pb2, retrieval_pb2, source_pb2
 from remit.v1.access_pb2_grpc import AccessServiceStub
 from remit.v1.custody_pb2_grpc import CustodyServiceStub
+from remit.v1.index_pb2_grpc import IndexServiceStub
 from remit.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from remit.v1.source_pb2_grpc import SourceServiceStub
 
@@ -55,6 +56,7 @@ class _Blocking:
         self._access = AccessServiceStub(self._channel)
         self._sources = SourceServiceStub(self._channel)
         self._custody = CustodyServiceStub(self._channel)
+        self._indexes = IndexServiceStub(self._channel)
 
     def close(self) -> None:
         """Close the channel."""
@@ -251,6 +253,22 @@ class AdminClient(_Blocking):
         except grpc.RpcError as err:
             raise error_of(err, self._connection.address) from None
         return _read.backup(made)
+
+    def rebuild_index(self, *, timeout_s: float | None = None) -> Iterator[values.Rebuild]:
+        """Make both indexes anew beside the served ones; yield how far it is, and at last how many passages there are.
+
+        It goes on when nobody listens any more, and a second call follows the one that is under way.
+        """
+        stream = self._indexes.RebuildIndex(
+            index_pb2.RebuildIndexRequest(), timeout=timeout_s, metadata=self._connection.metadata()
+        )
+        try:
+            for message in stream:
+                yield values.Rebuild(message.part, message.done, message.total, message.chunks)
+        except grpc.RpcError as err:
+            raise error_of(err, self._connection.address) from None
+        finally:
+            stream.cancel()
 
     def watch_sync_run(self, run_id: str, *, timeout_s: float | None = None) -> Iterator[values.SyncRun]:
         """Yield a run as it stands, then each change of it, until it has ended. timeout_s: None means no limit here."""

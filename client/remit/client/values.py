@@ -199,6 +199,19 @@ class SyncPass(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rebuild:
+    """How far the making of new indexes is. part: `vectors` or `words`, empty at the end. done, total: of its feed.
+
+    chunks: how many passages there are, at the end.
+    """
+
+    part: str
+    done: int
+    total: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
 class SyncRun:
     """A run over a source. failure: why it failed, for people; empty otherwise. progress: None once it has ended.
 
