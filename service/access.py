@@ -3,14 +3,15 @@
 A snapshot pairs one read transaction of the catalog with the access rules of exactly that moment: older rules would
 serve what was just withdrawn, and newer ones could open an older text that they were never meant for.
 
-Withheld here, whatever the rules say: sources that the configuration does not name, and sources whose rules were not
-verified in full within their limit. `acl.decide` decides everything else; the sets here only propose.
+Withheld here, whatever the rules say: sources that the configuration does not name, those that are stopped, and those
+whose rules were not verified in full within their limit. `acl.decide` decides everything else; the sets here only
+propose.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,7 +36,7 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceAge:
-    """How long ago a source's rules were verified in full; None: never. withheld: too long ago."""
+    """How long ago a source's rules were verified in full; None: never. withheld: too long ago, or it is stopped."""
 
     source: str
     age: timedelta | None
@@ -128,6 +129,7 @@ class Access:
     """Keeps the rules in step with one catalog. Thread-safe.
 
     limits: for each configured source, how old its rules may be. clock: the time that decisions are made for.
+    stopped: the sources whose documents are withheld whatever their rules say.
     """
 
     def __init__(
@@ -135,8 +137,10 @@ class Access:
         catalog: Catalog,
         limits: Mapping[str, timedelta],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        stopped: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._catalog = catalog
+        self._stopped = stopped
         self._limits = dict(limits)
         self._clock = clock
         self._lock = threading.Lock()
@@ -179,6 +183,7 @@ class Access:
 
     def _ages(self, reader: Reader, at: datetime) -> dict[str, SourceAge]:
         verified = reader.verified_at()
+        stopped = self._stopped()
         found: dict[str, SourceAge] = {}
         for name, limit in self._limits.items():
             if name not in verified:
@@ -187,5 +192,5 @@ class Access:
             age = None if moment is None else at - moment
             # An age below zero means that a clock was set back: then nobody knows how old the rules are.
             fresh = age is not None and timedelta(0) <= age <= limit
-            found[name] = SourceAge(name, age, not fresh)
+            found[name] = SourceAge(name, age, not fresh or name in stopped)
         return found

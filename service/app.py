@@ -23,24 +23,28 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import ATTRIBUTES, Directory, Watched
-from service import audit_copies, directories, secret_options
+from service import audit_copies, audit_keys, directories, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
+from service.api.gate import Gate
 from service.api.health import Health
 from service.api.retrieval import RetrievalServicer
 from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
+from service.api.standing import StandingServicer
 from service.api.wrapper import Wrapper
 from service.audience import Audience
-from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
+from service.audit import AuditKey, AuditLog, AuditReader, Bodies, Record, run_record
+from service.audit.retention import Retention
 from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
+from service.canaries import Patterns, Stops
 from service.checks import Checks
 from service.embed import open_embedder, passage_tokens, tokenizer_path
 from service.errors import StartError
@@ -187,10 +191,12 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 
     folder = open_folder(settings.data)
     closing.callback(folder.close)
-    audit, audit_reader = _open_audit(settings, folder, audit_key, closing)
     keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
+    audit, audit_reader, retention = _open_audit(
+        settings, folder, audit_keys.bodies(keys, audit_key), audit_key, closing
+    )
     for one in settings.sources:
         catalog.add_source(one.name, one.kind)
     identity = _identity(settings, opened, catalog)
@@ -230,7 +236,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     closing.callback(runs.close)
 
     ages = {one.name: one.max_permissions_age for one in settings.sources}
-    access = Access(catalog, ages)
+    stops = Stops(audit)
+    access = Access(catalog, ages, stopped=stops.sources)
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
     callers = Callers(identity, access.latest)
@@ -263,6 +270,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         ),
         "SourceService": SourceServicer(runs, executor, audit_key.page_key),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
+        "StandingService": StandingServicer(retention, stops, executor),
         "CustodyService": CustodyServicer(
             custody,
             Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)),
@@ -272,8 +280,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     }
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
+    gate = Gate(Patterns({one.name: one.canaries for one in settings.sources if one.canaries}), stops, audit)
     server = Server(
-        wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, executor=executor),
+        wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, gate=gate, executor=executor),
         health=health,
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
@@ -282,15 +291,18 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 
 
 def _open_audit(
-    settings: Settings, folder: DataFolder, key: AuditKey, closing: ExitStack
-) -> tuple[AuditLog, AuditReader]:
-    log = AuditLog(folder.audit, key.signer, facts={"version": version("remit-server")})
+    settings: Settings, folder: DataFolder, bodies: Bodies, key: AuditKey, closing: ExitStack
+) -> tuple[AuditLog, AuditReader, Retention]:
+    log = AuditLog(folder.audit, key.signer, bodies, facts={"version": version("remit-server")})
     closing.callback(log.close)
     reader = AuditReader(log, folder.audit, key)
     reader.start()
     closing.callback(reader.close)
+    retention = Retention(log, reader, settings.audit.kept)
+    retention.start()
+    closing.callback(retention.close)
     closing.callback(audit_copies.start(log, reader, folder.audit, settings.audit, version("remit-server")))
-    return log, reader
+    return log, reader, retention
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 _AGES: Final = ("max_permissions_age", "max_memberships_age")
-_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, "every", "watch"})
+_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, "every", "watch", "canaries"})
 """What the service reads of a source; the rest is its connector's."""
 
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
@@ -73,6 +73,7 @@ class SourceSettings:
 
     max_permissions_age: past it the source's documents are withheld. schedule: None when only people start runs.
     max_memberships_age: past it nobody knows who is in the groups that the source has itself.
+    canaries: patterns of the locations of documents that nobody may ever be given.
     """
 
     name: str
@@ -81,6 +82,7 @@ class SourceSettings:
     options: Mapping[str, object]
     max_memberships_age: timedelta = timedelta(hours=24)
     schedule: Schedule | None = None
+    canaries: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, option: str = "") -> str:
@@ -271,6 +273,9 @@ def _sources(item: Field) -> tuple[SourceSettings, ...]:
             max_memberships_age=ages.get("max_memberships_age", permissions_age),
             options={key: value.plain() for key, value in options.items()},
             schedule=_schedule(entries, permissions_age),
+            canaries=tuple(i.text("a pattern of locations") for i in entries["canaries"].items())
+            if "canaries" in entries
+            else (),
             places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},
         )
     return tuple(found.values())

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
 from service.api.floods import Floods
 from service.api.status import Failure
@@ -52,6 +52,7 @@ _KINDS: Final = {
     "remit.v1.SourceService": Kind.ADMIN,
     "remit.v1.AuditService": Kind.AUDIT,
     "remit.v1.CustodyService": Kind.ADMIN,
+    "remit.v1.StandingService": Kind.ADMIN,
 }
 
 
@@ -218,8 +219,10 @@ def _target(request: Message | None) -> str:
             | review_pb2.ListReadersRequest()
         ):
             target = request.document_id
-        case custody_pb2.ShredSourceRequest():
+        case custody_pb2.ShredSourceRequest() | standing_pb2.ClearSourceRequest():
             target = request.name
+        case standing_pb2.LiftHoldRequest():
+            target = request.hold_id
         case custody_pb2.CreateBackupRequest():
             target = request.folder
         case source_pb2.GetSourceRequest() | source_pb2.CheckSourceRequest() | source_pb2.StartSyncRequest():

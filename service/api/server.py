@@ -17,7 +17,7 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
 from service.api.health import Health
 from service.api.tls import Certificates
@@ -34,6 +34,7 @@ ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (
     audit_pb2.DESCRIPTOR.services_by_name["AuditService"],
     custody_pb2.DESCRIPTOR.services_by_name["CustodyService"],
     review_pb2.DESCRIPTOR.services_by_name["ReviewService"],
+    standing_pb2.DESCRIPTOR.services_by_name["StandingService"],
 )
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

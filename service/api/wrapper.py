@@ -7,8 +7,9 @@ files; one without a row in `methods` or without a handler is a StartError. In t
 2. the credential is verified, the caller resolved, the method's role checked
 3. the request's bytes become a message, and not before the caller is known
 4. the handler returns a reply or raises
-5. the audit record is durable
-6. the reply leaves, or the status of the error
+5. the gate looks at the reply
+6. the audit record is durable
+7. the reply leaves, or the status of the error
 
 Handlers never touch gRPC: `context.abort` is called here and nowhere else, because an abort that is not awaited lets
 the handler go on and answers OK with the data.
@@ -101,6 +102,13 @@ class Auditor(Protocol):
         """Return once the entry is durable. Raises AuditUnavailableError: then nothing may be answered."""
 
 
+class Gate(Protocol):
+    """What looks at every message before it leaves: `service.api.gate.Gate`."""
+
+    async def check(self, message: Message, response_id: str) -> None:
+        """Return when the message may leave; raise otherwise."""
+
+
 class Authenticate(Protocol):
     """What verifies credentials: `service.authn.Authenticator`."""
 
@@ -163,6 +171,7 @@ class Wrapper:
         authenticator: Authenticate,
         callers: Resolve,
         auditor: Auditor,
+        gate: Gate,
         executor: Executor,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
@@ -171,6 +180,7 @@ class Wrapper:
         self._authenticator = authenticator
         self._callers = callers
         self._auditor = auditor
+        self._gate = gate
         self._executor = executor
         self._clock = clock
         self._new_id = new_id
@@ -221,6 +231,7 @@ class Wrapper:
         try:
             async with limit:
                 reply: Reply = await method.handle(*await self._admit(method, trial, raw, context))
+                await self._gate.check(reply.message, trial.request_id)
                 data = reply.message.SerializeToString(deterministic=True)
                 trial.evidence = reply.evidence
                 trial.recorded = True
@@ -248,6 +259,7 @@ class Wrapper:
                     trial.recorded = True
                     await self._auditor.record(trial.entry("", None))
                     async for one in messages:
+                        await self._gate.check(one, trial.request_id)
                         await context.write(one.SerializeToString(deterministic=True))
             return None
         except asyncio.CancelledError:

@@ -53,6 +53,7 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
     """Back up a data folder that nobody has open; the audit log gets its record."""
     from contextlib import ExitStack
 
+    from service import audit_keys
     from service.audit import AuditKey, AuditLog, Kind, record
     from service.backup import Backups
     from service.errors import StartError
@@ -66,11 +67,11 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
     with ExitStack() as closing:
         data = open_folder(settings.data)
         closing.callback(data.close)
-        audit = AuditLog(data.audit, audit_key.signer)
-        closing.callback(audit.close)
         store, catalog = open_stores(data, settings.keys.store, provider, datetime.now(UTC))
         closing.callback(store.close)
         closing.callback(catalog.close)
+        audit = AuditLog(data.audit, audit_key.signer, audit_keys.bodies(store, audit_key))
+        closing.callback(audit.close)
         made = Backups(data, settings.keys.store, Custody(store), lambda: datetime.now(UTC)).create(folder, keys_folder)
         audit.append_blocking(record(Kind.ADMIN, {"event": "backed up", "backup_id": made.backup_id}))
     return made

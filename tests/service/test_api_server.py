@@ -38,7 +38,7 @@ def _server() -> Server:
 
     served = SimpleNamespace(**{method.name: unused for method in CALLER_SERVICES[1].methods})
     none: object = None
-    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, executor=none)  # type: ignore[arg-type]  # unused
+    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
     return Server(wrapper=wrapper, health=Health([]), callers=[Served(CALLER_SERVICES[1], served)], administrators=[])
 
 

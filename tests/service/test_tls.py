@@ -41,7 +41,7 @@ BOT = "spiffe://corp.example/bot"
 async def listening(loaded: Certificates, *, services: bool = False) -> AsyncIterator[tuple[Address, Address | None]]:
     """A server of health alone; the addresses of callers and services."""
     none: object = None
-    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, executor=none)  # type: ignore[arg-type]  # unused
+    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
     server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[])
     callers, _, third = await server.start(LOOPBACK, LOOPBACK, loaded, LOOPBACK if services else None)
     try:
@@ -134,7 +134,7 @@ async def test_the_authority_of_services_is_replaced_without_a_restart(tmp_path:
 async def test_services_have_no_listener_without_tls(tmp_path: Path) -> None:
     """Nothing would prove them."""
     none: object = None
-    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, executor=none)  # type: ignore[arg-type]  # unused
+    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
     server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[])
 
     with pytest.raises(StartError, match="services prove themselves by TLS"):
