@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 
 from connectors.yaml_file import Field
 from service import listeners
-from service.audit.record import Kind
 from service.listeners import Address
 
 
@@ -56,8 +55,8 @@ Alert = WebhookAlert | SyslogAlert
 
 _KEPT: Final = timedelta(days=400)
 _LEAST: Final = timedelta(days=90)
-_EXPIRE: Final[tuple[Kind, ...]] = tuple(kind for kind in Kind if kind is not Kind.STANDING)
-"""The classes whose records expire."""
+CLASSES: Final = ("query", "access", "admin", "ingest", "control", "heartbeat", "audit")
+"""The classes of records that expire; by name, so that reading the settings loads none of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ class AuditSettings:
     checkpoints: tuple[Path, ...] = ()
     syslog: Path | None = None
     exports: tuple[Export, ...] = ()
-    kept: Mapping[Kind, timedelta] = field(default_factory=lambda: dict.fromkeys(_EXPIRE, _KEPT))
+    kept: Mapping[str, timedelta] = field(default_factory=lambda: dict.fromkeys(CLASSES, _KEPT))
     alerts: tuple[Alert, ...] = ()
 
 
@@ -92,18 +91,16 @@ def read(item: Field, base: Path) -> AuditSettings:
     )
 
 
-def _kept(item: Field | None, minimum: Field | None) -> dict[Kind, timedelta]:
+def _kept(item: Field | None, minimum: Field | None) -> dict[str, timedelta]:
     least = _LEAST if minimum is None else _days(minimum)
-    entries = {} if item is None else item.mapping([kind.value for kind in _EXPIRE])
-    kept = dict.fromkeys(_EXPIRE, _KEPT)
-    for name, entry in entries.items():
-        kept[Kind(name)] = _days(entry)
-    for kind, duration in kept.items():
+    entries = {} if item is None else item.mapping(CLASSES)
+    kept = dict.fromkeys(CLASSES, _KEPT) | {name: _days(entry) for name, entry in entries.items()}
+    for name, duration in kept.items():
         if duration < least:
-            place = entries.get(kind.value, minimum)
+            place = entries.get(name, minimum)
             assert place is not None  # what is kept by default is longer than the least by default
             place.fail(
-                f"records of the class `{kind.value}` would be kept for {duration.days} days, "
+                f"records of the class `{name}` would be kept for {duration.days} days, "
                 f"expected at least the {least.days} of `minimum_retention`"
             )
     return kept

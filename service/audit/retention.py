@@ -28,7 +28,6 @@ from service.audit.bodies import Period
 from service.audit.errors import AuditTamperedError
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader
-from service.audit.record import Kind
 from service.audit.standing import Hold, Tally, expired_record, lifted_record
 from service.errors import NotFoundError, RemitError
 
@@ -50,14 +49,14 @@ class Retention:
         self,
         log: AuditLog,
         reader: AuditReader,
-        kept: Mapping[Kind, timedelta],
+        kept: Mapping[str, timedelta],
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         uptime_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._audit = log
         self._reader = reader
-        self._kept = {kind.value: duration for kind, duration in kept.items()}
+        self._kept = dict(kept)
         self._now = now
         self._uptime_s = uptime_s
         self._opened = (now(), uptime_s())

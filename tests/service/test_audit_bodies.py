@@ -42,7 +42,7 @@ from tests.support.audit_bodies import NAME_KEY, DerivedKeys, bodies, opened
 
 DAY = date(2026, 1, 10)
 START = datetime(2026, 1, 10, 12, tzinfo=UTC)
-KEPT = {Kind.QUERY: timedelta(days=400), Kind.CONTROL: timedelta(days=30)}
+KEPT = {"query": timedelta(days=400), "control": timedelta(days=30)}
 
 
 class Wall:
