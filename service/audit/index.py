@@ -27,7 +27,7 @@ from service.audit.merkle import HASH_BYTES
 from service.audit.record import Kind
 from service.audit.segments import Place
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _BATCH: Final = 4096
 _KINDS: Final = tuple(Kind)
 _LAST: Final = 2**62

@@ -78,9 +78,9 @@ def _opener(settings: Settings) -> Opener:
     """What opens the bodies of records with this installation's keys, whether its service runs or not."""
     from service import audit_keys
     from service.audit import AuditKey
-    from service.keys import FileKey
+    from service.keys import open_provider
 
-    return audit_keys.opener(settings.keys.store, FileKey(settings.keys.path), AuditKey.load(settings.keys.audit))
+    return audit_keys.opener(settings.keys.store, open_provider(settings.keys), AuditKey.load(settings.keys.audit))
 
 
 def _asked(ctx: typer.Context, response_id: str, token: str, person: str) -> tuple[AuditRecord, ...]:

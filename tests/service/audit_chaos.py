@@ -44,7 +44,7 @@ from benchmarks.report import Report
 from service import audit_keys, settings
 from service.audit import AuditKey, AuditLog, Kind, record, segments, verify
 from service.audit.segments import Reader
-from service.keys import FileKey, KeyStore
+from service.keys import KeyStore, open_provider
 from service.stores.catalog import KEYS
 from service.stores.folder import open_folder
 from tests.service.harness import SALES, allow, serving
@@ -220,7 +220,7 @@ def _check(fault: str, home: Path, seen: dict[str, Any]) -> dict[str, object]:
     key = AuditKey.load(config.keys.audit)
     received = seen.pop("received")
     store = config.keys.store
-    bodies = audit_keys.opener(store, FileKey(config.keys.path), key)
+    bodies = audit_keys.opener(store, open_provider(config.keys), key)
     records = [bodies.open(index, stored) for index, stored in enumerate(Reader(audit).records())]
     recorded = {json.loads(data)["body"].get("response_id") for data in records if isinstance(data, bytes)}
     _claim(len(set(received)) == len(received), "an answer came twice")
@@ -230,7 +230,7 @@ def _check(fault: str, home: Path, seen: dict[str, Any]) -> dict[str, object]:
     _claim(seen.get("health") == expected, f"health said {seen.get('health')}")
     before = verify(audit, key.verifier, bodies)
     _claim(before.ok, f"the log does not verify: {before.problem}")
-    keys = KeyStore(store / KEYS, FileKey(config.keys.path), create=False)
+    keys = KeyStore(store / KEYS, open_provider(config.keys), create=False)
     again = AuditLog(audit, key.signer, audit_keys.bodies(keys, key))
     again.append_blocking(record(Kind.CONTROL, {"event": "chaos"}))
     again.close()

@@ -99,6 +99,8 @@ _FOR_AN_ACCESS_ADMIN = {
     "SourceService/GetSyncRun": "NOT_FOUND",
     "SourceService/WatchSyncRun": "NOT_FOUND",
     "SourceService/ListSyncRuns": "OK",
+    "StandingService/ListStoppedSources": "OK",
+    "StandingService/ClearSource": "NOT_FOUND",
 }
 _FOR_AN_OPERATOR = {
     **_FOR_A_CALLER,

@@ -40,7 +40,7 @@ async def answers(service: Service) -> Answers:
 def verified(data: Path, store: Path, service: Service) -> VerifyReport:
     """The audit log of a data folder, verified with the keys of a key store."""
     key = AuditKey.load(service.config.keys.audit)
-    return verify(data / "audit", key.verifier, audit_keys.opener(store, FileKey(service.config.keys.path), key))
+    return verify(data / "audit", key.verifier, audit_keys.opener(store, open_provider(service.config.keys), key))
 
 
 def put_back(service: Service, folder: Path, keys: Path | None, **changes: Any) -> Restored:

@@ -82,7 +82,7 @@ async def test_a_shredded_document_is_gone_for_everybody_and_for_ever(tmp_path: 
             await custody(service, lambda admin: admin.shred_document(gone))
         config, dimension = service.config, service.embedder.dimension
     key = AuditKey.load(config.keys.audit)
-    bodies = audit_keys.opener(config.keys.store, FileKey(config.keys.path), key)
+    bodies = audit_keys.opener(config.keys.store, open_provider(config.keys), key)
     record = find(config.data / "audit", done.response_id, bodies)
     assert record is not None
     body = record.record["body"]

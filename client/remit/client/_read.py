@@ -67,7 +67,7 @@ def source(message: source_pb2.Source) -> values.Source:
         permissions_verified_at=None if verified is None else moment(verified),
         max_permissions_age=_duration(message.max_permissions_age),
         latest_run=run(message.latest_run) if message.HasField("latest_run") else None,
-        next_run_at=_moment(message.next_run_at) if message.HasField("next_run_at") else None,
+        next_run_at=moment(message.next_run_at) if message.HasField("next_run_at") else None,
         waits_for_a_person=message.waits_for_a_person,
     )
 
@@ -179,7 +179,7 @@ def hold(message: standing_pb2.Hold) -> values.Hold:
     return values.Hold(
         hold_id=message.hold_id,
         placed_by=message.placed_by,
-        placed_at=_moment(message.placed_at),
+        placed_at=moment(message.placed_at),
         why=message.why,
         classes=tuple(message.classes),
         from_day=message.from_day,
@@ -194,7 +194,7 @@ def stopped(message: standing_pb2.StoppedSource) -> values.StoppedSource:
     return values.StoppedSource(
         source=message.source,
         alert_id=message.alert_id,
-        happened_at=_moment(message.happened_at),
+        happened_at=moment(message.happened_at),
         response_id=message.response_id,
         document_id=message.document_id,
     )
