@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import ATTRIBUTES, Directory, Watched
-from service import audit_copies, audit_keys, directories, secret_options
+from service import audit_copies, audit_keys, directories, offline, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.access import AccessServicer
@@ -286,6 +286,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         health=health,
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
+        arrivals=calls.arrivals,
     )
     return App(settings, authenticator, server, health, audit, calls, runs, watch)
 
@@ -359,6 +360,7 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         dimension = catalog.dimension()
         if dimension is None:
             return 0
+        closing.enter_context(offline.recorded(folder, keys, AuditKey.load(settings.keys.audit), "index rebuild"))
         index = _index(folder, catalog, dimension, settings)
         closing.callback(index.close)
         index.clear()

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from service import audit_keys, durable_file
-from service.audit import AuditKey, AuditLog, Kind, record
+from service.audit import AuditKey, AuditLog
 from service.backup import CONTENT, MANIFEST, OF_KEYS, copy_file, digest
 from service.errors import StartError
 from service.keys import KeyProvider
+from service.offline import command_record
 from service.stores.catalog import KEYS, open_stores
 from service.stores.errors import storage_errors
 from service.stores.folder import FORMAT, open_folder
@@ -128,7 +129,7 @@ def _check(data: Path, keystore: Path, provider: KeyProvider, audit_key: AuditKe
             audit = AuditLog(
                 folder.audit, audit_key.signer, audit_keys.bodies(keys, audit_key), facts={"restored": backup_id}
             )
-            records = audit.append_blocking(record(Kind.ADMIN, {"event": "restored", "backup_id": backup_id})).index
+            records = audit.append_blocking(command_record("restore", "done", backup_id=backup_id)).index
             audit.close()
         finally:
             keys.close()

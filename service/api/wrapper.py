@@ -33,6 +33,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from service.api.arrivals import handled
 from service.api.methods import METHODS, Rule
 from service.api.status import DETAILS_KEY, Failure, failure_of
 from service.authn import Credentials, Subject
@@ -269,6 +270,7 @@ class Wrapper:
             return await self._failed(trial, err, limit.expired())
 
     def _begin(self, method: _Method, context: _Context) -> _Trial:
+        handled()
         trial = _Trial(method.rpc, self._new_id(), self._clock(), context.peer())
         structlog.contextvars.bind_contextvars(request_id=trial.request_id, rpc=trial.rpc)
         return trial

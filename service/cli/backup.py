@@ -53,8 +53,8 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
     """Back up a data folder that nobody has open; the audit log gets its record."""
     from contextlib import ExitStack
 
-    from service import audit_keys
-    from service.audit import AuditKey, AuditLog, Kind, record
+    from service import offline
+    from service.audit import AuditKey
     from service.backup import Backups
     from service.errors import StartError
     from service.keys import Custody, open_provider
@@ -70,10 +70,9 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
         store, catalog = open_stores(data, settings.keys.store, provider, datetime.now(UTC))
         closing.callback(store.close)
         closing.callback(catalog.close)
-        audit = AuditLog(data.audit, audit_key.signer, audit_keys.bodies(store, audit_key))
-        closing.callback(audit.close)
+        audit = closing.enter_context(offline.recorded(data, store, audit_key, "backup"))
         made = Backups(data, settings.keys.store, Custody(store), lambda: datetime.now(UTC)).create(folder, keys_folder)
-        audit.append_blocking(record(Kind.ADMIN, {"event": "backed up", "backup_id": made.backup_id}))
+        audit.append_blocking(offline.command_record("backup", "written", backup_id=made.backup_id))
     return made
 
 

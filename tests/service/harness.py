@@ -611,7 +611,9 @@ async def serving(
             Served(ADMINISTRATOR_SERVICES[4], StandingServicer(retention, stops, executor)),
         ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
-        server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)
+        server = Server(
+            wrapper=wrapper, health=health, callers=served, administrators=administered, arrivals=calls.arrivals
+        )
         try:
             callers_at, administrators_at, _ = await server.start(LOOPBACK, LOOPBACK, None)
             service = Service(

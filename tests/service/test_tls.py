@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from remit.client import Client, RoleRequiredError, UnauthenticatedError, UnavailableError
 from remit.client._connect import Connection
 
+from service.api.arrivals import Arrivals
 from service.api.health import Health
 from service.api.server import Server
 from service.api.tls import Certificates, load
@@ -42,7 +43,7 @@ async def listening(loaded: Certificates, *, services: bool = False) -> AsyncIte
     """A server of health alone; the addresses of callers and services."""
     none: object = None
     wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
-    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[])
+    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[], arrivals=Arrivals(()))
     callers, _, third = await server.start(LOOPBACK, LOOPBACK, loaded, LOOPBACK if services else None)
     try:
         yield callers, third
@@ -135,7 +136,7 @@ async def test_services_have_no_listener_without_tls(tmp_path: Path) -> None:
     """Nothing would prove them."""
     none: object = None
     wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
-    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[])
+    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[], arrivals=Arrivals(()))
 
     with pytest.raises(StartError, match="services prove themselves by TLS"):
         await server.start(LOOPBACK, LOOPBACK, None, LOOPBACK)
