@@ -56,8 +56,9 @@ from service.audit import (
 from service.audit.checkpoint import Checkpoint, Signer
 from service.audit.index import Wanted
 from service.audit.merkle import HASH_BYTES, Tree, leaf_hash, root
-from service.audit.record import Envelope, envelope
+from service.audit.record import SALT_BYTES, Envelope, envelope
 from tests.service.harness import SALES, Service, allow, serving
+from tests.support.audit_bodies import BODIES, opened
 
 SEED: Final = 20261125
 CALLERS: Final = 32
@@ -188,7 +189,7 @@ def _disk(folder: Path) -> float:
 
 async def written(folder: Path, report: Report, count: int) -> None:
     """Records a second that become durable, appended by 256 callers at once."""
-    log = AuditLog(folder, KEY.signer)
+    log = AuditLog(folder, KEY.signer, BODIES)
     drawn = random.Random(SEED)
     waits: list[float] = []
     ready = [search_record(drawn, number) for number in range(2000)]
@@ -222,8 +223,10 @@ def fill(folder: Path, count: int) -> None:
         records, leaves = list[bytes](), list[bytes]()
         for number in range(first, min(first + 4096, count)):
             at = start + timedelta(seconds=30 * number)
-            records.append(envelope(search_record(drawn, number), Envelope(number, last, "00", at, number)))
-            last = leaf_hash(records[-1])
+            made = search_record(drawn, number)
+            data = envelope(made, Envelope(number, last, drawn.randbytes(SALT_BYTES), "00", at, number))
+            records.append(BODIES.seal(made, number, at.date(), data))
+            last = leaf_hash(data)
             leaves.append(last)
             tree.append(last)
         writer.append(first, records, leaves)
@@ -241,7 +244,7 @@ def large(folder: Path, report: Report, count: int) -> None:
 
     report.add("verify_records_s", _verified_from_leaves(log, count), "records/s", ">= 200000", n=count)
     began = time.perf_counter()
-    assert verify(log, KEY.verifier).ok
+    assert verify(log, KEY.verifier, BODIES).ok
     report.add("verify_whole_records_s", count / (time.perf_counter() - began), "records/s", n=count)
 
     found = json.loads(
@@ -277,7 +280,7 @@ def _verified_from_leaves(folder: Path, count: int) -> float:
 
 def ask(folder: Path, count: int) -> None:
     """Build the index over a log and ask it, in a process whose memory is that of nothing else."""
-    log = AuditLog(folder, KEY.signer)
+    log = AuditLog(folder, KEY.signer, BODIES)
     reader = AuditReader(log, folder, KEY)
     before = now_mb()
     began = time.perf_counter()
@@ -339,7 +342,7 @@ def exported(folder: Path, report: Report, count: int) -> None:
     note = (log / "checkpoint").read_bytes()
     target = folder / f"export-{secrets.token_hex(4)}"
     with export.draft(target) as draft:
-        records = (Sent(data, leaf_hash(data)) for data in segments.Reader(log).records())
+        records = (Sent(data, leaf_hash(data)) for data in opened(log))
         draft.write(Header(0, count, note, KEY.verifier.text, [], []), records)
     began = time.perf_counter()
     assert remit_audit_verify.verify(target, KEY.verifier.text).problem is None

@@ -3,14 +3,14 @@
 A snapshot pairs one read transaction of the catalog with the access rules of exactly that moment: older rules would
 serve what was just withdrawn, and newer ones could open an older text that they were never meant for.
 
-Withheld here, whatever the rules say: sources that the configuration does not name, and sources of which a pass was not
-complete within its limit. `acl.decide` decides everything else; the sets here only propose.
+Withheld here, whatever the rules say: sources that the configuration does not name, those that are stopped, and those
+of which a pass was not complete within its limit. `acl.decide` decides everything else; the sets here only propose.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,7 +36,10 @@ class Catalog(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SourceAge:
-    """How long ago a source's rules were verified in full; None: never. withheld: some pass was too long ago."""
+    """How long ago a source's rules were verified in full; None: never.
+
+    withheld: some pass was too long ago, or the source is stopped.
+    """
 
     source: str
     age: timedelta | None
@@ -130,6 +133,7 @@ class Access:
 
     limits: for each configured source and each pass over it, how long ago that may have been complete.
     clock: the time that decisions are made for.
+    stopped: the sources whose documents are withheld whatever their rules say.
     """
 
     def __init__(
@@ -137,8 +141,10 @@ class Access:
         catalog: Catalog,
         limits: Mapping[str, Mapping[SyncPass, timedelta]],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        stopped: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._catalog = catalog
+        self._stopped = stopped
         self._limits = dict(limits)
         self._clock = clock
         self._lock = threading.Lock()
@@ -189,6 +195,7 @@ class Access:
 
     def _ages(self, reader: Reader, at: datetime) -> dict[str, SourceAge]:
         clocks = reader.clocks()
+        stopped = self._stopped()
         found: dict[str, SourceAge] = {}
         for name, limits in self._limits.items():
             if name not in clocks:
@@ -198,5 +205,5 @@ class Access:
             fresh = SyncPass.PERMISSIONS in limits and all(
                 leases.is_fresh(ages.get(one), limit) for one, limit in limits.items()
             )
-            found[name] = SourceAge(name, ages.get(SyncPass.PERMISSIONS), not fresh)
+            found[name] = SourceAge(name, ages.get(SyncPass.PERMISSIONS), not fresh or name in stopped)
         return found

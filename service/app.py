@@ -23,26 +23,30 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import ATTRIBUTES, Directory, Watched
-from service import audit_copies, directories, leases, secret_options
+from service import audit_copies, audit_keys, directories, leases, offline, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
+from service.api.gate import Gate
 from service.api.health import Health
 from service.api.index import IndexServicer
 from service.api.retrieval import RetrievalServicer
 from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
+from service.api.standing import StandingServicer
 from service.api.wrapper import Wrapper
 from service.approvals import Approvals
 from service.audience import Audience
-from service.audit import AuditKey, AuditLog, AuditReader, Record, run_record
+from service.audit import AuditKey, AuditLog, AuditReader, Bodies, Record, run_record
+from service.audit.retention import Retention
 from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
+from service.canaries import Patterns, Stops
 from service.checks import Checks
 from service.configuration import Configuration, Make
 from service.domains import require_domain
@@ -198,10 +202,12 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 
     folder = open_folder(settings.data)
     closing.callback(folder.close)
-    audit, audit_reader = _open_audit(settings, folder, audit_key, closing)
     keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
+    audit, audit_reader, retention = _open_audit(
+        settings, folder, audit_keys.bodies(keys, audit_key), audit_key, closing
+    )
     for one in settings.sources:
         catalog.add_source(one.name, one.kind)
     roles = Roles(settings.roles)
@@ -250,7 +256,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     )
     closing.callback(runs.close)
 
-    access = Access(catalog, leases.of_all(settings))
+    stops = Stops(audit)
+    gate = Gate(_canaries(settings), stops, audit)
+    access = Access(catalog, leases.of_all(settings), stopped=stops.sources)
     configuration.follow(
         catalog.add_source,
         audit.append_blocking,
@@ -258,6 +266,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         lambda new: groups.limit(_memberships_ages(new)),
         lambda new: authenticator.privilege(frozenset().union(*new.roles.values())),
         lambda new: roles.use(new.roles),
+        lambda new: gate.use(_canaries(new)),
         lambda new: extractor.limit(new.limits.max_document_bytes),
         lambda new: engine.limit(new.limits.max_document_bytes),
         lambda new: runs.use(new.sources),
@@ -297,6 +306,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         ),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
         "IndexService": IndexServicer(indexes.rebuilds, lambda: indexes.vectors.count),
+        "StandingService": StandingServicer(retention, stops, executor),
         "CustodyService": CustodyServicer(
             custody,
             _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)), keys),
@@ -313,25 +323,29 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
     server = Server(
-        wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, executor=executor),
+        wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, gate=gate, executor=executor),
         health=health,
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
+        arrivals=calls.arrivals,
     )
     return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration)
 
 
 def _open_audit(
-    settings: Settings, folder: DataFolder, key: AuditKey, closing: ExitStack
-) -> tuple[AuditLog, AuditReader]:
+    settings: Settings, folder: DataFolder, bodies: Bodies, key: AuditKey, closing: ExitStack
+) -> tuple[AuditLog, AuditReader, Retention]:
     facts = {"version": version("remit-server"), "settings_sha256": settings.sha256}
-    log = AuditLog(folder.audit, key.signer, facts=facts)
+    log = AuditLog(folder.audit, key.signer, bodies, facts=facts)
     closing.callback(log.close)
     reader = AuditReader(log, folder.audit, key)
     reader.start()
     closing.callback(reader.close)
+    retention = Retention(log, reader, settings.audit.kept)
+    retention.start()
+    closing.callback(retention.close)
     closing.callback(audit_copies.start(log, reader, folder.audit, settings.audit, version("remit-server")))
-    return log, reader
+    return log, reader, retention
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +407,7 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         dimension = catalog.dimension()
         if dimension is None:
             return 0
+        closing.enter_context(offline.recorded(folder, keys, AuditKey.load(settings.keys.audit), "index rebuild"))
         index = _index(folder, catalog, dimension, settings)
         closing.callback(index.close)
         index.clear()
@@ -417,6 +432,10 @@ def _words(folder: DataFolder, catalog: Catalog, hashed: TermHash) -> WordGenera
         return KeywordIndex(path, incarnation=catalog.incarnation, hashed=hashed)
 
     return WordGenerations(folder.keywords, open_generation)
+
+
+def _canaries(settings: Settings) -> Patterns:
+    return Patterns({one.name: one.canaries for one in settings.sources if one.canaries})
 
 
 def _memberships_ages(settings: Settings) -> dict[str, timedelta]:

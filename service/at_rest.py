@@ -3,6 +3,9 @@
 The deployment is one of its own below a temporary folder: real settings, keys, catalog, index, audit log, extraction
 and listeners; only the source is in memory and the embedding a hash. The words stand in texts, titles, names of files
 and folders, reasons of quarantine, problems of a run, and in a query.
+
+The files of the audit log are searched, too, for the ids of the person who asked, of what was read and of the answers:
+elsewhere ids stand in the clear by design, and there only in the sealed records.
 """
 
 from __future__ import annotations
@@ -10,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -87,21 +90,24 @@ _PLACES: Final = (
     "removed text",
     "query",
 )
+_IN_THE_LOG: Final = ("person's id", "document's id", "response's id")
 
 
 def run(folder: Path) -> AtRest:
     """Do all of it below `folder`, which must be empty. Raises DrillError, StartError and what the client raises."""
     words = Planted(tuple((place, f"Canary{secrets.token_hex(16)}") for place in _PLACES))
     with _temporary(folder / "tmp"):
-        found = asyncio.run(_work(folder, words))
+        found, ids = asyncio.run(_work(folder, words))
     vectors = _vectors(settings.load(folder / "remit.yaml"))
     with_vectors = scan.scan(folder, [], vectors)
     shut = scan.scan(folder, dict(words.words).values())
-    by_word = {word: place for place, word in words.words}
-    hits = dict.fromkeys(Hit(one.path, by_word[one.word], one.form) for one in (*found.hits, *shut.hits))
+    by_word = {word: place for place, word in words.words} | {value: name for name, value in ids.items()}
+    hits = dict.fromkeys(
+        Hit(one.path, by_word[one.word], one.form) for one in (*found.hits, *shut.hits, *_in_log(folder, ids))
+    )
     return AtRest(
         at=datetime.now(UTC),
-        places=_PLACES,
+        places=(*_PLACES, *_IN_THE_LOG),
         files=max(found.files, shut.files),
         size_bytes=found.size_bytes + shut.size_bytes,
         unpacked=found.unpacked + shut.unpacked,
@@ -110,15 +116,25 @@ def run(folder: Path) -> AtRest:
     )
 
 
-async def _work(folder: Path, words: Planted) -> Found:
-    """Serve, sync twice, search and read; return what a scan finds while all of it is open."""
-    config = _lay_out(folder)
+def _in_log(folder: Path, ids: Mapping[str, str]) -> list[Hit]:
+    """Where ids stand in the files of the audit log."""
+    where = Path("data") / "audit"
+    return [replace(one, path=str(where / one.path)) for one in scan.scan(folder / where, ids.values()).hits]
+
+
+async def _work(folder: Path, words: Planted) -> tuple[Found, dict[str, str]]:
+    """Serve, sync twice, search and read; return what a scan finds while all of it is open, and ids that were used."""
+    person = f"u-{secrets.token_hex(16)}"
+    config = _lay_out(folder, person)
     source = _source(words)
     with (folder / "service.log").open("w") as log, telemetry.logging_to(log):
         async with _serving(config, source) as listening:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, _use, config, listening, source, words)
-            return await loop.run_in_executor(None, scan.scan, folder, dict(words.words).values())
+            document, response = await loop.run_in_executor(None, _use, config, listening, source, words)
+            ids = dict(zip(_IN_THE_LOG, (person, document, response), strict=True))
+            found = await loop.run_in_executor(None, scan.scan, folder, dict(words.words).values())
+            in_log = await loop.run_in_executor(None, _in_log, folder, ids)
+            return replace(found, hits=(*found.hits, *in_log)), ids
 
 
 @asynccontextmanager
@@ -141,7 +157,9 @@ async def _serving(config: Settings, source: MemorySource) -> AsyncIterator[List
         app.close()
 
 
-def _use(config: Settings, listening: Listening, source: MemorySource, words: Planted) -> None:
+def _use(config: Settings, listening: Listening, source: MemorySource, words: Planted) -> tuple[str, str]:
+    """Sync, search and read; return the ids of the document that was read and of the answer to the search."""
+
     def token() -> str:
         return devissuer.mint(config, _PERSON)
 
@@ -158,7 +176,9 @@ def _use(config: Settings, listening: Listening, source: MemorySource, words: Pl
         # The control within: what was planted was read, stored and found.
         if words["text"] not in texts or words["title"] not in texts:
             raise DrillError("the search did not return what was planted: a scan would prove nothing")
-        client.get_document(answer.hits[0].chunk.document.document_id)
+        document_id = answer.hits[0].chunk.document.document_id
+        client.get_document(document_id)
+        return document_id, answer.response_id
 
 
 def _source(words: Planted) -> MemorySource:
@@ -179,8 +199,10 @@ def _source(words: Planted) -> MemorySource:
     return source
 
 
-def _lay_out(folder: Path) -> Settings:
+def _lay_out(folder: Path, person: str) -> Settings:
     initial.write(folder)
+    people = folder / "people.yaml"
+    people.write_text(people.read_text().replace("{id: u-1001,", f"{{id: {person},"))
     file = folder / "remit.yaml"
     text = file.read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
     text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")

@@ -1,4 +1,4 @@
-"""Starts what copies of the audit log the settings ask for: checkpoints to places outside, records to SIEMs."""
+"""Starts what the settings ask for beside the audit log: checkpoints to places outside, records to SIEMs, alerts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from service import alerts
 from service.audit.anchor import Anchor, Anchors, FileAnchor, SyslogAnchor
 from service.audit.forward import FileSink, Forwarder, Sink, SyslogSink
 from service.audit.log import AuditLog
@@ -29,6 +30,9 @@ def start(
             position = folder / f"exported-{hashlib.sha256(sink.name.encode()).hexdigest()[:16]}"
             origin = log.checkpoint.origin
             closing.callback(Forwarder(reader, sink, position, origin=origin, version=version).close)
+        for place in alerts.places(settings.alerts):
+            position = folder / f"alerted-{hashlib.sha256(place.name.encode()).hexdigest()[:16]}"
+            closing.callback(alerts.Alerter(log, place, position).close)
         return closing.pop_all().close
 
 

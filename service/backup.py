@@ -1,10 +1,11 @@
 """Backups while everything goes on: the content in one folder, the keys in another, each there whole or not at all.
 
-1. The catalog is copied first, from one snapshot, and the key store after it: a document that was shredded in between
-   has no key in the copy.
-2. Of the audit log the checkpoint is copied first, then the leaves, then the records: so all that was signed is there,
+1. The catalog is copied first, from one snapshot.
+2. Of the audit log the checkpoint is copied next, then the leaves, then the records: so all that was signed is there,
    and no leaf without its record.
-3. Every file is hashed into a manifest, and both folders get their names only when all of it is durable.
+3. The key store is copied after both: what was shredded in between has no key in the copy, and every record of the
+   audit log that is copied has one, unless it expired.
+4. Every file is hashed into a manifest, and both folders get their names only when all of it is durable.
 
 Not in it: the key-encryption key, the key of the audit log, settings and directories, which are kept elsewhere; and the
 index, which the first start builds from the catalog.
@@ -93,8 +94,8 @@ class Backups:
         facts = {"backup_id": backup_id, "made_at": at.isoformat(), "format": FORMAT}
         with _drafts(folder, keys_folder) as (content, keys):
             _snapshot(self._folder.catalog, content / "catalog.sqlite")
-            _snapshot(self._keystore / KEYS, keys / KEYS)
             _copy_log(self._folder.audit, content / "audit")
+            _snapshot(self._keystore / KEYS, keys / KEYS)
             written = [_seal(content, {"kind": CONTENT, **facts}), _seal(keys, {"kind": OF_KEYS, **facts})]
         return Made(backup_id, at, sum(one[0] for one in written), sum(one[1] for one in written))
 

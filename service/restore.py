@@ -17,11 +17,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from service import durable_file
-from service.audit import AuditKey, AuditLog, Kind, record
+from service import audit_keys, durable_file
+from service.audit import AuditKey, AuditLog
 from service.backup import CONTENT, MANIFEST, OF_KEYS, copy_file, digest
 from service.errors import StartError
 from service.keys import KeyProvider
+from service.offline import command_record
 from service.stores.catalog import KEYS, open_stores
 from service.stores.errors import storage_errors
 from service.stores.folder import FORMAT, open_folder
@@ -124,10 +125,14 @@ def _check(data: Path, keystore: Path, provider: KeyProvider, audit_key: AuditKe
     try:
         keys, catalog = open_stores(folder, keystore, provider, at)
         catalog.close()
-        keys.close()
-        audit = AuditLog(folder.audit, audit_key.signer, facts={"restored": backup_id})
-        records = audit.append_blocking(record(Kind.ADMIN, {"event": "restored", "backup_id": backup_id})).index
-        audit.close()
+        try:
+            audit = AuditLog(
+                folder.audit, audit_key.signer, audit_keys.bodies(keys, audit_key), facts={"restored": backup_id}
+            )
+            records = audit.append_blocking(command_record("restore", "done", backup_id=backup_id)).index
+            audit.close()
+        finally:
+            keys.close()
     finally:
         folder.close()
     return records - 1  # without the start's record

@@ -52,7 +52,7 @@ _MAX_BYTES: Final = 1024 * 1024
 
 _AGES: Final = ("max_permissions_age", "max_memberships_age", "max_content_age")
 _SHARES: Final = ("max_widening", "max_purge")
-_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "watch"})
+_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "watch", "canaries"})
 """What the service reads of a source; the rest is its connector's."""
 
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
@@ -90,6 +90,7 @@ class SourceSettings:
     source's documents are withheld. schedule: None when only people start runs.
     max_memberships_age: past it nobody knows who is in the groups that the source has itself.
     max_widening, max_purge: which share of its documents a run may open wider, or remove, without being approved.
+    canaries: patterns of the locations of documents that nobody may ever be given.
     """
 
     name: str
@@ -101,6 +102,7 @@ class SourceSettings:
     max_content_age: timedelta = timedelta(days=30)
     max_widening: float = 0.2
     max_purge: float = 0.2
+    canaries: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def place(self, option: str = "") -> str:
@@ -362,6 +364,9 @@ def _source(one: Field) -> SourceSettings:
         max_purge=shares.get("max_purge", 0.2),
         options={key: value.plain() for key, value in options.items()},
         schedule=_schedule(entries, age),
+        canaries=tuple(i.text("a pattern of locations") for i in entries["canaries"].items())
+        if "canaries" in entries
+        else (),
         places={key: f"{i.file}:{i.line}: {i.key}" for key, i in [("", one), *entries.items()]},
     )
 

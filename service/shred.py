@@ -67,7 +67,7 @@ class Shredder:
         """Return the source of a document, or without one `source` itself. Raises NotFoundError."""
         with self._catalog.reader() as reader:
             if not document_id:
-                if source not in reader.verified_at():
+                if source not in reader.clocks():
                     raise NotFoundError("no source has this name")
                 return source
             found = reader.document_by_id(document_id)

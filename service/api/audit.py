@@ -35,6 +35,7 @@ _KINDS: Final = {
     audit_pb2.AUDIT_CLASS_CONTROL: Kind.CONTROL,
     audit_pb2.AUDIT_CLASS_HEARTBEAT: Kind.HEARTBEAT,
     audit_pb2.AUDIT_CLASS_AUDIT: Kind.AUDIT,
+    audit_pb2.AUDIT_CLASS_STANDING: Kind.STANDING,
 }
 
 
@@ -89,6 +90,10 @@ class AuditServicer:
                 public_key=self._reader.public_key,
                 before=stretch.before,
                 behind=stretch.behind,
+                expiries=[
+                    audit_pb2.ProvenRecord(record=_records([entry])[0], hashes=hashes)
+                    for entry, hashes in stretch.expiries
+                ],
             )
         )
         first, stop = stretch.first, stretch.stop
@@ -147,7 +152,17 @@ class AuditServicer:
 
 
 def _records(entries: Iterable[Entry]) -> list[audit_pb2.AuditRecord]:
-    return [audit_pb2.AuditRecord(index=one.index, data=one.data, leaf_hash=one.leaf) for one in entries]
+    return [
+        audit_pb2.AuditRecord(
+            index=one.index,
+            data=one.data,
+            leaf_hash=one.leaf,
+            expired=None
+            if one.expired is None
+            else audit_pb2.ExpiredBody(record_class=one.expired.kind, day=one.expired.day.isoformat()),
+        )
+        for one in entries
+    ]
 
 
 def _fitting(entries: list[Entry], following: int | None) -> tuple[list[Entry], int | None]:

@@ -6,16 +6,18 @@ Query texts become digests and are sealed here. How records are made durable is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 import structlog
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
+from service.api.arrivals import Arrivals
 from service.api.floods import Floods
+from service.api.methods import METHODS
 from service.api.status import Failure
 from service.api.wrapper import GIVEN_UP, Entry
 from service.audit.key import AuditKey
@@ -41,6 +43,7 @@ from service.search import Answer, Query
 
 log = structlog.get_logger()
 
+_ARRIVALS_EVERY: Final = 60
 _LONGEST_TARGET: Final = 256
 _PASSAGES_A_RECORD: Final = 1000
 """A document of more passages has several records, because one record has a largest size."""
@@ -53,6 +56,7 @@ _KINDS: Final = {
     "remit.v1.AuditService": Kind.AUDIT,
     "remit.v1.CustodyService": Kind.ADMIN,
     "remit.v1.IndexService": Kind.ADMIN,
+    "remit.v1.StandingService": Kind.ADMIN,
 }
 
 
@@ -107,16 +111,22 @@ class LoggedCalls:
         self._clock = clock
         self._keep_queries = keep_queries
         self._floods = Floods("UNAUTHENTICATED")
+        self.arrivals = Arrivals(METHODS, clock)
 
     async def summarize(self, every_s: float = 1.0) -> None:
-        """Record floods again and again. Runs until it is cancelled."""
+        """Record floods again and again, and every sixty times the calls of no method. Runs until it is cancelled."""
         while True:
-            await asyncio.sleep(every_s)
-            await self.flush()
+            for _ in range(_ARRIVALS_EVERY):
+                await asyncio.sleep(every_s)
+                await self._write(self._floods.take())
+            await self._write(self.arrivals.take())
 
     async def flush(self) -> None:
-        """Record what was counted of floods so far."""
-        for one in self._floods.take():
+        """Record what was counted so far."""
+        await self._write([*self._floods.take(), *self.arrivals.take()])
+
+    async def _write(self, counted: Iterable[Record]) -> None:
+        for one in counted:
             try:
                 await self._log.append(one)
             except AuditUnavailableError:
@@ -219,12 +229,14 @@ def _target(request: Message | None) -> str:
             | review_pb2.ListReadersRequest()
         ):
             target = request.document_id
-        case custody_pb2.ShredSourceRequest():
+        case custody_pb2.ShredSourceRequest() | standing_pb2.ClearSourceRequest():
             target = request.name
         case custody_pb2.RequestShreddingRequest() | custody_pb2.ApproveShreddingRequest():
             target = request.target.document_id or request.target.source
         case custody_pb2.WithdrawShreddingRequest():
             target = request.request_id
+        case standing_pb2.LiftLegalHoldRequest():
+            target = request.hold_id
         case custody_pb2.CreateBackupRequest():
             target = request.folder
         case source_pb2.GetSourceRequest() | source_pb2.CheckSourceRequest() | source_pb2.StartSyncRequest():

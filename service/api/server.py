@@ -17,8 +17,9 @@ import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from remit.v1 import access_pb2, audit_pb2, custody_pb2, index_pb2, retrieval_pb2, review_pb2, source_pb2
+from remit.v1 import access_pb2, audit_pb2, custody_pb2, index_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
+from service.api.arrivals import Arrivals
 from service.api.health import Health
 from service.api.tls import Certificates
 from service.api.wrapper import Wrapper
@@ -35,6 +36,7 @@ ADMINISTRATOR_SERVICES: tuple[ServiceDescriptor, ...] = (
     custody_pb2.DESCRIPTOR.services_by_name["CustodyService"],
     review_pb2.DESCRIPTOR.services_by_name["ReviewService"],
     index_pb2.DESCRIPTOR.services_by_name["IndexService"],
+    standing_pb2.DESCRIPTOR.services_by_name["StandingService"],
 )
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -74,11 +76,17 @@ class Server:
         health: Health,
         callers: Sequence[Served],
         administrators: Sequence[Served],
+        arrivals: Arrivals,
     ) -> None:
+        """arrivals: counts the calls that reach no method of ours."""
         self._health = health
-        self._callers = _listener(wrapper, health, callers, _OPTIONS)
-        self._administrators = _listener(wrapper, health, administrators, _ADMINISTRATOR_OPTIONS)
-        self._services = _listener(wrapper, health, [*callers, *administrators], _OPTIONS)
+
+        def listener(served: Sequence[Served], options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
+            return _listener(wrapper, health, served, options, arrivals)
+
+        self._callers = listener(callers, _OPTIONS)
+        self._administrators = listener(administrators, _ADMINISTRATOR_OPTIONS)
+        self._services = listener([*callers, *administrators], _OPTIONS)
         names = [served.descriptor.full_name for served in administrators]
         reflection.enable_server_reflection([*names, _HEALTH, reflection.SERVICE_NAME], self._administrators)
 
@@ -126,10 +134,16 @@ class Server:
 
 
 def _listener(
-    wrapper: Wrapper, health: Health, services: Sequence[Served], options: Sequence[tuple[str, int]]
+    wrapper: Wrapper,
+    health: Health,
+    services: Sequence[Served],
+    options: Sequence[tuple[str, int]],
+    arrivals: Arrivals,
 ) -> grpc.aio.Server:
     handlers = [wrapper.handlers(served.descriptor, served.servicer) for served in services]
-    server = grpc.aio.server(handlers=handlers, options=list(options), maximum_concurrent_rpcs=_MOST_CALLS)
+    server = grpc.aio.server(
+        interceptors=[arrivals], handlers=handlers, options=list(options), maximum_concurrent_rpcs=_MOST_CALLS
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     return server
 

@@ -7,8 +7,9 @@ files; one without a row in `methods` or without a handler is a StartError. In t
 2. the credential is verified, the caller resolved, the method's role checked
 3. the request's bytes become a message, and not before the caller is known
 4. the handler returns a reply or raises
-5. the audit record is durable
-6. the reply leaves, or the status of the error
+5. the gate looks at the reply
+6. the audit record is durable
+7. the reply leaves, or the status of the error
 
 Handlers never touch gRPC: `context.abort` is called here and nowhere else, because an abort that is not awaited lets
 the handler go on and answers OK with the data.
@@ -32,6 +33,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
+from service.api.arrivals import handled
 from service.api.methods import METHODS, Rule
 from service.api.status import DETAILS_KEY, Failure, failure_of
 from service.authn import Credentials, Subject
@@ -101,6 +103,13 @@ class Auditor(Protocol):
         """Return once the entry is durable. Raises AuditUnavailableError: then nothing may be answered."""
 
 
+class Gate(Protocol):
+    """What looks at every message before it leaves: `service.api.gate.Gate`."""
+
+    async def check(self, message: Message, response_id: str) -> None:
+        """Return when the message may leave; raise otherwise."""
+
+
 class Authenticate(Protocol):
     """What verifies credentials: `service.authn.Authenticator`."""
 
@@ -163,6 +172,7 @@ class Wrapper:
         authenticator: Authenticate,
         callers: Resolve,
         auditor: Auditor,
+        gate: Gate,
         executor: Executor,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
@@ -171,6 +181,7 @@ class Wrapper:
         self._authenticator = authenticator
         self._callers = callers
         self._auditor = auditor
+        self._gate = gate
         self._executor = executor
         self._clock = clock
         self._new_id = new_id
@@ -221,6 +232,7 @@ class Wrapper:
         try:
             async with limit:
                 reply: Reply = await method.handle(*await self._admit(method, trial, raw, context))
+                await self._gate.check(reply.message, trial.request_id)
                 data = reply.message.SerializeToString(deterministic=True)
                 trial.evidence = reply.evidence
                 trial.recorded = True
@@ -248,6 +260,7 @@ class Wrapper:
                     trial.recorded = True
                     await self._auditor.record(trial.entry("", None))
                     async for one in messages:
+                        await self._gate.check(one, trial.request_id)
                         await context.write(one.SerializeToString(deterministic=True))
             return None
         except asyncio.CancelledError:
@@ -257,6 +270,7 @@ class Wrapper:
             return await self._failed(trial, err, limit.expired())
 
     def _begin(self, method: _Method, context: _Context) -> _Trial:
+        handled()
         trial = _Trial(method.rpc, self._new_id(), self._clock(), context.peer())
         structlog.contextvars.bind_contextvars(request_id=trial.request_id, rpc=trial.rpc)
         return trial

@@ -1,14 +1,16 @@
 """The audit log: what was answered, to whom and why, in a form that shows every later change."""
 
+from service.audit.bodies import USES, Bodies, BodyKeys, Opener, Period
 from service.audit.checkpoint import Checkpoint, Signer, Verifier
 from service.audit.errors import AuditTamperedError, RecordError
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog, Receipt
 from service.audit.reading import AuditReader
 from service.audit.record import Actor, Asked, Authority, Call, Kind, Pass, Record, Returned, passes, record, run_record
-from service.audit.verify import Found, Problem, VerifyReport, find, verify, verify_stretch
+from service.audit.verify import Found, Problem, Received, VerifyReport, find, verify, verify_stretch
 
 __all__ = [
+    "USES",
     "Actor",
     "Asked",
     "AuditKey",
@@ -16,13 +18,18 @@ __all__ = [
     "AuditReader",
     "AuditTamperedError",
     "Authority",
+    "Bodies",
+    "BodyKeys",
     "Call",
     "Checkpoint",
     "Found",
     "Kind",
+    "Opener",
     "Pass",
+    "Period",
     "Problem",
     "Receipt",
+    "Received",
     "Record",
     "RecordError",
     "Returned",

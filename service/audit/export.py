@@ -12,11 +12,15 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from service import durable_file
 from service.errors import RemitError, StartError
+
+FORMAT: Final = 2
+"""Of an export: what `remit-audit-verify` reads."""
 
 
 class Header(Protocol):
@@ -46,13 +50,49 @@ class Header(Protocol):
     def behind(self) -> Sequence[bytes]:
         """The roots of the complete subtrees behind it."""
 
+    @property
+    def expiries(self) -> Sequence[Proven]:
+        """The records that say which bodies in it expired."""
+
+
+class Proven(Protocol):
+    """A record of the client with its proof of inclusion."""
+
+    @property
+    def record(self) -> Exported:
+        """The record."""
+
+    @property
+    def hashes(self) -> Sequence[bytes]:
+        """The proof."""
+
+
+class Expired(Protocol):
+    """What the client knows of a body that expired."""
+
+    @property
+    def record_class(self) -> str:
+        """The record's class."""
+
+    @property
+    def day(self) -> date:
+        """The day of the record."""
+
 
 class Exported(Protocol):
     """A record of the client."""
 
     @property
+    def index(self) -> int:
+        """Its number."""
+
+    @property
     def data(self) -> bytes:
-        """Its canonical form."""
+        """Its canonical form; empty when its body expired."""
+
+    @property
+    def expired(self) -> Expired | None:
+        """What is known of it when its body expired."""
 
     @property
     def leaf_hash(self) -> bytes:
@@ -75,7 +115,7 @@ class Draft:
         with (self._folder / "records.jsonl").open("xb") as lines, (self._folder / "leaves").open("xb") as leaves:
             for one in records:
                 count += 1
-                lines.write(one.data + b"\n")
+                lines.write((one.data if one.expired is None else _placeholder(one.index, one.expired)) + b"\n")
                 leaves.write(one.leaf_hash)
             for file in (lines, leaves):
                 file.flush()
@@ -83,15 +123,31 @@ class Draft:
         if count != header.stop_index - header.first_index:
             raise ExportError(f"the service sent {count} of {header.stop_index - header.first_index} records")
         proof = {
-            "format": 1,
+            "format": FORMAT,
             "first": header.first_index,
             "stop": header.stop_index,
             "before": [one.hex() for one in header.before],
             "behind": [one.hex() for one in header.behind],
         }
         durable_file.create(self._folder / "proof.json", json.dumps(proof, indent=1).encode() + b"\n")
+        said = "".join(f"{json.dumps(_proven(one))}\n" for one in header.expiries)
+        durable_file.create(self._folder / "expiries.jsonl", said.encode())
         durable_file.create(self._folder / "audit.pub", header.public_key.encode() + b"\n")
         durable_file.create(self._folder / "checkpoint", header.checkpoint)
+
+
+def _placeholder(index: int, expired: Expired) -> bytes:
+    """What stands in the place of a record whose body expired."""
+    facts = {"expired": {"class": expired.record_class, "day": expired.day.isoformat()}, "index": index}
+    return json.dumps(facts, separators=(",", ":")).encode()
+
+
+def _proven(one: Proven) -> dict[str, object]:
+    return {
+        "index": one.record.index,
+        "record": one.record.data.decode(),
+        "path": [each.hex() for each in one.hashes],
+    }
 
 
 @contextmanager

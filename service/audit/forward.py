@@ -179,7 +179,8 @@ class Forwarder:
                 if following is None:
                     following = self._stored()
                 for part in self._reader.read(following, self._reader.size):
-                    self._sink.send([self._event(entry) for entry in part])
+                    # What expired while the place was away for that long is told to nobody any more.
+                    self._sink.send([self._event(entry) for entry in part if entry.expired is None])
                     following = part[-1].index + 1
                     durable_file.replace(self._position, f"{self._origin} {following}\n".encode())
                     if self._ending.is_set():

@@ -3,33 +3,36 @@
 It is derived: missing, damaged, behind, or made over another log, it is built again from the segments, which are the
 truth. It holds no id in the clear: names are keyed digests of 63 bits, so whoever uses an index entry reads the record
 and compares. It never stands between a record and its durability.
+
+Of a record whose body is gone it knows the class, the day and the response; `expire` removes what else it knew.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from service.audit import segments
-from service.audit.merkle import leaf_hash
+from service.audit.bodies import Gone, Opener
+from service.audit.merkle import HASH_BYTES
 from service.audit.record import Kind
 from service.audit.segments import Place
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 _BATCH: Final = 4096
 _KINDS: Final = tuple(Kind)
 _LAST: Final = 2**62
 _MICROSECOND: Final = timedelta(microseconds=1)
+_DAY: Final = timedelta(days=1) // _MICROSECOND
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SCHEMA: Final = """
     CREATE TABLE state (format INTEGER, origin TEXT, next INTEGER, segment INTEGER, offset INTEGER, last BLOB);
@@ -89,13 +92,13 @@ def use_of(source: str, principal: str) -> str:
 
 
 class RecordIndex:
-    """The index over one log. Thread-safe. origin: the log's. key: of the digests."""
+    """The index over one log. Thread-safe. origin: the log's. bodies: what opens its records."""
 
-    def __init__(self, folder: Path, origin: str, key: bytes) -> None:
+    def __init__(self, folder: Path, origin: str, bodies: Opener) -> None:
         self._folder = folder
+        self._bodies = bodies
         self._path = folder / "index.sqlite"
         self._origin = origin
-        self._key = key
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._next = Place()
@@ -108,7 +111,7 @@ class RecordIndex:
     def follow(self, size: int) -> bool:
         """Take in the next few thousand records of a log of `size`; True when none is left.
 
-        Raises sqlite3.Error, OSError, and segments.DamagedError.
+        Raises sqlite3.Error, OSError, segments.DamagedError and BodyError.
         """
         with self._lock:
             db = self._opened(size)
@@ -141,6 +144,28 @@ class RecordIndex:
         with self._lock:
             db = self._opened(None)
             return [Place(*row) for row in db.execute(sql, values)]
+
+    def days_naming(self, name: str) -> frozenset[date]:
+        """The days (UTC) of all records that may have a name, such as `person:u-1`."""
+        with self._lock:
+            db = self._opened(None)
+            rows = db.execute("SELECT DISTINCT time / ? FROM named WHERE name = ?", (_DAY, self._digest(name)))
+            return frozenset((_EPOCH + timedelta(days=day)).date() for (day,) in rows)
+
+    def expire(self, gone: Mapping[int, Gone]) -> None:
+        """Keep of these records, by number, what stays known of them when their bodies are gone, and no more."""
+        kept = [(number, _micros(_start(one.period.day), 0), one.name) for number, one in gone.items()]
+        with self._lock:
+            db = self._opened(None)
+            with _transaction(db):
+                db.execute("CREATE TEMP TABLE gone (idx INTEGER PRIMARY KEY, time INTEGER, name INTEGER)")
+                db.executemany("INSERT INTO gone VALUES (?, ?, ?)", kept)
+                db.execute("DELETE FROM named WHERE idx IN (SELECT idx FROM gone)")
+                db.execute("INSERT OR IGNORE INTO named SELECT name, idx, time FROM gone WHERE name <> 0")
+                db.execute("UPDATE record SET time = gone.time FROM gone WHERE gone.idx = record.idx")
+                db.execute("DROP TABLE gone")
+            # Older pages would still tell: the log of the database is emptied into it.
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").close()
 
     def close(self) -> None:
         """Close the file."""
@@ -177,7 +202,13 @@ class RecordIndex:
         self._path.touch(0o600)
         self._db = db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
         # Derived: after a power cut it may be older than the log, never damaged.
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "cache_size=-16384", "temp_store=MEMORY"):
+        for pragma in (
+            "journal_mode=WAL",
+            "secure_delete=ON",
+            "synchronous=NORMAL",
+            "cache_size=-16384",
+            "temp_store=MEMORY",
+        ):
             db.execute(f"PRAGMA {pragma}").close()
         if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             with _transaction(db):
@@ -188,42 +219,45 @@ class RecordIndex:
         if form != _FORMAT or origin != self._origin or (size is not None and index > size):
             raise _ForeignError
         if index:
-            row = db.execute("SELECT idx, segment, offset FROM record WHERE idx = ?", (index - 1,)).fetchone()
-            if row is None or not self._is_last(Place(*row), index, last):
+            row = db.execute("SELECT idx FROM record WHERE idx = ?", (index - 1,)).fetchone()
+            if row is None or self._leaf(index - 1) != last:
                 raise _ForeignError
         self._next = Place(index, segment, offset)
 
-    def _is_last(self, place: Place, stop: int, last: bytes) -> bool:
-        try:
-            return any(leaf_hash(data) == last for _, data in segments.read_from(self._folder, place, stop))
-        except segments.DamagedError:
-            return False
+    def _leaf(self, index: int) -> bytes:
+        with (self._folder / "leaves").open("rb") as file:
+            file.seek(index * HASH_BYTES)
+            return file.read(HASH_BYTES)
 
     def _take(self, db: sqlite3.Connection, stop: int) -> None:
         records: list[tuple[int, int, int, int, int]] = []
         named: list[tuple[int, int, int]] = []
-        data = b""
+        stored = b""
         place = self._next
-        for place, data in segments.read_from(self._folder, self._next, stop):
-            found = json.loads(data)
-            time = _micros(datetime.fromisoformat(found["time"]), 0)
-            kind = _KINDS.index(Kind(found["class"]))
-            records.append((place.index, place.segment, place.offset, time, kind))
-            named += [(self._digest(name), place.index, time) for name in names_of(found["body"])]
-        following = Place(stop, place.segment, place.offset + segments.stored_bytes(data))
+        for place, stored in segments.read_from(self._folder, self._next, stop):
+            data = self._bodies.open(place.index, stored)
+            if isinstance(data, Gone):
+                moment, kind = _micros(_start(data.period.day), 0), _KINDS.index(Kind(data.period.kind))
+                named += [(data.name, place.index, moment)] if data.name else []
+            else:
+                found = json.loads(data)
+                moment = _micros(datetime.fromisoformat(found["time"]), 0)
+                kind = _KINDS.index(Kind(found["class"]))
+                named += [(self._digest(name), place.index, moment) for name in names_of(found["body"])]
+            records.append((place.index, place.segment, place.offset, moment, kind))
+        following = Place(stop, place.segment, place.offset + segments.stored_bytes(stored))
         named.sort()  # in the order of the tree: each of its pages is touched once
         with _transaction(db):
             db.executemany("INSERT INTO record VALUES (?, ?, ?, ?, ?)", records)
             db.executemany("INSERT OR IGNORE INTO named VALUES (?, ?, ?)", named)
             db.execute(
                 "UPDATE state SET next = ?, segment = ?, offset = ?, last = ?",
-                (following.index, following.segment, following.offset, leaf_hash(data)),
+                (following.index, following.segment, following.offset, self._leaf(stop - 1)),
             )
         self._next = following
 
     def _digest(self, name: str) -> int:
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, key=self._key).digest()
-        return int.from_bytes(digest) >> 1
+        return self._bodies.digest(name)
 
 
 class _ForeignError(Exception):
@@ -241,6 +275,10 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
             db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def _start(day: date) -> datetime:
+    return datetime.combine(day, time(), UTC)
 
 
 def _micros(moment: datetime | None, otherwise: int) -> int:

@@ -24,10 +24,12 @@ import structlog
 
 from service import lock_file
 from service.audit import segments
+from service.audit.bodies import Bodies
 from service.audit.checkpoint import Checkpoint, Signer
 from service.audit.errors import AuditTamperedError
 from service.audit.merkle import EMPTY_ROOT, leaf_hash
-from service.audit.record import Envelope, Kind, Record, envelope, record
+from service.audit.record import SALT_BYTES, Envelope, Kind, Record, envelope, parse, record
+from service.audit.standing import Standing
 from service.audit.verify import Scan, scan
 from service.errors import AuditUnavailableError, StartError
 
@@ -67,6 +69,7 @@ class AuditLog:
         self,
         folder: Path,
         signing_key: Signer,
+        bodies: Bodies,
         *,
         facts: Mapping[str, object] | None = None,
         checkpoint_interval_s: float = 60.0,
@@ -76,10 +79,13 @@ class AuditLog:
     ) -> None:
         """Open the log, verify all of it, and record the start.
 
+        bodies: seals what the segments store.
         facts: what the start's record says beside that, such as the version of the software.
         timeout_s: how long a record may take to become durable before the log counts as unavailable.
         Raises AuditTamperedError, and StartError when the folder cannot be used.
         """
+        self.bodies = bodies
+        """What seals and opens the records."""
         self._folder = folder
         self._signer = signing_key
         self._interval_s = checkpoint_interval_s
@@ -103,7 +109,9 @@ class AuditLog:
                 raise
         except OSError as err:
             raise StartError(f"the audit log in `{folder}` cannot be opened: {err.strerror or err}") from err
-        self._tree, self._last = found.tree, found.last
+        self._tree, self._last, self._day = found.tree, found.last, found.day
+        self.standing: Standing = found.standing
+        self.last_before = found.last_time
         covered = found.checkpoint or Checkpoint(signing_key.name, 0, EMPTY_ROOT)
         self._signed = SignedCheckpoint(covered, "")
         try:
@@ -126,7 +134,7 @@ class AuditLog:
             first = Checkpoint(self._signer.name, 0, EMPTY_ROOT)
             # Before anything else: so a log without a checkpoint is one that somebody took it from.
             segments.put_checkpoint(self._folder, first.sign(self._signer))
-        found = scan(self._folder, self._signer.verifier)
+        found = scan(self._folder, self._signer.verifier, self.bodies)
         if found.problem is not None:
             raise AuditTamperedError(
                 f"the audit log in `{self._folder}` is not what was signed: {found.problem}; "
@@ -269,17 +277,26 @@ class AuditLog:
         """Make a batch durable, then tell everybody who waits for it."""
         tree, last = self._tree.copy(), self._last
         first = tree.size
-        records: list[bytes] = []
+        stored: list[bytes] = []
         leaves: list[bytes] = []
-        for waiting in batch:
+        standing: list[bytes] = []
+        salts = os.urandom(SALT_BYTES * len(batch))
+        for number, waiting in enumerate(batch):
             uptime_us = (time.monotonic_ns() - self._began_ns) // 1000
-            place = Envelope(tree.size, last, self._session, datetime.now(UTC), uptime_us)
-            records.append(envelope(waiting.record, place))
-            last = leaf_hash(records[-1])
+            now = datetime.now(UTC)
+            salt = salts[number * SALT_BYTES : (number + 1) * SALT_BYTES]
+            data = envelope(waiting.record, Envelope(tree.size, last, salt, self._session, now, uptime_us))
+            self._day = max(self._day, now.date())
+            stored.append(self.bodies.seal(waiting.record, tree.size, self._day, data))
+            if waiting.record.kind is Kind.STANDING:
+                standing.append(data)
+            last = leaf_hash(data)
             leaves.append(last)
             tree.append(last)
-        self._writer.append(first, records, leaves)
+        self._writer.append(first, stored, leaves)
         self._tree, self._last = tree, last
+        for data in standing:
+            self.standing.take(parse(data))
         _settle(batch, [Receipt(first + n, leaf) for n, leaf in enumerate(leaves)])
 
     @property

@@ -8,15 +8,17 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
 import structlog
 
 from service.audit import segments
+from service.audit.bodies import BodyError, Gone, Period, glance
 from service.audit.errors import AuditTamperedError, IndexBehindError, RecordError
 from service.audit.index import RecordIndex, Wanted, use_of
 from service.audit.key import AuditKey
@@ -38,11 +40,15 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A record with its number and its leaf hash; `data` is its canonical form."""
+    """A record with its number and its leaf hash; `data` is its canonical form.
+
+    expired: its class and day when its body is gone; then `data` is empty.
+    """
 
     index: int
     leaf: bytes
     data: bytes
+    expired: Period | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,7 @@ class Stretch:
     """Records from `first` up to, and without, `stop` under a signed checkpoint.
 
     before, behind: the roots of the complete subtrees on both sides, so that the records give the checkpoint's root.
+    expiries: the records that say which bodies in it expired, with their proofs of inclusion.
     """
 
     signed: SignedCheckpoint
@@ -65,6 +72,7 @@ class Stretch:
     stop: int
     before: list[bytes]
     behind: list[bytes]
+    expiries: list[tuple[Entry, list[bytes]]]
 
 
 class AuditReader:
@@ -75,7 +83,8 @@ class AuditReader:
         self._key = key
         self._folder = folder
         self._leaves = Leaves(folder)
-        self._index = RecordIndex(folder, key.verifier.name, key.index_key)
+        self._bodies = log.bodies
+        self._index = RecordIndex(folder, key.verifier.name, log.bodies)
         self._ends: dict[int, Place] = {}
         self._lock = threading.Lock()
         self._ending = threading.Event()
@@ -108,28 +117,30 @@ class AuditReader:
 
         Raises IndexBehindError while the index is built, and AuditTamperedError for a record that is not what it was.
         """
-        try:
+        with self._asking():
             self._catch_up(self.size)
             places = self._index.find(wanted, first=first, last=last, limit=limit, newest=newest)
-        except (sqlite3.Error, OSError) as err:
-            self._mend(err)
-            raise IndexBehindError(f"the index of the audit log cannot be used: {type(err).__name__}") from err
-        except segments.DamagedError as err:
-            raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
         entries = [self._entry(place) for place in places]
         following = None if len(entries) < limit else entries[-1].index + (-1 if newest else 1)
-        return Page([entry for entry in entries if wanted.fits(_parsed(entry))], following)
+        return Page([entry for entry in entries if self._fits(wanted, entry)], following)
+
+    def _fits(self, wanted: Wanted, entry: Entry) -> bool:
+        # Of a body that is gone the index knows the response alone, so nothing else can have proposed it.
+        return entry.expired is not None or wanted.fits(_parsed(entry))
 
     def last_use(self, source: str, principal: str) -> datetime | None:
         """When a passage of a source last left by a rule for this principal; None when the log knows of none."""
         wanted = Wanted(use=use_of(source, principal))
         for entry in self.page(wanted, first=0, last=self.size, limit=1, newest=True).entries:
-            return datetime.fromisoformat(str(_parsed(entry)["time"]))
+            if entry.expired is None:
+                return datetime.fromisoformat(str(_parsed(entry)["time"]))
         return None
 
     def query_text(self, response_id: str) -> str | None:
         """The text of one search's query; None when there is none. Raises AuditTamperedError when it does not open."""
         for entry in self.by_response(response_id):
+            if entry.expired is not None:
+                continue
             body = _parsed(entry)["body"]
             query = body.get("query") if isinstance(body, dict) else None
             if query is not None and "sealed" in query:
@@ -174,9 +185,31 @@ class AuditReader:
             ]
             first, stop = (ends[0][0].index, ends[1][0].index + 1) if all(ends) else (size, size)
         first = min(first, stop)
-        signed = self.checkpoint(stop)
-        before, behind = self._leaves.around(first, stop, signed.checkpoint.size, signed.checkpoint.root)
-        return Stretch(signed, first, stop, before, behind)
+        saying = self._expiries(first, stop)
+        signed = self.checkpoint(max([stop, *(index + 1 for index in saying)]))
+        size, expected = signed.checkpoint.size, signed.checkpoint.root
+        before, behind = self._leaves.around(first, stop, size, expected)
+        expiries = [
+            (self._entry(self._place(index)), self._leaves.inclusion(index, size, expected)) for index in saying
+        ]
+        return Stretch(signed, first, stop, before, behind, expiries)
+
+    def _expiries(self, first: int, stop: int) -> list[int]:
+        """The numbers of the records that say which bodies expired on the days of a stretch."""
+        if first >= stop:
+            return []
+        ends = [self._day(index) for index in (first, stop - 1)]
+        # Days only grow; a record from before bodies were sealed has none.
+        since, until = ends[0] or date.min, ends[1] or date.min
+        said = self._log.standing.expired.items()
+        return sorted({one.index for period, one in said if since <= period.day <= until})
+
+    def _day(self, index: int) -> date | None:
+        place = self._place(index)
+        for _, stored in segments.read_from(self._folder, place, index + 1):
+            found = glance(stored)
+            return None if found is None else found.period.day
+        return None
 
     def read(self, first: int, stop: int) -> Iterator[list[Entry]]:
         """Records from number `first` up to, and without, `stop`, in parts. Raises AuditTamperedError."""
@@ -185,11 +218,11 @@ class AuditReader:
         part: list[bytes] = []
         room = _STRETCH_BYTES
         try:
-            for place, data in segments.read_from(self._folder, self._place(first), stop):
-                part.append(data)
-                room -= len(data)
+            for place, stored in segments.read_from(self._folder, self._place(first), stop):
+                part.append(stored)
+                room -= len(stored)
                 if room <= 0 or len(part) >= _STRETCH_RECORDS or place.index == stop - 1:
-                    self._remember(Place(place.index + 1, place.segment, place.offset + segments.stored_bytes(data)))
+                    self._remember(Place(place.index + 1, place.segment, place.offset + segments.stored_bytes(stored)))
                     yield self._checked(place.index + 1 - len(part), part)
                     part, room = [], _STRETCH_BYTES
         except segments.DamagedError as err:
@@ -211,19 +244,78 @@ class AuditReader:
                 del self._ends[next(iter(self._ends))]
 
     def _entry(self, place: Place) -> Entry:
-        for at, data in segments.read_from(self._folder, place, place.index + 1):
-            return self._checked(at.index, [data])[0]
+        for at, stored in segments.read_from(self._folder, place, place.index + 1):
+            return self._checked(at.index, [stored])[0]
         raise AuditTamperedError(f"record {place.index} is missing", place.index)
 
     def _checked(self, first: int, part: Sequence[bytes]) -> list[Entry]:
-        """Hold records from number `first` on against their leaves."""
+        """Open records from number `first` on, and hold them against their leaves."""
         leaves = self._leaves.read(first, first + len(part))
         found: list[Entry] = []
-        for index, (data, stored) in enumerate(zip(part, leaves, strict=True), first):
-            if leaf_hash(data) != stored:
+        for index, (stored, leaf) in enumerate(zip(part, leaves, strict=True), first):
+            try:
+                data = self._bodies.open(index, stored)
+            except BodyError as err:
+                raise AuditTamperedError(f"record {index}: {err}", index) from err
+            if isinstance(data, Gone):
+                found.append(Entry(index, leaf, b"", self._expired(index, data)))
+                continue
+            if leaf_hash(data) != leaf:
                 raise AuditTamperedError(f"record {index} and its leaf hash do not belong together", index)
-            found.append(Entry(index, stored, data))
+            found.append(Entry(index, leaf, data))
         return found
+
+    def _expired(self, index: int, gone: Gone) -> Period:
+        """The class and day of a record whose body is gone, as the log says. Raises AuditTamperedError."""
+        if gone.period not in self._log.standing.expired:
+            raise AuditTamperedError(f"record {index}: the key `{gone.period.name}` is missing", index)
+        return gone.period
+
+    # --- what expires ---
+
+    def of_periods(self, periods: Collection[Period]) -> dict[int, Gone]:
+        """Every record of these classes and days, by its number. Raises AuditTamperedError."""
+        found: dict[int, Gone] = {}
+        last = max((period.day for period in periods), default=date.min)
+        try:
+            for place, stored in segments.read_from(self._folder, Place(), self.size):
+                said = glance(stored)
+                if said is not None and said.period.day > last:
+                    break  # days only grow
+                if said is not None and said.period in periods:
+                    found[place.index] = said
+        except segments.DamagedError as err:
+            raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
+        return found
+
+    def days_naming(self, document_id: str, person: str) -> frozenset[date]:
+        """The days on which the log names a document and a person, of which one may be empty.
+
+        Raises IndexBehindError when that cannot be told.
+        """
+        wanted = Wanted(document_id=document_id, person=person)
+        with self._asking():
+            self._catch_up(self.size)
+            found = [self._index.days_naming(name) for name in wanted.names()]
+        return frozenset.intersection(*found) if found else frozenset()
+
+    def expire(self, gone: Mapping[int, Gone]) -> None:
+        """Forget what the index knows of these records beside class, day and response. Raises IndexBehindError."""
+        with self._asking():
+            self._catch_up(self.size)
+            self._index.expire(gone)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as err:
+            self._mend(err)
+            raise IndexBehindError(f"the index of the audit log cannot be used: {type(err).__name__}") from err
+        except segments.DamagedError as err:
+            raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
+        except BodyError as err:
+            raise AuditTamperedError(f"a record cannot be read: {err}") from err
 
     # --- the index ---
 
@@ -244,7 +336,7 @@ class AuditReader:
             try:
                 done = self._index.follow(self._log.size)
                 failing = False
-            except (sqlite3.Error, OSError, segments.DamagedError, RecordError, ValueError, KeyError) as err:
+            except (sqlite3.Error, OSError, segments.DamagedError, BodyError, RecordError, ValueError, KeyError) as err:
                 # Records are written all the same; whoever reads the log is told.
                 if not failing:
                     _log.error("audit_index_failed", error=type(err).__name__)

@@ -23,7 +23,8 @@ from acl.principal import Principal
 from service import strict_json
 from service.audit.errors import RecordError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+SALT_BYTES: Final = 16
 MAX_BYTES: Final = 4 * 1024 * 1024
 _MAX_INTEGER: Final = 2**53 - 1
 
@@ -38,14 +39,19 @@ class Kind(Enum):
     CONTROL = "control"  # the log itself and the service: start, stop, other settings
     HEARTBEAT = "heartbeat"  # nothing happened, and the log was there
     AUDIT = "audit"  # calls that read the audit log
+    STANDING = "standing"  # what stands until another record ends it: holds, expiries, stopped sources; never expires
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record before it has its place: its class, and its body in canonical bytes. Build one with `record`."""
+    """A record before it has its place: its class, and its body in canonical bytes. Build one with `record`.
+
+    response_id: that of the body, empty when it has none.
+    """
 
     kind: Kind
     body: bytes
+    response_id: str = ""
 
 
 def record(kind: Kind, body: Mapping[str, object]) -> Record:
@@ -57,7 +63,7 @@ def record(kind: Kind, body: Mapping[str, object]) -> Record:
         raise err if isinstance(err, RecordError) else RecordError(f"no canonical form: {err}") from err
     if len(data) > MAX_BYTES:
         raise RecordError(f"a record of {len(data)} bytes, more than {MAX_BYTES}")
-    return Record(kind, data)
+    return Record(kind, data, str(body.get("response_id", "")))
 
 
 def _check(value: object, where: str) -> None:
@@ -93,24 +99,32 @@ class Envelope:
 
     index: the record's number, from 0. previous: the leaf hash of the record before it, zeros for the first; so the
     records alone say which one was changed, where the tree only says that one was.
+    salt: random, so that a leaf whose record is gone cannot be tried with guesses.
     session: one opening of the log. uptime_us: since then by the monotonic clock, which shows changes of the clock.
     """
 
     index: int
     previous: bytes
+    salt: bytes
     session: str
     time: datetime
     uptime_us: int
 
 
+_FORM: Final = (
+    b'{"body":%b,"class":"%b","index":%d,"previous":"%b","salt":"%b","session":"%b","time":"%b","uptime_us":%d,"v":%d}'
+)
+
+
 def envelope(made: Record, place: Envelope) -> bytes:
     """The canonical bytes of a record at its place: the leaf of the tree."""
     # The keys stand in the order of RFC 8785, and none of the values needs escaping.
-    return b'{"body":%b,"class":"%b","index":%d,"previous":"%b","session":"%b","time":"%b","uptime_us":%d,"v":%d}' % (
+    return _FORM % (
         made.body,
         made.kind.value.encode(),
         place.index,
         place.previous.hex().encode(),
+        place.salt.hex().encode(),
         place.session.encode(),
         timestamp(place.time).encode(),
         place.uptime_us,
@@ -118,14 +132,18 @@ def envelope(made: Record, place: Envelope) -> bytes:
     )
 
 
+_OF_FIRST: Final = frozenset({"body", "class", "index", "previous", "session", "time", "uptime_us", "v"})
+_MEMBERS: Final[Mapping[object, frozenset[str]]] = {1: _OF_FIRST, FORMAT: _OF_FIRST | {"salt"}}
+"""The members of a record by its format. The first had no salt."""
+
+
 def parse(data: bytes) -> dict[str, object]:
-    """Read a record back. Raises RecordError unless it is one, in canonical form."""
+    """Read a record back, of this format or the first. Raises RecordError unless it is one, in canonical form."""
     try:
         found = strict_json.parse(data)
     except ValueError as err:
         raise RecordError("not the bytes of a record") from err
-    keys = {"body", "class", "index", "previous", "session", "time", "uptime_us", "v"}
-    if not isinstance(found, dict) or found.keys() != keys or found["v"] != FORMAT:
+    if not isinstance(found, dict) or found.keys() != _MEMBERS.get(found.get("v")):
         raise RecordError("not a record of this format")
     _check(found, "record")
     if _canonical(found) != data:

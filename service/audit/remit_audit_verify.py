@@ -7,12 +7,15 @@ Remit: read it before you trust it. An export is a folder, as `remit audit expor
     records.jsonl   one record a line, in the exact bytes that were hashed
     leaves          32 bytes for each record: SHA-256 of a zero byte and the line without its end (RFC 9162, 2.1.1)
     proof.json      which records these are, and the roots of the complete subtrees before and behind them
+    expiries.jsonl  the records that say which bodies were destroyed when their time had passed, with their proofs
     checkpoint      the signed note over the whole log (C2SP tlog-checkpoint, Ed25519)
     audit.pub       the log's public key as the service had it; use the one that you were given elsewhere
 
 1. The checkpoint's signature is checked with the public key: it says how many records there were, and their root.
 2. The leaves, between the subtrees before and behind them, must give that root.
-3. Every record must have the hash of its leaf and the number of its place.
+3. Every record must have the hash of its leaf and the number of its place. Of one whose body expired there is its class
+   and its day alone, and a record under the same root must say that the bodies of that class and day expired, and of
+   which records.
 4. A checkpoint that was kept from before (`--seen`) must be the root of the beginning of the same tree.
 
 What this cannot show: that whoever holds the signing key did not sign another history as well, and, without a
@@ -40,9 +43,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 HASH_BYTES = 32
 _TAIL = re.compile(
-    rb'"class":"[a-z]+","index":(\d+),"previous":"([0-9a-f]{64})","session":"[0-9a-f]+",'
-    rb'"time":"([^"]+)","uptime_us":\d+,"v":1\}'
+    rb'"class":"[a-z]+","index":(\d+),"previous":"([0-9a-f]{64})",(?:"salt":"[0-9a-f]{32}",)?"session":"[0-9a-f]+",'
+    rb'"time":"([^"]+)","uptime_us":\d+,"v":[12]\}'
 )
+_EXPIRED = re.compile(rb'\{"expired":\{"class":"([a-z]+)","day":"(\d{4}-\d\d-\d\d)"\},"index":(\d+)\}')
 _TAIL_BYTES = 400
 _RESPONSE = re.compile(rb'"response_id":"([A-Za-z0-9_.:-]{1,128})"')
 
@@ -78,7 +82,10 @@ class Note(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was found. first, stop: the records of the export. seen: the sizes of the older checkpoints that fit."""
+    """What was found. first, stop: the records of the export. seen: the sizes of the older checkpoints that fit.
+
+    expired: how many of the records have no body any more.
+    """
 
     note: Note
     first: int
@@ -88,6 +95,7 @@ class Result(NamedTuple):
     seen: tuple[int, ...]
     unseen: tuple[int, ...]
     problem: Problem | None
+    expired: int = 0
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -129,6 +137,24 @@ def cover(start: int, stop: int) -> Iterator[int]:
             level = min(level, (start & -start).bit_length() - 1)
         yield level
         start += 1 << level
+
+
+def includes(root: bytes, size: int, index: int, leaf: bytes, path: list[bytes]) -> bool:
+    """Whether the leaf is record `index` of the tree of `size` with this root (RFC 9162, 2.1.3.2)."""
+    if not 0 <= index < size:
+        return False
+    place, last, found = index, size - 1, leaf
+    for one in path:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            found = hashlib.sha256(b"\x01" + one + found).digest()
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            found = hashlib.sha256(b"\x01" + found + one).digest()
+        place, last = place >> 1, last >> 1
+    return last == 0 and found == root
 
 
 def open_note(note: bytes, key: str) -> Note:
@@ -182,11 +208,44 @@ def _proof(path: Path) -> _Proof:
         found = json.loads(path.read_bytes())
         first, stop = found["first"], found["stop"]
         before, behind = ([bytes.fromhex(one) for one in found[side]] for side in ("before", "behind"))
-        if found["format"] != 1 or not 0 <= first <= stop:
+        if found["format"] not in (1, 2) or not 0 <= first <= stop:
             raise ValueError
     except (ValueError, KeyError, TypeError) as err:
-        raise InputError(f"{path} is not the proof of an export of format 1") from err
+        raise InputError(f"{path} is not the proof of an export of format 1 or 2") from err
     return _Proof(first, stop, before, behind)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What the log says of the bodies of one class and day that expired."""
+
+    count: int
+    numbers: str
+
+
+def _expiries(export: Path, note: Note) -> dict[tuple[str, str], _Said]:
+    """What expired, from records that are proved to be in the log. Raises InputError."""
+    path = export / "expiries.jsonl"
+    said: dict[tuple[str, str], _Said] = {}
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return said  # an export of the first format
+    try:
+        for line in data.splitlines():
+            found = json.loads(line)
+            record = found["record"].encode()
+            hashes = [bytes.fromhex(one) for one in found["path"]]
+            if not includes(note.root, note.size, found["index"], leaf_hash(record), hashes):
+                raise InputError(f"{path} has a record that is not in the log: it was changed")
+            whole = json.loads(record)
+            if whole["class"] == "standing" and whole["body"]["event"] == "bodies expired":
+                said.update(
+                    {(kind, day): _Said(count, numbers) for kind, day, count, numbers in whole["body"]["bodies"]}
+                )
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
+        raise InputError(f"{path} does not hold records with proofs") from err
+    return said
 
 
 def _replay(
@@ -225,15 +284,16 @@ def verify(export: Path, key: str, seen: Iterable[bytes] = ()) -> Result:
     data = (export / "leaves").read_bytes()
     leaves = [data[at : at + HASH_BYTES] for at in range(0, len(data), HASH_BYTES)]
     tree, roots = _replay(proof, leaves, note.size, [one.size for one in older])
+    expired = _Expired(_expiries(export, note))
     if tree is not None and tree.root() == note.root:
-        problem, earliest, latest = _records(export, proof, leaves)
-        problem = problem or _older(note, older, roots)
+        problem, earliest, latest = _records(export, proof, leaves, expired)
+        problem = problem or expired.problem() or _older(note, older, roots)
     else:
         # The leaves are not to be trusted: the chain within the records says where something was changed.
-        problem, earliest, latest = _chained(export, proof, note)
+        problem, earliest, latest = _chained(export, proof, note, leaves)
     within = tuple(sorted(one.size for one in older if one.size in roots))
     without = tuple(sorted(one.size for one in older if one.size not in roots))
-    return Result(note, proof.first, proof.stop, earliest, latest, within, without, problem)
+    return Result(note, proof.first, proof.stop, earliest, latest, within, without, problem, expired.count)
 
 
 def _lines(export: Path) -> Iterator[bytes]:
@@ -242,7 +302,37 @@ def _lines(export: Path) -> Iterator[bytes]:
             yield line[:-1] if line.endswith(b"\n") else line
 
 
-def _records(export: Path, proof: _Proof, leaves: list[bytes]) -> tuple[Problem | None, str, str]:
+class _Expired:
+    """The records of an export that have no body any more, held against what the log says of them."""
+
+    def __init__(self, said: dict[tuple[str, str], _Said]) -> None:
+        self.count = 0
+        self._said = said
+        self._found: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, match: re.Match[bytes]) -> None:
+        """Count the record that a line stands for."""
+        self.count += 1
+        self._found.setdefault((match[1].decode(), match[2].decode()), []).append(int(match[3]))
+
+    def problem(self) -> Problem | None:
+        """The first record whose body is missing although the log does not say that it expired."""
+        problems = []
+        for (kind, day), indexes in self._found.items():
+            said = self._said.get((kind, day))
+            if said is None:
+                what = f"its body is missing, and no record says that those of class {kind} of {day} expired"
+                problems.append(Problem(indexes[0], "", what))
+                continue
+            numbers = hashlib.sha256(b"".join(one.to_bytes(8, "big") for one in indexes)).hexdigest()
+            # An export may hold a part of a day.
+            if len(indexes) > said.count or (len(indexes) == said.count and numbers != said.numbers):
+                what = f"bodies of class {kind} of {day} are missing that did not expire"
+                problems.append(Problem(indexes[0], "", what))
+        return min(problems, key=lambda one: one.index or 0, default=None)
+
+
+def _records(export: Path, proof: _Proof, leaves: list[bytes], expired: _Expired) -> tuple[Problem | None, str, str]:
     """Hold every record against its leaf, which is known to be what was signed."""
     earliest = latest = ""
     count = 0
@@ -250,6 +340,12 @@ def _records(export: Path, proof: _Proof, leaves: list[bytes]) -> tuple[Problem 
         index = proof.first + count - 1
         if count > len(leaves):
             return Problem(index, _response(line), "the record was never signed: it was added"), earliest, latest
+        gone = _EXPIRED.fullmatch(line)
+        if gone is not None:
+            if int(gone[3]) != index:
+                return Problem(index, "", f"record {int(gone[3])} stands in its place: reordered"), earliest, latest
+            expired.add(gone)
+            continue
         if leaf_hash(line) != leaves[count - 1]:
             return _named(export, proof, leaves, count - 1, line), earliest, latest
         tail = _TAIL.search(line, max(len(line) - _TAIL_BYTES, 0))
@@ -286,15 +382,22 @@ def _older(note: Note, older: Iterable[Note], roots: dict[int, bytes]) -> Proble
     return None
 
 
-def _chained(export: Path, proof: _Proof, note: Note) -> tuple[Problem, str, str]:
+def _chained(export: Path, proof: _Proof, note: Note, leaves: list[bytes]) -> tuple[Problem, str, str]:
     """The records and the leaves are not what was signed: name the first record that does not fit the next one."""
     lines = list(_lines(export))
-    tree, _ = _replay(proof, map(leaf_hash, lines), note.size, ())
+    found = [
+        leaves[at] if _EXPIRED.fullmatch(line) and at < len(leaves) else leaf_hash(line)
+        for at, line in enumerate(lines)
+    ]
+    tree, _ = _replay(proof, found, note.size, ())
     if tree is not None and tree.root() == note.root:
         return Problem(None, "", "the file of leaves was changed; the records themselves are what was signed"), "", ""
     previous: bytes | None = None
     for at, line in enumerate(lines):
         index = proof.first + at
+        if _EXPIRED.fullmatch(line):
+            previous = None
+            continue
         tail = _TAIL.search(line, max(len(line) - _TAIL_BYTES, 0))
         if tail is None:
             return Problem(index, _response(line), "not a record: it was changed"), "", ""
@@ -363,6 +466,7 @@ def _plain(result: Result, *, own_key: bool) -> dict[str, object]:
         "stop": result.stop,
         "earliest": result.earliest,
         "latest": result.latest,
+        "expired": result.expired,
         "kept_checkpoints_that_fit": list(result.seen),
         "kept_checkpoints_not_compared": list(result.unseen),
         "key_from_the_export_itself": own_key,
@@ -376,7 +480,9 @@ def _say(result: Result, *, own_key: bool) -> None:
     count = result.stop - result.first
     print(f"verified: {count:,} records of {result.note.origin}, numbers {result.first} to {result.stop - 1}")
     if count:
-        print(f"written from {result.earliest} to {result.latest}")
+        print(f"written from {result.earliest or '?'} to {result.latest or '?'}")
+    if result.expired:
+        print(f"expired by retention: {result.expired:,} of them; their leaves are what was signed")
     print(f"under the signed checkpoint over {result.note.size:,} records, root {result.note.root.hex()}")
     for size in result.seen:
         print(f"the kept checkpoint over {size:,} records is the beginning of this log")

@@ -1,6 +1,7 @@
 """The files of an audit log: segments of length-prefixed records, the leaf hashes beside them, the last checkpoint.
 
-    segments/000000000000.seg   4 bytes of length (big-endian), then the record; named by its first record; append only
+    segments/000000000000.seg   4 bytes of length (big-endian), then the stored record (`service.audit.bodies`); named
+                                by its first record; append only
     leaves                      32 bytes for each record, never deleted
     checkpoint                  the last signed note, replaced atomically
     lock                        held by the one process that writes
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from service import durable_file
+from service.audit.bodies import is_whole
 from service.audit.merkle import HASH_BYTES
 from service.audit.record import MAX_BYTES
 
@@ -44,7 +46,7 @@ class Unfinished:
 
 
 class Reader:
-    """Reads the records of a log in their order, without changing anything. `unfinished` is known at the end."""
+    """Reads the stored records of a log in their order, without changing anything. `unfinished` is known at the end."""
 
     def __init__(self, folder: Path) -> None:
         self._segments = sorted((folder / "segments").glob("*.seg"))
@@ -74,7 +76,7 @@ class Reader:
     @staticmethod
     def _one(prefix: bytes, file: BinaryIO, rest: int, index: int) -> bytes | None:
         # None: this is what a write leaves that did not finish. After a power failure a file can have its new size
-        # and pages of zeros within; a record holds no zero byte, being JSON.
+        # and pages of zeros within.
         length = int.from_bytes(prefix)
         if rest < 0:
             return None
@@ -83,7 +85,7 @@ class Reader:
         if length > rest:
             return None
         data = file.read(length)
-        return None if length == 0 or b"\0" in data else data
+        return data if length and is_whole(data) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Place:
 
 
 def read_from(folder: Path, place: Place, stop: int) -> Iterator[tuple[Place, bytes]]:
-    """The records from a place up to, and without, number `stop`, which the caller knows to be durable.
+    """The stored records from a place up to, and without, number `stop`, which the caller knows to be durable.
 
     Raises DamagedError when they are not there.
     """
@@ -133,7 +135,7 @@ def place_before(folder: Path, index: int) -> Place:
 
 
 def stored_bytes(data: bytes) -> int:
-    """How many bytes of a segment a record takes."""
+    """How many bytes of a segment a stored record takes."""
     return _LENGTH_BYTES + len(data)
 
 
@@ -180,7 +182,7 @@ class Writer:
         return handle
 
     def append(self, first: int, records: Sequence[bytes], leaves: Sequence[bytes]) -> None:
-        """Write records from number `first` on, durably, then their leaf hashes. Raises OSError.
+        """Write stored records from number `first` on, durably, then their leaf hashes. Raises OSError.
 
         INVARIANT: a leaf is written after its record is durable. So a leaf without its record proves that the record
         was there, and what an unfinished write left never has one.

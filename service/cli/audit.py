@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from service.cli.audit_screen import print_answer, print_records
+from service.cli.audit_screen import kind_of, plain, print_answer, print_records
 from service.cli.connect import As, Context, Json, Token, context
 from service.cli.screen import out, print_json
 from service.errors import StartError
@@ -20,11 +20,12 @@ from service.errors import StartError
 if TYPE_CHECKING:
     from remit.client.values import AuditRecord
 
-    from service.audit import Verifier
+    from service.audit import Opener, Verifier
+    from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Read and verify the audit log (role `auditor`).", rich_markup_mode=None)
 
-CLASSES: Final = ("query", "access", "admin", "ingest", "control", "heartbeat", "audit")
+CLASSES: Final = ("query", "access", "admin", "ingest", "control", "heartbeat", "audit", "standing")
 _PAGE: Final = 1000
 
 Folder = Annotated[
@@ -48,26 +49,38 @@ def show(
     json: Json = False,
 ) -> None:
     """Show exactly what source data one answer used, who asked, and why each passage was allowed."""
-    found = _local(folder, response_id) if folder is not None else _asked(ctx, response_id, token, person)
+    found = _local(context(ctx), folder, response_id) if folder is not None else _asked(ctx, response_id, token, person)
     if not found:
         raise StartError(f"the log has no record of a response `{response_id}`")
     if json:
-        records = [{"index": one.index, "leaf": one.leaf_hash, "record": one.record} for one in found]
+        records = [{"index": one.index, "leaf": one.leaf_hash, **plain(one)} for one in found]
         print_json(records[0] if len(records) == 1 else records)
     else:
         print_answer(found)
 
 
-def _local(folder: Path, response_id: str) -> tuple[AuditRecord, ...]:
-    from remit.client.values import AuditRecord
+def _local(asked: Context, folder: Path, response_id: str) -> tuple[AuditRecord, ...]:
+    from remit.client.values import AuditRecord, ExpiredBody
 
     from service.audit import AuditTamperedError, find
 
     try:
-        found = find(_existing(folder), response_id)
+        found = find(_existing(folder), response_id, _opener(asked.settings))
     except AuditTamperedError as err:
         raise StartError(str(err)) from err
-    return () if found is None else (AuditRecord(found.index, found.data, found.leaf),)
+    if found is None:
+        return ()
+    gone = None if found.expired is None else ExpiredBody(found.expired.kind, found.expired.day)
+    return (AuditRecord(found.index, found.data, found.leaf, gone),)
+
+
+def _opener(settings: Settings) -> Opener:
+    """What opens the bodies of records with this installation's keys, whether its service runs or not."""
+    from service import audit_keys
+    from service.audit import AuditKey
+    from service.keys import open_provider
+
+    return audit_keys.opener(settings.keys.store, open_provider(settings.keys), AuditKey.load(settings.keys.audit))
 
 
 def _asked(ctx: typer.Context, response_id: str, token: str, person: str) -> tuple[AuditRecord, ...]:
@@ -181,7 +194,7 @@ def _list(
     more = bool(page_token) or len(found) > limit
     found = found[:limit]
     if json:
-        print_json({"records": [{"index": one.index, "record": one.record} for one in found], "more": more})
+        print_json({"records": [{"index": one.index, **plain(one)} for one in found], "more": more})
         return
     print_records(found)
     if more:
@@ -203,10 +216,10 @@ def tail(
         auditor.export_audit_records(first_index=2**62, follow=True) as (_, records),
     ):
         for one in records:
-            if one.record["class"] not in kinds:
+            if kind_of(one) not in kinds:
                 continue
             if json:
-                print_json({"index": one.index, "record": one.record})
+                print_json({"index": one.index, **plain(one)})
             else:
                 print_records([one], header=False)
 
@@ -219,13 +232,16 @@ def verify(
     seen: Annotated[
         Path | None, typer.Option(help="A checkpoint that was kept from before.", show_default=False)
     ] = None,
+    leaves_only: Annotated[
+        bool, typer.Option("--leaves-only", help="With --folder: without the keys of the bodies.")
+    ] = False,
     token: Token = "",
     person: As = "",
     json: Json = False,
 ) -> None:
     """Check every record against the signed tree; name the first that is wrong. Exit code 1 when one is."""
+    from service.audit import Period, Received, verify_stretch
     from service.audit import verify as check
-    from service.audit import verify_stretch
     from service.audit.checkpoint import Checkpoint, NoteError
 
     verifier = _verifier(context(ctx), key)
@@ -234,13 +250,21 @@ def verify(
     except NoteError as err:
         raise StartError(f"{seen} is not a checkpoint of `{verifier.name}`: {err}") from err
     if folder is not None:
-        report = check(_existing(folder), verifier, kept)
+        report = check(_existing(folder), verifier, None if leaves_only else _opener(context(ctx).settings), kept)
     else:
         with (
             context(ctx).auditor(token, person) as auditor,
             auditor.export_audit_records() as (header, records),
         ):
-            report = verify_stretch(header.checkpoint, ((one.data, one.leaf_hash) for one in records), verifier, kept)
+            received = (
+                Received(
+                    one.data,
+                    one.leaf_hash,
+                    None if one.expired is None else Period(one.expired.record_class, one.expired.day),
+                )
+                for one in records
+            )
+            report = verify_stretch(header.checkpoint, received, verifier, kept)
     if json:
         print_json({"ok": report.ok, "report": report})
     elif report.problem is None:
@@ -248,6 +272,10 @@ def verify(
             f"[green]verified[/]: {report.records:,} records of {report.origin}, "
             f"{report.covered:,} under the signed checkpoint {report.root.hex()[:16]}…"
         )
+        if report.expired:
+            out.print(f"expired by retention: {report.expired:,} of them; their leaves are what was signed")
+        if report.unopened:
+            out.print(f"[yellow]not looked into[/]: {report.unopened:,} of them; their leaves are what was signed")
         if kept is None:
             out.print("[dim]held against no checkpoint that was kept elsewhere: see `remit audit checkpoint`[/]")
         else:

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 def print_answer(found: Sequence[AuditRecord]) -> None:
     """One answer, which may have several records: who asked, how it ended, and every passage with its reason."""
+    gone = [one for one in found if one.expired is not None]
+    for one in gone:
+        assert one.expired is not None
+        out.print(
+            f"record {one.index} (leaf {one.leaf_hash.hex()[:16]}…) of class {one.expired.record_class}, written on "
+            f"{one.expired.day}: expired by retention, its body was destroyed"
+        )
+    found = [one for one in found if one.expired is None]
+    if not found:
+        return
     record = found[0].record
     body = record["body"]
     out.print(f"[bold]response {escape(str(body.get('response_id', '')))}[/]")
@@ -46,6 +56,18 @@ def print_answer(found: Sequence[AuditRecord]) -> None:
             out.print(f"     [green]allowed[/] by ACL {one['acl_id']}, {escape(why)}")
 
 
+def kind_of(one: AuditRecord) -> str:
+    """The class of a record, whether its body is there or not."""
+    return str(one.record["class"]) if one.expired is None else one.expired.record_class
+
+
+def plain(one: AuditRecord) -> dict[str, object]:
+    """What a record says, for machines."""
+    if one.expired is None:
+        return {"record": one.record}
+    return {"expired": {"class": one.expired.record_class, "day": one.expired.day.isoformat()}}
+
+
 def print_records(found: Sequence[AuditRecord], *, header: bool = True) -> None:
     """A line for each record."""
     if not found and header:
@@ -53,6 +75,10 @@ def print_records(found: Sequence[AuditRecord], *, header: bool = True) -> None:
         return
     table = Table("record", "time", "who", "what", "outcome", "passages", "response", box=None, show_header=header)
     for one in found:
+        if one.expired is not None:
+            day, kind = one.expired.day.isoformat(), one.expired.record_class
+            table.add_row(str(one.index), day, "", kind, "expired by retention", "", "")
+            continue
         record = one.record
         body = record["body"]
         returned = body.get("returned")

@@ -55,7 +55,8 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
     """Back up a data folder that nobody has open; the audit log gets its record."""
     from contextlib import ExitStack
 
-    from service.audit import AuditKey, AuditLog, Kind, record
+    from service import offline
+    from service.audit import AuditKey
     from service.backup import Backups
     from service.errors import StartError
     from service.keys import Custody, open_provider
@@ -68,15 +69,14 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
     with ExitStack() as closing:
         data = open_folder(settings.data)
         closing.callback(data.close)
-        audit = AuditLog(data.audit, audit_key.signer)
-        closing.callback(audit.close)
         store, catalog = open_stores(data, settings.keys.store, provider, datetime.now(UTC))
         closing.callback(store.close)
         closing.callback(catalog.close)
         roots = (settings.backup.folder, settings.backup.keys_folder)
+        audit = closing.enter_context(offline.recorded(data, store, audit_key, "backup"))
         backups = Backups(data, settings.keys.store, Custody(store), lambda: datetime.now(UTC), roots)
         made = backups.create(folder, keys_folder)
-        audit.append_blocking(record(Kind.ADMIN, {"event": "backed up", "backup_id": made.backup_id}))
+        audit.append_blocking(offline.command_record("backup", "written", backup_id=made.backup_id))
     return made
 
 

@@ -20,6 +20,7 @@ from service.cli import (
     directory,
     doctor,
     evidence,
+    hold,
     index,
     keys,
     people,
@@ -44,6 +45,8 @@ app.add_typer(sources.app, name="source")
 app.add_typer(access.app, name="access")
 app.add_typer(config.app, name="config")
 app.add_typer(audit.app, name="audit")
+audit.app.add_typer(hold.hold, name="hold")
+app.add_typer(hold.canary, name="canary")
 app.add_typer(directory.app, name="directory")
 app.add_typer(keys.app, name="keys")
 app.add_typer(evidence.app, name="evidence")

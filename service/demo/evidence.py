@@ -8,17 +8,21 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from service.audit import Verifier, find, verify
+from service import audit_keys
+from service.audit import AuditKey, Opener, Verifier, find, segments, verify
+from service.audit.bodies import HEAD_BYTES
 from service.demo.screen import BrokenClaimError, Screen
 from service.demo.stage import Stage
+from service.keys import FileKey
+from service.keys.envelope import HEAD_BYTES as SEAL_BYTES
 
 _FINGERPRINT: Final = 16
 
 
 def audit(screen: Screen, stage: Stage, response_id: str) -> None:
     """Show a record, verify the log, change one bit in a copy and see it found. Raises BrokenClaimError."""
-    folder, key = _log(stage), _key(stage)
-    record = find(folder, response_id)
+    folder, key, bodies = _log(stage), _key(stage), _bodies(stage)
+    record = find(folder, response_id, bodies)
     if record is None:
         raise BrokenClaimError(f"the audit log has no record of the answer {response_id}")
     screen.say(f"Record {record.index}: the answer to Alice, written before it left. (Shortened.)")
@@ -26,7 +30,7 @@ def audit(screen: Screen, stage: Stage, response_id: str) -> None:
     screen.show(_pretty(_shorten(record.record)))
     screen.say()
 
-    whole = verify(folder, key)
+    whole = verify(folder, key, bodies)
     screen.claim(
         f"the log is whole: {whole.records} records, each naming the one before it",
         whole.ok and whole.records > record.index,
@@ -35,24 +39,26 @@ def audit(screen: Screen, stage: Stage, response_id: str) -> None:
 
     copy = stage.files.base / "audit-copy"
     shutil.copytree(folder, copy)
-    before, after = _flip(copy, response_id)
+    before, after = _flip(copy, record.index, bodies)
     screen.say()
     screen.say("In a copy of the log one bit of that record is changed: another group seems to have allowed it.")
     screen.say()
     screen.show(f"{before}\n{after}")
     screen.say()
-    found = verify(copy, key).problem
+    found = verify(copy, key, bodies).problem
     screen.claim(
         f"the verifier finds it: {found}",
         found is not None and found.index == record.index,
         f"one bit of record {record.index} was changed and the verifier said: {found or 'nothing is wrong'}",
     )
-    screen.claim("the log itself still verifies", verify(folder, key).ok, "the log itself does not verify any more")
+    screen.claim(
+        "the log itself still verifies", verify(folder, key, bodies).ok, "the log itself does not verify any more"
+    )
 
 
 def closed(screen: Screen, stage: Stage) -> None:
     """Verify the log of the server that was stopped. Raises BrokenClaimError."""
-    report = verify(_log(stage), _key(stage))
+    report = verify(_log(stage), _key(stage), _bodies(stage))
     screen.claim(
         f"the server ended in order and signed its log: {report.covered} of {report.records} records under the root "
         f"{report.root.hex()[:_FINGERPRINT]}…",
@@ -67,6 +73,12 @@ def _log(stage: Stage) -> Path:
 
 def _key(stage: Stage) -> Verifier:
     return Verifier.parse((stage.files.base / "keys" / "audit.pub").read_text("ascii").strip())
+
+
+def _bodies(stage: Stage) -> Opener:
+    base = stage.files.base
+    key, provider = AuditKey.load(base / "keys" / "audit.key"), FileKey(base / "keys" / "remit.kek")
+    return audit_keys.opener(base / "keystore", provider, key)
 
 
 def _pretty(value: object, indent: int = 0, room: int = 92) -> str:
@@ -99,21 +111,25 @@ def _shorten(value: object) -> object:
             return value
 
 
-def _flip(copy: Path, response_id: str) -> tuple[str, str]:
-    """Change the lowest bit of one digit in the record of an answer; return what stood there and what stands now."""
-    for segment in sorted((copy / "segments").glob("*.seg")):
-        data = bytearray(segment.read_bytes())
-        # Keys are sorted, so the passages that were returned follow the id of the answer within its record.
-        place = data.find(f'"response_id":"{response_id}"'.encode())
-        if place < 0:
+def _flip(copy: Path, index: int, bodies: Opener) -> tuple[str, str]:
+    """Change the lowest bit of one digit in a record; return what stood there and what would be read there now.
+
+    The cipher turns a flipped bit of what is stored into the same bit of what is read, were it not for its tag.
+    """
+    for place, stored in segments.read_from(copy, segments.place_before(copy, index), index + 1):
+        if place.index < index:
             continue
+        data = bodies.open(index, stored)
         mark = b'"principal":"'
-        start = data.find(mark, place) if data.find(mark, place) > 0 else data.rfind(mark, 0, place)
-        end = data.find(b'"', start + len(mark))
-        if start < 0 or end < 0:
+        start = data.find(mark) if isinstance(data, bytes) else -1
+        if start < 0 or not isinstance(data, bytes):
             break
-        before = data[start : end + 1].decode()
-        data[end - 1] ^= 1
-        segment.write_bytes(data)
-        return before, data[start : end + 1].decode()
+        end = data.index(b'"', start + len(mark))
+        changed = data[: end - 1] + bytes([data[end - 1] ^ 1]) + data[end:]
+        with (copy / "segments" / f"{place.segment:012d}.seg").open("r+b") as file:
+            file.seek(place.offset + segments.stored_bytes(stored) - len(stored) + HEAD_BYTES + SEAL_BYTES + end - 1)
+            digit = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([digit[0] ^ 1]))
+        return data[start : end + 1].decode(), changed[start : end + 1].decode()
     raise BrokenClaimError("the record of the answer names no principal, so it does not say why it was allowed")

@@ -168,7 +168,12 @@ class Custody:
                         self._give_up_older(source, newest)
                         break
                     done += count
-        return self._behind()
+            left = self._behind()
+            if not left:
+                # Also when the last keys were just as many as were asked for: what is done is done to its end.
+                for source, newest in self._newest().items():
+                    self._give_up_older(source, newest)
+        return left
 
     def note_backup(self, folder: str, at: datetime) -> str:
         """Write down that a copy of the key store is being made; return its id."""

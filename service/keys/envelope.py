@@ -17,6 +17,9 @@ from service.errors import RemitError
 KEY_BYTES: Final = 32
 _FORMAT: Final = b"\x01"
 _NONCE_BYTES: Final = 12
+HEAD_BYTES: Final = len(_FORMAT) + _NONCE_BYTES
+"""Of a sealed value: what stands before the ciphertext."""
+
 _SCHEMA: Final = b"remit/1"
 _SCHEMA_PART: Final = len(_SCHEMA).to_bytes(4, "big") + _SCHEMA
 
@@ -42,10 +45,9 @@ def seal(cipher: AESGCM, plaintext: bytes, place: bytes) -> bytes:
 
 def unseal(cipher: AESGCM, sealed: bytes, place: bytes) -> bytes:
     """Decrypt what `seal` made. Raises UnsealError."""
-    head = len(_FORMAT) + _NONCE_BYTES
-    if not sealed.startswith(_FORMAT) or len(sealed) < head:
+    if not sealed.startswith(_FORMAT) or len(sealed) < HEAD_BYTES:
         raise UnsealError("a sealed value has an unknown format")
     try:
-        return cipher.decrypt(sealed[len(_FORMAT) : head], sealed[head:], place)
+        return cipher.decrypt(sealed[len(_FORMAT) : HEAD_BYTES], sealed[HEAD_BYTES:], place)
     except InvalidTag as err:
         raise UnsealError("a sealed value was changed, moved, or sealed under another key") from err

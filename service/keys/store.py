@@ -161,7 +161,7 @@ class KeyStore:
                     "source": source,
                     "document": document,
                     "generation": keys.current,
-                    "wrapped": seal(wrapping, os.urandom(KEY_BYTES), _place(source, document)),
+                    "wrapped": seal(wrapping, os.urandom(KEY_BYTES), document_place(source, document)),
                     "uses": 0,
                 }
                 for document in made
@@ -198,10 +198,10 @@ class KeyStore:
         with self.read() as connection:
             return frozenset(connection.scalars(select(documents.c.document).where(documents.c.source == source)))
 
-    def count_use(self, source: str, document: str = "") -> None:
-        """Count one sealing with a document's key, or with the source's own; durable with the next `save_uses`."""
+    def count_use(self, source: str, document: str = "", times: int = 1) -> None:
+        """Count sealings with a document's key, or with the source's own; durable with the next `save_uses`."""
         with self._lock:
-            self._uses[source, document] += 1
+            self._uses[source, document] += times
 
     def save_uses(self) -> None:
         """Make what was counted durable: before the commit of what was sealed. Raises KeyExhaustedError."""
@@ -275,7 +275,7 @@ class KeyStore:
 
         Ask before a transaction is opened: the provider may be in a network, and others wait for the one writer.
         """
-        place = _source_place(source, generation)
+        place = source_place(source, generation)
         wrapped = self._provider.wrap(key, place)
         if not hmac.compare_digest(self._provider.unwrap(*wrapped, place), key):
             raise ProviderError(f"{self._provider.described} does not return what it wrapped")
@@ -294,7 +294,7 @@ class KeyStore:
 
     def unwrap_row(self, row: Row[Any]) -> bytes:
         """Open a row of `source_keys`. Raises ProviderError and UnsealError."""
-        return self._provider.unwrap(row.kek, row.wrapped, _source_place(row.source, row.generation))
+        return self._provider.unwrap(row.kek, row.wrapped, source_place(row.source, row.generation))
 
     def wrapping(self, source: str) -> Mapping[int, AESGCM]:
         """The keys that wrap those of documents, by generation."""
@@ -362,7 +362,7 @@ class KeyStore:
             wrapping = keys.wrapping.get(generation) if keys is not None else None
             if wrapping is None:
                 raise UnsealError(f"document `{document}` is under a key that is not there")
-            found[document] = AESGCM(unseal(wrapping, wrapped, _place(source, document)))
+            found[document] = AESGCM(unseal(wrapping, wrapped, document_place(source, document)))
         with self._lock:
             if shreds != self._shreds:
                 return found  # One of them may be gone by now: keep none.
@@ -398,7 +398,7 @@ class KeyStore:
         return found["id"]
 
 
-def _source_place(source: str, generation: int) -> bytes:
+def source_place(source: str, generation: int) -> bytes:
     """What a source's wrapped key is bound to."""
     return associated("source key", source, generation)
 
@@ -411,13 +411,14 @@ def wrapped_with(connection: Connection, source: str, generation: int, count: in
     )
 
 
-def _place(source: str, document: str) -> bytes:
+def document_place(source: str, document: str) -> bytes:
+    """What a document's wrapped key is bound to."""
     return associated("document key", source, document)
 
 
 def rewrap_one(old: AESGCM, new: AESGCM, source: str, document: str, wrapped: bytes) -> bytes:
     """Wrap a document's key with another key of its source. Raises UnsealError."""
-    place = _place(source, document)
+    place = document_place(source, document)
     return seal(new, unseal(old, wrapped, place), place)
 
 

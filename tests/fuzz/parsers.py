@@ -26,7 +26,7 @@ from acl.normalize import decode, encode
 from acl.principal import Realm
 from connectors import feed_lines, yaml_file
 from connectors.directories.static_file import read_people
-from connectors.smb import srvsvc
+from connectors.smb import rpc, srvsvc
 from service import initial, settings, strict_json
 from service.api.pages import PageTokens
 from service.api.wrapper import Call
@@ -112,7 +112,7 @@ def _page(data: bytes) -> int | None:
 
 def _record() -> bytes:
     made = run_record("started", "r", "company", counts={"seen": 3})
-    place = Envelope(3, bytes(32), "session", datetime(2026, 1, 1, tzinfo=UTC), 12)
+    place = Envelope(3, bytes(32), bytes(16), "session", datetime(2026, 1, 1, tzinfo=UTC), 12)
     return envelope(made, place)
 
 
@@ -135,10 +135,12 @@ PARSERS: Final = {
     "SRVSVC answer": Parser(
         (b"".join(answer(_DESCRIPTORS[1])), b"".join(answer(None))),
         lambda data: srvsvc.share_descriptor(_response(data)),
-        (srvsvc.RpcError,),
+        (rpc.RpcError,),
     ),
     "SRVSVC bind": Parser(
-        (_BOUND[:8] + struct.pack("<H", len(_BOUND)) + _BOUND[10:],), srvsvc.require_bound, (srvsvc.RpcError,)
+        (_BOUND[:8] + struct.pack("<H", len(_BOUND)) + _BOUND[10:],),
+        lambda data: rpc.require_bound(srvsvc.SERVER_SERVICE, data),
+        (rpc.RpcError,),
     ),
     "feed line": Parser(_FEED, feed_lines.parse, (feed_lines.LineError,)),
     "settings": Parser((_settings(),), _load, (SettingsError,)),

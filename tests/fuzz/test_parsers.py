@@ -25,6 +25,7 @@ from tests.fuzz.parsers import PARSERS
 from tests.isolation.test_wire import _DOCUMENTED, CANARY
 from tests.service.harness import FINANCE, PEOPLE, SALES, Service, allow, serving
 from tests.service.test_api_matrix import _REQUESTS
+from tests.support.audit_bodies import BODIES
 
 
 @pytest.mark.parametrize("name", PARSERS)
@@ -100,7 +101,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signer]:
     """A small log, closed."""
     folder = tmp_path_factory.mktemp("log") / "audit"
     signer = Signer("remit-audit/fuzz", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-    written = AuditLog(folder, signer, timeout_s=30)
+    written = AuditLog(folder, signer, BODIES, timeout_s=30)
     for number in range(12):
         written.append_blocking(Call(Kind.QUERY, "x/Search", f"r{number}", "OK", timedelta(0)).record())
     written.close()
@@ -118,7 +119,7 @@ def test_no_damage_to_a_log_is_taken_for_whole(
     A log that was changed before its end does not open for writing.
     """
     folder, signer = log
-    assert verify(folder, signer.verifier).ok
+    assert verify(folder, signer.verifier, BODIES).ok
     records = list(Reader(folder).records())
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     name = data.draw(st.sampled_from([name for name in files if name != "lock"]))
@@ -128,12 +129,12 @@ def test_no_damage_to_a_log_is_taken_for_whole(
     try:
         (copy / name).write_bytes(after)
 
-        report = verify(copy, signer.verifier)
+        report = verify(copy, signer.verifier, BODIES)
 
         if report.ok:
             assert list(Reader(copy).records()) == records
         try:
-            AuditLog(copy, signer, timeout_s=30).close()
+            AuditLog(copy, signer, BODIES, timeout_s=30).close()
         except (StartError, DamagedError):
             assert not report.ok
     finally:

@@ -41,9 +41,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from remit.v1 import retrieval_pb2
 
 from benchmarks.report import Report
-from service import settings
+from service import audit_keys, settings
 from service.audit import AuditKey, AuditLog, Kind, record, segments, verify
 from service.audit.segments import Reader
+from service.keys import KeyStore, open_provider
+from service.stores.catalog import KEYS
 from service.stores.folder import open_folder
 from tests.service.harness import SALES, allow, serving
 
@@ -217,18 +219,23 @@ def _check(fault: str, home: Path, seen: dict[str, Any]) -> dict[str, object]:
     audit, config = home / "data" / "audit", settings.load(home / "remit.yaml")
     key = AuditKey.load(config.keys.audit)
     received = seen.pop("received")
-    recorded = {json.loads(data)["body"].get("response_id") for data in Reader(audit).records()}
+    store = config.keys.store
+    bodies = audit_keys.opener(store, open_provider(config.keys), key)
+    records = [bodies.open(index, stored) for index, stored in enumerate(Reader(audit).records())]
+    recorded = {json.loads(data)["body"].get("response_id") for data in records if isinstance(data, bytes)}
     _claim(len(set(received)) == len(received), "an answer came twice")
     _claim(set(received) <= recorded, f"{len(set(received) - recorded)} answers have no record")
     _claim(set(seen.get("codes", ())) == {"UNAVAILABLE"}, f"the calls ended with {Counter(seen.get('codes', ()))}")
     expected = "gone" if fault == "kill" else "NOT_SERVING"
     _claim(seen.get("health") == expected, f"health said {seen.get('health')}")
-    before = verify(audit, key.verifier)
+    before = verify(audit, key.verifier, bodies)
     _claim(before.ok, f"the log does not verify: {before.problem}")
-    again = AuditLog(audit, key.signer)
+    keys = KeyStore(store / KEYS, open_provider(config.keys), create=False)
+    again = AuditLog(audit, key.signer, audit_keys.bodies(keys, key))
     again.append_blocking(record(Kind.CONTROL, {"event": "chaos"}))
     again.close()
-    after = verify(audit, key.verifier)
+    after = verify(audit, key.verifier, again.bodies)
+    keys.close()
     _claim(after.ok and after.covered == after.records >= before.records, f"opened again: {after.problem}")
     return {"answers": len(received), "records": after.records, "codes": dict(Counter(seen["codes"]))}
 

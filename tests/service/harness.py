@@ -9,6 +9,7 @@ and gRPC listeners. Only the source is in memory, the embedding a hash, and time
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import numpy as np
@@ -31,12 +32,13 @@ from connectors.base import Finding
 from connectors.directories.base import Directory, DirectoryUnavailableError, Findable, Listed, Resolution
 from connectors.directories.static import StaticDirectory
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
-from service import devissuer, initial, leases, settings
+from service import audit_keys, devissuer, initial, leases, settings
 from service.access import Access
 from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
 from service.api.evidence import LoggedCalls
+from service.api.gate import Gate
 from service.api.health import Health
 from service.api.index import IndexServicer
 from service.api.retrieval import RetrievalServicer
@@ -44,15 +46,19 @@ from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
 from service.api.source import SourceServicer
 from service.api.sources import RunPage, SourceState
+from service.api.standing import StandingServicer
 from service.api.wrapper import Wrapper
 from service.approvals import Approvals
 from service.audience import Audience
+from service.audit import segments
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader
+from service.audit.retention import Retention
 from service.authn import Authenticator
 from service.backup import Backups
 from service.callers import Callers
+from service.canaries import Patterns, Stops
 from service.checks import Checks
 from service.configuration import Configuration
 from service.errors import NotFoundError
@@ -392,6 +398,8 @@ class Service:
     executor: Executor
     sources: EngineSources
     wrapper: Wrapper
+    retention: Retention
+    stops: Stops
     custody: Custody
     approvals: Approvals
     backups: Backups
@@ -420,6 +428,12 @@ class Service:
         """Let both indexes follow."""
         follow(self.catalog, self.index)
         follow(TermFeed(self.catalog, self.hashed), self.keywords)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every record of the audit log, opened."""
+        stored = segments.Reader(self.config.data / "audit").records()
+        found = [self.audit.bodies.open(index, one) for index, one in enumerate(stored)]
+        return [json.loads(one) for one in found if isinstance(one, bytes)]
 
     def people(self, text: str) -> None:
         """Change the directory."""
@@ -506,10 +520,12 @@ async def serving(
     tuning: Tuning = TUNING,
     audit_timeout_s: float = 5.0,
     shred_approvals: int = 1,
+    canaries: Sequence[str] = (),
 ) -> AsyncIterator[Service]:
     """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
 
     tuning: of the real index. audit_timeout_s: how long the audit log may take to become durable.
+    canaries: patterns of places whose documents nobody may be given.
     """
     if not (folder / "remit.yaml").exists():
         initial.write(folder)
@@ -519,7 +535,8 @@ async def serving(
         text += "backup: {folder: ..}\n"
         text = text.replace("store: ./keystore}", f"store: ./keystore, shred_approvals: {shred_approvals}}}")
         text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
-        source = f"sources:\n  - {{name: {COMPANY}, kind: memory, max_permissions_age: {max_permissions_age}}}\n"
+        source = f"sources:\n  - name: {COMPANY}\n    kind: memory\n    max_permissions_age: {max_permissions_age}\n"
+        source += f"    canaries: {json.dumps(list(canaries))}\n" if canaries else ""
         (folder / "remit.yaml").write_text(text.replace("sources: []\n", source))
     config = settings.load(folder / "remit.yaml")
     clock = Clock()
@@ -549,7 +566,12 @@ async def serving(
         groups = SourceGroups(catalog, {one.name: one.max_memberships_age for one in config.sources}, clock)
         roles = Roles(config.roles)
         identity = Identity({"people": directory}, roles, groups=groups, now=clock)
-        access = Access(catalog, leases.of_all(config), clock)
+        key = AuditKey.load(config.keys.audit)
+        log = AuditLog(config.data / "audit", key.signer, audit_keys.bodies(keys, key), timeout_s=audit_timeout_s)
+        audit_reader = AuditReader(log, config.data / "audit", key)
+        retention = Retention(log, audit_reader, config.audit.kept)
+        stops = Stops(log, clock)
+        access = Access(catalog, leases.of_all(config), clock, stopped=stops.sources)
         callers = Callers(identity, access.latest)
         shadow = Shadow(index, tuning.shadow)
         retrieval = Retrieval(
@@ -561,15 +583,13 @@ async def serving(
             callers=callers,
             shadow=shadow,
         )
-        key = AuditKey.load(config.keys.audit)
-        log = AuditLog(config.data / "audit", key.signer, timeout_s=audit_timeout_s)
-        audit_reader = AuditReader(log, config.data / "audit", key)
         executor = Executor(threads=2, waiting=32)
         calls = LoggedCalls(log, key, clock, keep_queries=config.audit.keep_queries)
         wrapper = Wrapper(
             authenticator=Authenticator(config.issuers, now=clock),
             callers=callers,
             auditor=calls,
+            gate=Gate(Patterns({one.name: one.canaries for one in config.sources if one.canaries}), stops, log),
             executor=executor,
             clock=clock,
             new_id=new_id,
@@ -629,9 +649,12 @@ async def serving(
                 ),
             ),
             Served(ADMINISTRATOR_SERVICES[4], IndexServicer(Rebuilds({}), lambda: index.count, poll_s=0.01)),
+            Served(ADMINISTRATOR_SERVICES[5], StandingServicer(retention, stops, executor)),
         ]
         health = Health([one.descriptor.full_name for one in (*served, *administered)])
-        server = Server(wrapper=wrapper, health=health, callers=served, administrators=administered)
+        server = Server(
+            wrapper=wrapper, health=health, callers=served, administrators=administered, arrivals=calls.arrivals
+        )
         try:
             callers_at, administrators_at, _ = await server.start(LOOPBACK, LOOPBACK, None)
             service = Service(
@@ -658,6 +681,8 @@ async def serving(
                 executor,
                 sources,
                 wrapper,
+                retention,
+                stops,
                 custody,
                 approvals,
                 backups,

@@ -12,7 +12,17 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from google.protobuf.message import Message
-from remit.v1 import access_pb2, audit_pb2, common_pb2, custody_pb2, index_pb2, retrieval_pb2, review_pb2, source_pb2
+from remit.v1 import (
+    access_pb2,
+    audit_pb2,
+    common_pb2,
+    custody_pb2,
+    index_pb2,
+    retrieval_pb2,
+    review_pb2,
+    source_pb2,
+    standing_pb2,
+)
 
 from service import devissuer
 from service.api.methods import METHODS
@@ -59,6 +69,11 @@ _REQUESTS: dict[str, Message] = {
     "AuditService/GetCheckpoint": audit_pb2.GetCheckpointRequest(),
     "AuditService/GetInclusionProof": audit_pb2.GetInclusionProofRequest(index=0),
     "AuditService/GetConsistencyProof": audit_pb2.GetConsistencyProofRequest(first_size=1),
+    "StandingService/PlaceLegalHold": standing_pb2.PlaceLegalHoldRequest(why="a case"),
+    "StandingService/ListLegalHolds": standing_pb2.ListLegalHoldsRequest(),
+    "StandingService/LiftLegalHold": standing_pb2.LiftLegalHoldRequest(hold_id="x", why="settled"),
+    "StandingService/ListStoppedSources": standing_pb2.ListStoppedSourcesRequest(),
+    "StandingService/ClearSource": standing_pb2.ClearSourceRequest(name=COMPANY, why="understood"),
     "CustodyService/GetKeyStatus": custody_pb2.GetKeyStatusRequest(),
     "CustodyService/RotateKeys": custody_pb2.RotateKeysRequest(),
     "CustodyService/RewrapKeys": custody_pb2.RewrapKeysRequest(limit=10),
@@ -101,6 +116,8 @@ _FOR_AN_ACCESS_ADMIN = {
     "SourceService/ListHolds": "OK",
     "SourceService/ApproveHold": "NOT_FOUND",
     "SourceService/RejectHold": "NOT_FOUND",
+    "StandingService/ListStoppedSources": "OK",
+    "StandingService/ClearSource": "NOT_FOUND",
 }
 _FOR_AN_OPERATOR = {
     **_FOR_A_CALLER,
@@ -115,6 +132,8 @@ _FOR_AN_OPERATOR = {
     "SourceService/ReloadSettings": "OK",
     "SourceService/ListHolds": "OK",
     "IndexService/RebuildIndex": "OK",
+    "StandingService/ListStoppedSources": "OK",
+    "StandingService/ClearSource": "NOT_FOUND",
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,
@@ -125,10 +144,15 @@ _FOR_AN_AUDITOR = {
     "AuditService/GetCheckpoint": "OK",
     "AuditService/GetInclusionProof": "OK",
     "AuditService/GetConsistencyProof": "OK",
+    "StandingService/ListLegalHolds": "OK",
+    "StandingService/ListStoppedSources": "OK",
 }
 _FOR_A_CONTENT_AUDITOR = {**_FOR_A_CALLER, "AuditService/GetQueryText": "NOT_FOUND"}
 _FOR_A_KEY_ADMIN = {
     **_FOR_A_CALLER,
+    "StandingService/PlaceLegalHold": "OK",
+    "StandingService/ListLegalHolds": "OK",
+    "StandingService/LiftLegalHold": "NOT_FOUND",
     "CustodyService/GetKeyStatus": "OK",
     "CustodyService/RotateKeys": "OK",
     "CustodyService/RewrapKeys": "OK",
@@ -169,7 +193,10 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def test_every_described_method_has_its_rows() -> None:
     """The tables here and in the service name exactly the methods of the `.proto` files."""
-    files = [retrieval_pb2, access_pb2, review_pb2, source_pb2, audit_pb2, custody_pb2, index_pb2, common_pb2]
+    files = [
+        *(retrieval_pb2, access_pb2, review_pb2, source_pb2, audit_pb2, custody_pb2, index_pb2, standing_pb2),
+        common_pb2,
+    ]
     everything = {
         f"{service.name}/{method.name}"
         for file in files

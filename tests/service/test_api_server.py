@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from remit.client import AdminClient, AsyncClient, NotFoundError, SyncRunningError, SyncState
 from remit.v1 import source_pb2
 
+from service.api.arrivals import Arrivals
 from service.api.health import Health
 from service.api.server import CALLER_SERVICES, Served, Server
 from service.api.wrapper import Wrapper
@@ -38,8 +39,14 @@ def _server() -> Server:
 
     served = SimpleNamespace(**{method.name: unused for method in CALLER_SERVICES[1].methods})
     none: object = None
-    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, executor=none)  # type: ignore[arg-type]  # unused
-    return Server(wrapper=wrapper, health=Health([]), callers=[Served(CALLER_SERVICES[1], served)], administrators=[])
+    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
+    return Server(
+        wrapper=wrapper,
+        health=Health([]),
+        callers=[Served(CALLER_SERVICES[1], served)],
+        administrators=[],
+        arrivals=Arrivals(()),
+    )
 
 
 async def health(address: Address, name: str = "") -> str:

@@ -71,14 +71,7 @@ async def search(service: Service, name: str = "alice", timeout_s: float = 20.0)
 
 def records(service: Service) -> list[dict[str, object]]:
     """The bodies of the audit log's records so far."""
-    found: list[dict[str, object]] = []
-    for path in sorted((service.config.data / "audit" / "segments").iterdir()):
-        data = path.read_bytes()
-        while data:
-            end = 4 + int.from_bytes(data[:4], "big")
-            found.append(json.loads(data[4:end])["body"])
-            data = data[end:]
-    return found
+    return [one["body"] for one in service.records()]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +278,7 @@ def _wrapper(service: Service, rules: dict[str, Rule]) -> Wrapper:
         authenticator=none,  # type: ignore[arg-type]  # never asked
         callers=none,  # type: ignore[arg-type]
         auditor=none,  # type: ignore[arg-type]
+        gate=none,  # type: ignore[arg-type]
         executor=service.executor,
         rules=rules,
     )

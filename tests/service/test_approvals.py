@@ -72,7 +72,7 @@ async def test_two_persons_shred_what_one_asked_for(service: Service) -> None:
         (asked.request_id, "RequestShredding", "u-1008"),
         (done.response_id, "ApproveShredding", "u-1006"),
     ):
-        found = find(service.config.data / "audit", record_id)
+        found = find(service.config.data / "audit", record_id, service.audit.bodies)
         assert found is not None
         body = found.record["body"]
         assert isinstance(body, dict)

@@ -89,11 +89,22 @@ def test_no_planted_word_reaches_the_disk(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(done.stdout)["report"]
     assert report["hits"] == []
-    assert len(report["places"]) == 11
+    assert len(report["places"]) == 14
     assert report["files"] > 20
     assert report["vectors"], "the control within: what is not sealed, is found"
     assert all(path.startswith("data/index/") for path in report["vectors"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scan_finds_records_that_are_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same drill with an audit log that does not seal: ids are found in it, and nothing else that was planted."""
+    monkeypatch.setattr("service.audit.bodies.Bodies.seal", lambda self, made, index, day, data: data)
+
+    found = at_rest.run(tmp_path / "drill")
+
+    assert not found.ok
+    assert {hit.word for hit in found.hits} == {"person's id", "document's id", "response's id"}
+    assert all(hit.path.startswith("data/audit/segments/") for hit in found.hits)
 
 
 def test_the_scan_finds_what_is_not_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

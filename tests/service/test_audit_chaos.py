@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.audit import AuditLog, Call, Kind, Signer, segments, verify
 from service.errors import AuditUnavailableError
+from tests.support.audit_bodies import BODIES
 from tests.support.needs import need
 
 SIGNER = Signer("remit-audit/test", Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -42,7 +43,7 @@ def test_every_answer_has_its_record_whatever_breaks(fault: str) -> None:
 
 def test_a_log_that_hangs_says_so_and_recovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the disk does not answer it refuses at once and gives a reason; when it answers again, so does the log."""
-    log = AuditLog(tmp_path, SIGNER, timeout_s=0.05)
+    log = AuditLog(tmp_path, SIGNER, BODIES, timeout_s=0.05)
     stuck, real = threading.Event(), os.fdatasync
 
     class Slow:
@@ -71,4 +72,4 @@ def test_a_log_that_hangs_says_so_and_recovers(tmp_path: Path, monkeypatch: pyte
     assert log.failure is None
     log.append_blocking(entry)
     log.close()
-    assert verify(tmp_path, SIGNER.verifier).ok
+    assert verify(tmp_path, SIGNER.verifier, BODIES).ok

@@ -18,7 +18,6 @@ from remit.v1 import access_pb2, audit_pb2, retrieval_pb2, source_pb2
 from acl.model import Unknown
 from service.api.floods import SINGLE, Floods
 from service.audit import AuditKey
-from service.audit.segments import Reader
 from service.keys.envelope import UnsealError
 from tests.service.harness import COMPANY, EPOCH, FINANCE, SALES, Service, allow, serving
 
@@ -38,7 +37,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 def records(service: Service) -> list[dict[str, Any]]:
     """Every record of the log so far."""
-    return [json.loads(data) for data in Reader(service.config.data / "audit").records()]
+    return service.records()
 
 
 def bodies(service: Service, event: str = "") -> list[dict[str, Any]]:

@@ -8,18 +8,20 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from remit.client.values import AuditRecord, ExpiredBody, ProvenRecord
 
-from service.audit import AuditKey, AuditLog, AuditReader, export, remit_audit_verify, verify_stretch
+from service.audit import AuditKey, AuditLog, AuditReader, Received, export, remit_audit_verify, verify_stretch
 from service.audit.checkpoint import Checkpoint, Signer
 from service.audit.index import Wanted
 from service.audit.remit_audit_verify import InputError, SignatureError
 from service.errors import StartError
 from tests.service.test_audit_reading import KEY, answer
+from tests.support.audit_bodies import BODIES
 from tests.support.mounts import small_folder
 
 PROGRAM = Path(remit_audit_verify.__file__)
@@ -33,6 +35,8 @@ class Sent:
 
     data: bytes
     leaf_hash: bytes
+    index: int = -1
+    expired: ExpiredBody | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Header:
     public_key: str
     before: list[bytes]
     behind: list[bytes]
+    expiries: list[ProvenRecord] = field(default_factory=list)
 
 
 def exported(log: AuditLog, folder: Path, target: Path, first: int = 0, stop: int | None = None) -> Path:
@@ -54,8 +59,20 @@ def exported(log: AuditLog, folder: Path, target: Path, first: int = 0, stop: in
     stop = found.stop if stop is None else stop
     signed = found.signed
     before, behind = reader._leaves.around(first, stop, signed.checkpoint.size, signed.checkpoint.root)
-    header = Header(first, stop, signed.note.encode(), PUBLIC, before, behind)
-    records = [Sent(one.data, one.leaf) for part in reader.read(first, stop) for one in part]
+    expiries = [
+        ProvenRecord(AuditRecord(entry.index, entry.data, entry.leaf), tuple(path)) for entry, path in found.expiries
+    ]
+    header = Header(first, stop, signed.note.encode(), PUBLIC, before, behind, expiries)
+    records = [
+        Sent(
+            one.data,
+            one.leaf,
+            one.index,
+            None if one.expired is None else ExpiredBody(one.expired.kind, one.expired.day),
+        )
+        for part in reader.read(first, stop)
+        for one in part
+    ]
     with export.draft(target) as draft:
         draft.write(header, records)
     reader.close()
@@ -64,7 +81,7 @@ def exported(log: AuditLog, folder: Path, target: Path, first: int = 0, stop: in
 
 def make(folder: Path, target: Path, first: int = 0, stop: int | None = None, count: int = 20) -> Path:
     """A log of some answers, and an export of it."""
-    log = AuditLog(folder, KEY.signer, segment_bytes=2000)
+    log = AuditLog(folder, KEY.signer, BODIES, segment_bytes=2000)
     for number in range(count):
         log.append_blocking(answer(number, "u-1", "d-1"))
     try:
@@ -191,14 +208,14 @@ def test_a_proof_of_another_stretch_does_not_fit(tmp_path: Path) -> None:
     for change in changes:
         (folder / "proof.json").write_text(json.dumps({**proof, **change}))
         assert problem(folder) != "None", change
-    (folder / "proof.json").write_text(json.dumps({**proof, "format": 2}))
-    with pytest.raises(InputError, match="format 1"):
+    (folder / "proof.json").write_text(json.dumps({**proof, "format": 3}))
+    with pytest.raises(InputError, match="format 1 or 2"):
         remit_audit_verify.verify(folder, PUBLIC)
 
 
 def test_an_older_copy_is_found_by_a_kept_checkpoint_and_by_nothing_else(tmp_path: Path) -> None:
     """A copy of the log from before looks whole; whoever kept a later checkpoint knows."""
-    log = AuditLog(tmp_path / "log", KEY.signer)
+    log = AuditLog(tmp_path / "log", KEY.signer, BODIES)
     log.append_blocking(answer(1))
     early = exported(log, tmp_path / "log", tmp_path / "early")
     log.append_blocking(answer(2))
@@ -225,7 +242,7 @@ def test_another_history_under_the_same_key_is_found_by_a_kept_checkpoint(tmp_pa
 
 def test_a_kept_checkpoint_that_cannot_be_compared_is_said_not_to_be(tmp_path: Path) -> None:
     """Its end lies before an exported stretch: nothing is claimed of it."""
-    log = AuditLog(tmp_path / "log", KEY.signer)
+    log = AuditLog(tmp_path / "log", KEY.signer, BODIES)
     kept = log.covering(1).note.encode()
     for number in range(9):
         log.append_blocking(answer(number))
@@ -311,11 +328,11 @@ def test_an_export_to_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
 
 def test_records_that_are_streamed_are_checked_like_a_folder(tmp_path: Path) -> None:
     """What the command line does with the service's stream: whole, changed, cut, older, another history."""
-    log = AuditLog(tmp_path, KEY.signer)
+    log = AuditLog(tmp_path, KEY.signer, BODIES)
     for number in range(5):
         log.append_blocking(answer(number))
     reader = AuditReader(log, tmp_path, KEY)
-    records = [(one.data, one.leaf) for part in reader.read(0, 6) for one in part]
+    records = [Received(one.data, one.leaf) for part in reader.read(0, 6) for one in part]
     signed = log.covering(6)
     kept = Checkpoint(KEY.verifier.name, 4, reader._leaves.root(4))
     reader.close()
@@ -325,7 +342,7 @@ def test_records_that_are_streamed_are_checked_like_a_folder(tmp_path: Path) -> 
     assert verify_stretch(note, records, key, kept).ok
     assert verify_stretch(note, records, key).records == 6
     assert not verify_stretch(note, records[:-1], key).ok
-    changed = [*records[:2], (records[2][0].replace(b"r-1", b"r-9"), records[2][1]), *records[3:]]
+    changed = [*records[:2], Received(records[2].data.replace(b"r-1", b"r-9"), records[2].leaf), *records[3:]]
     found = verify_stretch(note, changed, key).problem
     assert found is not None
     assert found.index == 2

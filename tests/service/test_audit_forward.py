@@ -26,10 +26,11 @@ from service.audit import AuditLog, AuditReader, Call, Kind, record
 from service.audit.forward import FileSink, Forwarder, Sink, SyslogSink
 from service.audit.ocsf import event
 from service.audit.record import refused_record, run_record
-from service.audit_settings import AuditSettings, FileExport, SyslogExport
+from service.audit_settings import AuditSettings, FileExport, SyslogAlert, SyslogExport, WebhookAlert
 from service.listeners import Address
 from tests.service.harness import EPOCH
 from tests.service.test_audit_reading import KEY, answer
+from tests.support.audit_bodies import BODIES
 from tests.support.mounts import small_folder
 
 ORIGIN = KEY.verifier.name
@@ -46,7 +47,7 @@ def until(holds: Callable[[], bool]) -> None:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[AuditLog]:
     """A log with its start and three answers."""
-    opened = AuditLog(tmp_path / "log", KEY.signer)
+    opened = AuditLog(tmp_path / "log", KEY.signer, BODIES)
     for number in range(3):
         opened.append_blocking(answer(number, "u-1", "d-1"))
     yield opened
@@ -321,7 +322,9 @@ def test_the_section_of_the_settings_is_read(tmp_path: Path) -> None:
     found = settings_of(
         tmp_path,
         "query_text: none\ncheckpoints: [a]\nsyslog: /dev/log\n"
-        "exports:\n  - {file: b}\n  - {syslog: 'siem.example:6514', ca: c}\n",
+        "exports:\n  - {file: b}\n  - {syslog: 'siem.example:6514', ca: c}\n"
+        "retention: {query: 500d, heartbeat: 100d}\nminimum_retention: 100d\n"
+        "alerts:\n  - {webhook: 'https://a.example/x', secret: d}\n  - {syslog: /dev/log}\n",
     )
 
     assert found.keep_queries is False
@@ -331,7 +334,11 @@ def test_the_section_of_the_settings_is_read(tmp_path: Path) -> None:
         FileExport(tmp_path / "b"),
         SyslogExport(Address("siem.example", 6514), tmp_path / "c", None, None),
     )
+    assert [found.kept[name].days for name in ("query", "heartbeat", "admin")] == [500, 100, 400]
+    assert set(found.kept) == {kind.value for kind in Kind} - {"standing"}
+    assert found.alerts == (WebhookAlert("https://a.example/x", tmp_path / "d", None), SyslogAlert(Path("/dev/log")))
     assert settings_of(tmp_path, "{}") == AuditSettings()
+    assert {duration.days for duration in AuditSettings().kept.values()} == {400}
 
 
 @pytest.mark.parametrize(
@@ -344,6 +351,15 @@ def test_the_section_of_the_settings_is_read(tmp_path: Path) -> None:
         ("exports: [{syslog: 'a:1', key: b}]", "together"),
         ("exports: [{file: a}, {file: a}]", "twice"),
         ("retention: 1d", "retention"),
+        ("retention: {standing: 400d}", "standing"),
+        ("retention: {query: 36h}", "whole days"),
+        ("retention: {query: 89d}", "`query` would be kept for 89 days, expected at least the 90"),
+        ("{minimum_retention: 500d, retention: {query: 499d}}", "would be kept for 499 days"),
+        ("minimum_retention: 500d", "would be kept for 400 days, expected at least the 500"),
+        ("alerts: [{webhook: 'http://alerts.example/', secret: a}]", "plaintext"),
+        ("alerts: [{webhook: 'https://alerts.example/'}]", "secret"),
+        ("alerts: [{webhook: nowhere, secret: a}]", "an address"),
+        ("alerts: [{syslog: /dev/log, secret: a}]", "either `syslog` alone"),
     ],
 )
 def test_a_mistake_in_the_section_names_its_line(tmp_path: Path, text: str, says: str) -> None:

@@ -17,8 +17,8 @@ from service.audit.errors import IndexBehindError
 from service.audit.index import RecordIndex, Wanted
 from service.audit.leaves import Leaves
 from service.audit.merkle import Tree, leaf_hash, root, verify_consistency, verify_inclusion
-from service.audit.segments import Reader
 from service.errors import AuditUnavailableError
+from tests.support.audit_bodies import BODIES, opened, sealed
 
 KEY = AuditKey(Signer("remit-audit/test", Ed25519PrivateKey.from_private_bytes(bytes(range(32)))))
 
@@ -42,7 +42,7 @@ def answer(number: int, person: str = "u-1", *documents: str) -> Record:
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[AuditLog]:
     """A log of many small segments."""
-    opened = AuditLog(tmp_path, KEY.signer, segment_bytes=2000)
+    opened = AuditLog(tmp_path, KEY.signer, BODIES, segment_bytes=2000)
     yield opened
     opened.close()
 
@@ -116,8 +116,7 @@ def test_the_index_holds_no_id_in_the_clear(log: AuditLog, reader: AuditReader, 
     assert reader.by_response("r-1")
 
     files = b"".join(path.read_bytes() for path in tmp_path.glob("index.sqlite*"))
-    segments = b"".join(path.read_bytes() for path in (tmp_path / "segments").iterdir())
-    assert b"in-the-clear" in segments
+    assert any(b"in-the-clear" in data for data in opened(tmp_path))
     assert b"in-the-clear" not in files
     assert b"r-1" not in files
 
@@ -139,7 +138,7 @@ def older(path: Path) -> None:
 @pytest.mark.parametrize("fault", ["missing", "damaged", "older", "of another log", "of another format", "ahead"])
 def test_an_index_that_is_not_this_logs_is_built_again(tmp_path: Path, fault: str) -> None:
     """Whatever is wrong with the derived file, the answers are those of the log."""
-    log = AuditLog(tmp_path, KEY.signer)
+    log = AuditLog(tmp_path, KEY.signer, BODIES)
     for number in range(6):
         log.append_blocking(answer(number, "u-1", "d"))
     first = AuditReader(log, tmp_path, KEY)
@@ -190,10 +189,11 @@ def test_a_record_that_was_changed_is_not_shown(log: AuditLog, reader: AuditRead
     log.append_blocking(answer(1, "u-1", "d"))
     log.append_blocking(answer(2, "u-1", "d"))
     assert reader.by_response("r-1")
-    for path in (tmp_path / "segments").iterdir():
-        path.write_bytes(
-            path.read_bytes().replace(b'"response_id":"r-1","returned"', b'"response_id":"r-1","returnee"')
-        )
+    changed = [
+        data.replace(b'"response_id":"r-1","returned"', b'"response_id":"r-1","returnee"') for data in opened(tmp_path)
+    ]
+    (path,) = (tmp_path / "segments").iterdir()
+    path.write_bytes(b"".join(len(one).to_bytes(4) + one for one in sealed(tmp_path, changed)))
 
     with pytest.raises(AuditTamperedError) as caught:
         reader.by_response("r-1")
@@ -267,7 +267,7 @@ def test_a_stretch_is_read_in_parts_and_in_order(log: AuditLog, reader: AuditRea
     """Any range gives exactly its records; by time the range is the one that the times enclose."""
     for number in range(12):
         log.append_blocking(answer(number))
-    everything = list(Reader(tmp_path).records())
+    everything = list(opened(tmp_path))
 
     for first, stop in ((0, 13), (3, 9), (12, 13), (5, 5)):
         found = [one.data for part in reader.read(first, stop) for one in part]
@@ -294,7 +294,7 @@ def test_a_tree_grows_by_whole_subtrees() -> None:
 
 def test_a_log_that_failed_signs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a checkpoint of a log that cannot be written is refused."""
-    log = AuditLog(tmp_path, KEY.signer)
+    log = AuditLog(tmp_path, KEY.signer, BODIES)
     log.append_blocking(answer(1))
     monkeypatch.setattr(log, "_sign", lambda: (_ for _ in ()).throw(OSError(28, "No space left on device")))
 

@@ -21,7 +21,7 @@ from service.errors import StartError
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 1, tzinfo=UTC)
 CORP = realm("posix", "corp")
-PLACE = Envelope(7, bytes(range(32)), "00ff", NOW, 12)
+PLACE = Envelope(7, bytes(range(32)), bytes(range(16)), "00ff", NOW, 12)
 
 json_values = st.recursive(
     st.booleans()
@@ -42,7 +42,7 @@ def test_the_bytes_of_a_record_are_the_canonical_ones(body: dict[str, object]) -
 
     assert rfc8785.dumps(json.loads(data)) == data
     assert found["body"] == body
-    assert (found["index"], found["class"], found["v"]) == (7, "query", 1)
+    assert (found["index"], found["class"], found["v"]) == (7, "query", 2)
     assert found["time"] == "2026-11-22T10:00:00.000001Z"
 
 
@@ -59,8 +59,8 @@ def test_what_has_no_canonical_form_is_refused(value: object) -> None:
     [
         (b'"index":7', b'"index": 7'),
         (b'"index":7', b'"index":7.0'),
-        (b'"v":1', b'"v":2'),
-        (b'"v":1', b'"v":1,"w":1'),
+        (b'"v":2', b'"v":1'),
+        (b'"v":2', b'"v":2,"w":1'),
         (b'{"body"', b'{"body":{},"body"'),
         (b"}", b"} "),
     ],

@@ -18,6 +18,7 @@ from service.audit.cosign import Cosigner, CosignVerifier
 from service.audit.witness import ForkError, Prove, Witness
 from service.errors import StartError
 from tests.service.test_audit_reading import KEY, answer
+from tests.support.audit_bodies import BODIES
 
 AT = datetime(2026, 11, 25, 10, tzinfo=UTC)
 LOG = KEY.verifier
@@ -38,7 +39,7 @@ class Service:
 
     def write(self, *numbers: int) -> bytes:
         """Append some answers; the checkpoint over them."""
-        log = AuditLog(self._folder, self._key.signer)
+        log = AuditLog(self._folder, self._key.signer, BODIES)
         for number in numbers:
             log.append_blocking(answer(number))
         log.close()
@@ -47,7 +48,7 @@ class Service:
     def prove(self, first: int) -> tuple[bytes, list[bytes]]:
         """The proof that the service gives."""
         self.asked.append(first)
-        log = AuditLog(self._folder, self._key.signer)
+        log = AuditLog(self._folder, self._key.signer, BODIES)
         reader = AuditReader(log, self._folder, self._key)
         try:
             signed, path = reader.consistency(first)
@@ -202,7 +203,7 @@ def test_checkpoints_reach_a_file_and_syslog(tmp_path: Path) -> None:
     receiver.bind(str(tmp_path / "dev-log"))
     receiver.settimeout(20)
     file = tmp_path / "elsewhere"
-    log = AuditLog(tmp_path / "log", KEY.signer)
+    log = AuditLog(tmp_path / "log", KEY.signer, BODIES)
     anchors = Anchors(log, [FileAnchor(file), SyslogAnchor(tmp_path / "dev-log")], every_s=0.01)
     until(file.exists)
     log.append_blocking(answer(1))
@@ -226,7 +227,7 @@ def test_checkpoints_reach_a_file_and_syslog(tmp_path: Path) -> None:
 def test_a_place_that_takes_nothing_is_never_in_the_way(tmp_path: Path) -> None:
     """The log goes on, other places get theirs, and the place is used again when it is back."""
     gone, file = tmp_path / "gone" / "file", tmp_path / "elsewhere"
-    log = AuditLog(tmp_path / "log", KEY.signer)
+    log = AuditLog(tmp_path / "log", KEY.signer, BODIES)
     anchors = Anchors(log, [FileAnchor(gone), SyslogAnchor(tmp_path / "nothing"), FileAnchor(file)], every_s=0.01)
     until(file.exists)
     assert log.append_blocking(answer(1)).index == 1

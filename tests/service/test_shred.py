@@ -12,7 +12,8 @@ import pytest
 from remit.client import AdminClient, KeyStatus, NotFoundError, SourceKeys, SyncRunningError
 from remit.v1 import retrieval_pb2
 
-from service.audit import find
+from service import audit_keys
+from service.audit import AuditKey, find
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
 from service.keys import UnsealError, open_provider
@@ -80,7 +81,9 @@ async def test_a_shredded_document_is_gone_for_everybody_and_for_ever(tmp_path: 
         with pytest.raises(NotFoundError):
             await custody(service, lambda admin: admin.shred_document(gone))
         config, dimension = service.config, service.embedder.dimension
-    record = find(config.data / "audit", done.response_id)
+    key = AuditKey.load(config.keys.audit)
+    bodies = audit_keys.opener(config.keys.store, open_provider(config.keys), key)
+    record = find(config.data / "audit", done.response_id, bodies)
     assert record is not None
     body = record.record["body"]
     assert isinstance(body, dict)

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from remit.client import Client, RoleRequiredError, UnauthenticatedError, UnavailableError
 from remit.client._connect import Connection
 
+from service.api.arrivals import Arrivals
 from service.api.health import Health
 from service.api.server import Server
 from service.api.tls import Certificates, load
@@ -41,8 +42,8 @@ BOT = "spiffe://corp.example/bot"
 async def listening(loaded: Certificates, *, services: bool = False) -> AsyncIterator[tuple[Address, Address | None]]:
     """A server of health alone; the addresses of callers and services."""
     none: object = None
-    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, executor=none)  # type: ignore[arg-type]  # unused
-    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[])
+    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
+    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[], arrivals=Arrivals(()))
     callers, _, third = await server.start(LOOPBACK, LOOPBACK, loaded, LOOPBACK if services else None)
     try:
         yield callers, third
@@ -134,8 +135,8 @@ async def test_the_authority_of_services_is_replaced_without_a_restart(tmp_path:
 async def test_services_have_no_listener_without_tls(tmp_path: Path) -> None:
     """Nothing would prove them."""
     none: object = None
-    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, executor=none)  # type: ignore[arg-type]  # unused
-    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[])
+    wrapper = Wrapper(authenticator=none, callers=none, auditor=none, gate=none, executor=none)  # type: ignore[arg-type]  # unused
+    server = Server(wrapper=wrapper, health=Health([]), callers=[], administrators=[], arrivals=Arrivals(()))
 
     with pytest.raises(StartError, match="services prove themselves by TLS"):
         await server.start(LOOPBACK, LOOPBACK, None, LOOPBACK)

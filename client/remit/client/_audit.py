@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 import grpc
@@ -97,6 +97,9 @@ class AuditorClient(_Blocking):
                 public_key=header.public_key,
                 before=tuple(header.before),
                 behind=tuple(header.behind),
+                expiries=tuple(
+                    values.ProvenRecord(_records([one.record])[0], tuple(one.hashes)) for one in header.expiries
+                ),
             )
             yield opened, records()
         finally:
@@ -128,7 +131,17 @@ class AuditorClient(_Blocking):
 
 
 def _records(messages: Sequence[audit_pb2.AuditRecord]) -> tuple[values.AuditRecord, ...]:
-    return tuple(values.AuditRecord(one.index, one.data, one.leaf_hash) for one in messages)
+    return tuple(
+        values.AuditRecord(
+            one.index,
+            one.data,
+            one.leaf_hash,
+            values.ExpiredBody(one.expired.record_class, date.fromisoformat(one.expired.day))
+            if one.HasField("expired")
+            else None,
+        )
+        for one in messages
+    )
 
 
 def _timestamp(moment: datetime | None) -> Timestamp | None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from remit.client import values
-from remit.v1 import access_pb2, common_pb2, custody_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, common_pb2, custody_pb2, retrieval_pb2, source_pb2, standing_pb2
 
 
 def search(message: retrieval_pb2.SearchResponse) -> values.SearchResult:
@@ -233,6 +233,32 @@ def shred_request(message: custody_pb2.ShredRequest) -> values.ShredRequest:
         requested_by=message.requested_by,
         requested_at=moment(message.requested_at),
         expires_at=moment(message.expires_at),
+    )
+
+
+def legal_hold(message: standing_pb2.LegalHold) -> values.LegalHold:
+    """Read a legal hold."""
+    return values.LegalHold(
+        hold_id=message.hold_id,
+        placed_by=message.placed_by,
+        placed_at=moment(message.placed_at),
+        why=message.why,
+        classes=tuple(message.classes),
+        from_day=message.from_day,
+        to_day=message.to_day,
+        document_id=message.document_id,
+        person=message.person,
+    )
+
+
+def stopped(message: standing_pb2.StoppedSource) -> values.StoppedSource:
+    """Read a source that is stopped."""
+    return values.StoppedSource(
+        source=message.source,
+        alert_id=message.alert_id,
+        happened_at=moment(message.happened_at),
+        response_id=message.response_id,
+        document_id=message.document_id,
     )
 
 

@@ -10,12 +10,13 @@ import grpc
 from remit.client import _read, _read_access, access_values, values
 from remit.client._connect import Connection, Token
 from remit.client.errors import error_of
-from remit.v1 import access_pb2, custody_pb2, index_pb2, retrieval_pb2, source_pb2
+from remit.v1 import access_pb2, custody_pb2, index_pb2, retrieval_pb2, source_pb2, standing_pb2
 from remit.v1.access_pb2_grpc import AccessServiceStub
 from remit.v1.custody_pb2_grpc import CustodyServiceStub
 from remit.v1.index_pb2_grpc import IndexServiceStub
 from remit.v1.retrieval_pb2_grpc import RetrievalServiceStub
 from remit.v1.source_pb2_grpc import SourceServiceStub
+from remit.v1.standing_pb2_grpc import StandingServiceStub
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -57,6 +58,7 @@ class _Blocking:
         self._sources = SourceServiceStub(self._channel)
         self._custody = CustodyServiceStub(self._channel)
         self._indexes = IndexServiceStub(self._channel)
+        self._standing = StandingServiceStub(self._channel)
 
     def close(self) -> None:
         """Close the channel."""
@@ -201,6 +203,42 @@ class AdminClient(_Blocking):
     def reload_settings(self) -> values.Reload:
         """Have the service read its settings again: all that differs comes into force, or nothing."""
         return _read.reload(self._call(self._sources.ReloadSettings, source_pb2.ReloadSettingsRequest()))
+
+    def place_legal_hold(
+        self,
+        why: str,
+        *,
+        classes: Sequence[str] = (),
+        from_day: str = "",
+        to_day: str = "",
+        document_id: str = "",
+        person: str = "",
+    ) -> values.LegalHold:
+        """Keep records of the audit log from expiring (role `key-admin`). What is left open holds for all."""
+        request = standing_pb2.PlaceLegalHoldRequest(
+            why=why, classes=classes, from_day=from_day, to_day=to_day, document_id=document_id, person=person
+        )
+        return _read.legal_hold(self._call(self._standing.PlaceLegalHold, request).hold)
+
+    def list_legal_holds(self) -> tuple[values.LegalHold, ...]:
+        """Return the holds that stand, the oldest first (role `key-admin` or `auditor`)."""
+        answer = self._call(self._standing.ListLegalHolds, standing_pb2.ListLegalHoldsRequest())
+        return tuple(_read.legal_hold(one) for one in answer.holds)
+
+    def lift_legal_hold(self, hold_id: str, why: str) -> values.LegalHold:
+        """End a hold (role `key-admin`). Raises NotFoundError."""
+        request = standing_pb2.LiftLegalHoldRequest(hold_id=hold_id, why=why)
+        return _read.legal_hold(self._call(self._standing.LiftLegalHold, request).hold)
+
+    def list_stopped_sources(self) -> tuple[values.StoppedSource, ...]:
+        """Return the sources whose documents are withheld because a canary was about to leave."""
+        answer = self._call(self._standing.ListStoppedSources, standing_pb2.ListStoppedSourcesRequest())
+        return tuple(_read.stopped(one) for one in answer.sources)
+
+    def clear_source(self, name: str, why: str) -> values.StoppedSource:
+        """Let a stopped source be read again. Raises NotFoundError."""
+        request = standing_pb2.ClearSourceRequest(name=name, why=why)
+        return _read.stopped(self._call(self._standing.ClearSource, request).source)
 
     def get_key_status(self) -> values.KeyStatus:
         """Return how all keys stand (role `key-admin`, as for all methods about keys)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import Enum
 from typing import Any
 
@@ -293,12 +293,24 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpiredBody:
+    """What is known of a record whose body expired: its class and the day (UTC) on which it was written."""
+
+    record_class: str
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
 class AuditRecord:
-    """A record of the audit log. data: its canonical form, exactly as it was hashed; `record` is what it says."""
+    """A record of the audit log. data: its canonical form, exactly as it was hashed; `record` is what it says.
+
+    expired: set when its body was destroyed after the time for which bodies are kept; then `data` is empty.
+    """
 
     index: int
     data: bytes
     leaf_hash: bytes
+    expired: ExpiredBody | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -325,6 +337,15 @@ class ExportHeader:
     public_key: str
     before: tuple[bytes, ...]
     behind: tuple[bytes, ...]
+    expiries: tuple[ProvenRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenRecord:
+    """A record with the hashes that lead from it to the root of the export's checkpoint (RFC 9162, 2.1.3)."""
+
+    record: AuditRecord
+    hashes: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +373,32 @@ class ConsistencyProof:
     checkpoint: bytes
     first_size: int
     hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LegalHold:
+    """A legal hold on records of the audit log; see `LegalHold` in the API. Empty conditions hold for all."""
+
+    hold_id: str
+    placed_by: str
+    placed_at: datetime
+    why: str
+    classes: tuple[str, ...]
+    from_day: str
+    to_day: str
+    document_id: str
+    person: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoppedSource:
+    """A source whose documents are withheld. response_id: the answer that was not given; document_id: the canary."""
+
+    source: str
+    alert_id: str
+    happened_at: datetime
+    response_id: str
+    document_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,49 +25,53 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14remit/v1/audit.proto\x12\x08remit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x0b\x41uditRecord\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\",\n\x15GetAuditRecordRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"@\n\x16GetAuditRecordResponse\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.remit.v1.AuditRecord\"\x80\x02\n\x17ListAuditRecordsRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06person\x18\x02 \x01(\t\x12%\n\x07\x63lasses\x18\x03 \x03(\x0e\x32\x14.remit.v1.AuditClass\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0coldest_first\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"[\n\x18ListAuditRecordsResponse\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.remit.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9e\x01\n\x19\x45xportAuditRecordsRequest\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x03\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"|\n\x1a\x45xportAuditRecordsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.remit.v1.ExportHeaderH\x00\x12,\n\x07records\x18\x02 \x01(\x0b\x32\x19.remit.v1.ExportedRecordsH\x00\x42\x06\n\x04part\"\x7f\n\x0c\x45xportHeader\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x03\x12\x12\n\nstop_index\x18\x02 \x01(\x03\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x12\n\npublic_key\x18\x04 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x03(\x0c\x12\x0e\n\x06\x62\x65hind\x18\x06 \x03(\x0c\"9\n\x0f\x45xportedRecords\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.remit.v1.AuditRecord\"*\n\x13GetQueryTextRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"%\n\x14GetQueryTextResponse\x12\r\n\x05query\x18\x01 \x01(\t\"\x16\n\x14GetCheckpointRequest\"?\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\t\")\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x03\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\"0\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x03\"U\n\x1bGetConsistencyProofResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x12\n\nfirst_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c*\xd2\x01\n\nAuditClass\x12\x1b\n\x17\x41UDIT_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41UDIT_CLASS_QUERY\x10\x01\x12\x16\n\x12\x41UDIT_CLASS_ACCESS\x10\x02\x12\x15\n\x11\x41UDIT_CLASS_ADMIN\x10\x03\x12\x16\n\x12\x41UDIT_CLASS_INGEST\x10\x04\x12\x17\n\x13\x41UDIT_CLASS_CONTROL\x10\x05\x12\x19\n\x15\x41UDIT_CLASS_HEARTBEAT\x10\x06\x12\x15\n\x11\x41UDIT_CLASS_AUDIT\x10\x07\x32\x84\x05\n\x0c\x41uditService\x12S\n\x0eGetAuditRecord\x12\x1f.remit.v1.GetAuditRecordRequest\x1a .remit.v1.GetAuditRecordResponse\x12Y\n\x10ListAuditRecords\x12!.remit.v1.ListAuditRecordsRequest\x1a\".remit.v1.ListAuditRecordsResponse\x12\x61\n\x12\x45xportAuditRecords\x12#.remit.v1.ExportAuditRecordsRequest\x1a$.remit.v1.ExportAuditRecordsResponse0\x01\x12M\n\x0cGetQueryText\x12\x1d.remit.v1.GetQueryTextRequest\x1a\x1e.remit.v1.GetQueryTextResponse\x12P\n\rGetCheckpoint\x12\x1e.remit.v1.GetCheckpointRequest\x1a\x1f.remit.v1.GetCheckpointResponse\x12\\\n\x11GetInclusionProof\x12\".remit.v1.GetInclusionProofRequest\x1a#.remit.v1.GetInclusionProofResponse\x12\x62\n\x13GetConsistencyProof\x12$.remit.v1.GetConsistencyProofRequest\x1a%.remit.v1.GetConsistencyProofResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14remit/v1/audit.proto\x12\x08remit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x0b\x41uditRecord\x12\r\n\x05index\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12&\n\x07\x65xpired\x18\x04 \x01(\x0b\x32\x15.remit.v1.ExpiredBody\"0\n\x0b\x45xpiredBody\x12\x14\n\x0crecord_class\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\",\n\x15GetAuditRecordRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"@\n\x16GetAuditRecordResponse\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.remit.v1.AuditRecord\"\x80\x02\n\x17ListAuditRecordsRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06person\x18\x02 \x01(\t\x12%\n\x07\x63lasses\x18\x03 \x03(\x0e\x32\x14.remit.v1.AuditClass\x12.\n\nstart_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0coldest_first\x18\x06 \x01(\x08\x12\x11\n\tpage_size\x18\x07 \x01(\x05\x12\x12\n\npage_token\x18\x08 \x01(\t\"[\n\x18ListAuditRecordsResponse\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.remit.v1.AuditRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x9e\x01\n\x19\x45xportAuditRecordsRequest\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x03\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\"|\n\x1a\x45xportAuditRecordsResponse\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.remit.v1.ExportHeaderH\x00\x12,\n\x07records\x18\x02 \x01(\x0b\x32\x19.remit.v1.ExportedRecordsH\x00\x42\x06\n\x04part\"\xa9\x01\n\x0c\x45xportHeader\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x03\x12\x12\n\nstop_index\x18\x02 \x01(\x03\x12\x12\n\ncheckpoint\x18\x03 \x01(\x0c\x12\x12\n\npublic_key\x18\x04 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x03(\x0c\x12\x0e\n\x06\x62\x65hind\x18\x06 \x03(\x0c\x12(\n\x08\x65xpiries\x18\x07 \x03(\x0b\x32\x16.remit.v1.ProvenRecord\"E\n\x0cProvenRecord\x12%\n\x06record\x18\x01 \x01(\x0b\x32\x15.remit.v1.AuditRecord\x12\x0e\n\x06hashes\x18\x02 \x03(\x0c\"9\n\x0f\x45xportedRecords\x12&\n\x07records\x18\x01 \x03(\x0b\x32\x15.remit.v1.AuditRecord\"*\n\x13GetQueryTextRequest\x12\x13\n\x0bresponse_id\x18\x01 \x01(\t\"%\n\x14GetQueryTextResponse\x12\r\n\x05query\x18\x01 \x01(\t\"\x16\n\x14GetCheckpointRequest\"?\n\x15GetCheckpointResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x12\n\npublic_key\x18\x02 \x01(\t\")\n\x18GetInclusionProofRequest\x12\r\n\x05index\x18\x01 \x01(\x03\"a\n\x19GetInclusionProofResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x03\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\"0\n\x1aGetConsistencyProofRequest\x12\x12\n\nfirst_size\x18\x01 \x01(\x03\"U\n\x1bGetConsistencyProofResponse\x12\x12\n\ncheckpoint\x18\x01 \x01(\x0c\x12\x12\n\nfirst_size\x18\x02 \x01(\x03\x12\x0e\n\x06hashes\x18\x03 \x03(\x0c*\xec\x01\n\nAuditClass\x12\x1b\n\x17\x41UDIT_CLASS_UNSPECIFIED\x10\x00\x12\x15\n\x11\x41UDIT_CLASS_QUERY\x10\x01\x12\x16\n\x12\x41UDIT_CLASS_ACCESS\x10\x02\x12\x15\n\x11\x41UDIT_CLASS_ADMIN\x10\x03\x12\x16\n\x12\x41UDIT_CLASS_INGEST\x10\x04\x12\x17\n\x13\x41UDIT_CLASS_CONTROL\x10\x05\x12\x19\n\x15\x41UDIT_CLASS_HEARTBEAT\x10\x06\x12\x15\n\x11\x41UDIT_CLASS_AUDIT\x10\x07\x12\x18\n\x14\x41UDIT_CLASS_STANDING\x10\x08\x32\x84\x05\n\x0c\x41uditService\x12S\n\x0eGetAuditRecord\x12\x1f.remit.v1.GetAuditRecordRequest\x1a .remit.v1.GetAuditRecordResponse\x12Y\n\x10ListAuditRecords\x12!.remit.v1.ListAuditRecordsRequest\x1a\".remit.v1.ListAuditRecordsResponse\x12\x61\n\x12\x45xportAuditRecords\x12#.remit.v1.ExportAuditRecordsRequest\x1a$.remit.v1.ExportAuditRecordsResponse0\x01\x12M\n\x0cGetQueryText\x12\x1d.remit.v1.GetQueryTextRequest\x1a\x1e.remit.v1.GetQueryTextResponse\x12P\n\rGetCheckpoint\x12\x1e.remit.v1.GetCheckpointRequest\x1a\x1f.remit.v1.GetCheckpointResponse\x12\\\n\x11GetInclusionProof\x12\".remit.v1.GetInclusionProofRequest\x1a#.remit.v1.GetInclusionProofResponse\x12\x62\n\x13GetConsistencyProof\x12$.remit.v1.GetConsistencyProofRequest\x1a%.remit.v1.GetConsistencyProofResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remit.v1.audit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_AUDITCLASS']._serialized_start=1521
-  _globals['_AUDITCLASS']._serialized_end=1731
+  _globals['_AUDITCLASS']._serialized_start=1725
+  _globals['_AUDITCLASS']._serialized_end=1961
   _globals['_AUDITRECORD']._serialized_start=67
-  _globals['_AUDITRECORD']._serialized_end=128
-  _globals['_GETAUDITRECORDREQUEST']._serialized_start=130
-  _globals['_GETAUDITRECORDREQUEST']._serialized_end=174
-  _globals['_GETAUDITRECORDRESPONSE']._serialized_start=176
-  _globals['_GETAUDITRECORDRESPONSE']._serialized_end=240
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=243
-  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=499
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=501
-  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=592
-  _globals['_EXPORTAUDITRECORDSREQUEST']._serialized_start=595
-  _globals['_EXPORTAUDITRECORDSREQUEST']._serialized_end=753
-  _globals['_EXPORTAUDITRECORDSRESPONSE']._serialized_start=755
-  _globals['_EXPORTAUDITRECORDSRESPONSE']._serialized_end=879
-  _globals['_EXPORTHEADER']._serialized_start=881
-  _globals['_EXPORTHEADER']._serialized_end=1008
-  _globals['_EXPORTEDRECORDS']._serialized_start=1010
-  _globals['_EXPORTEDRECORDS']._serialized_end=1067
-  _globals['_GETQUERYTEXTREQUEST']._serialized_start=1069
-  _globals['_GETQUERYTEXTREQUEST']._serialized_end=1111
-  _globals['_GETQUERYTEXTRESPONSE']._serialized_start=1113
-  _globals['_GETQUERYTEXTRESPONSE']._serialized_end=1150
-  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1152
-  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1174
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1176
-  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1239
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1241
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1282
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1284
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1381
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1383
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1431
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1433
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1518
-  _globals['_AUDITSERVICE']._serialized_start=1734
-  _globals['_AUDITSERVICE']._serialized_end=2378
+  _globals['_AUDITRECORD']._serialized_end=168
+  _globals['_EXPIREDBODY']._serialized_start=170
+  _globals['_EXPIREDBODY']._serialized_end=218
+  _globals['_GETAUDITRECORDREQUEST']._serialized_start=220
+  _globals['_GETAUDITRECORDREQUEST']._serialized_end=264
+  _globals['_GETAUDITRECORDRESPONSE']._serialized_start=266
+  _globals['_GETAUDITRECORDRESPONSE']._serialized_end=330
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_start=333
+  _globals['_LISTAUDITRECORDSREQUEST']._serialized_end=589
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_start=591
+  _globals['_LISTAUDITRECORDSRESPONSE']._serialized_end=682
+  _globals['_EXPORTAUDITRECORDSREQUEST']._serialized_start=685
+  _globals['_EXPORTAUDITRECORDSREQUEST']._serialized_end=843
+  _globals['_EXPORTAUDITRECORDSRESPONSE']._serialized_start=845
+  _globals['_EXPORTAUDITRECORDSRESPONSE']._serialized_end=969
+  _globals['_EXPORTHEADER']._serialized_start=972
+  _globals['_EXPORTHEADER']._serialized_end=1141
+  _globals['_PROVENRECORD']._serialized_start=1143
+  _globals['_PROVENRECORD']._serialized_end=1212
+  _globals['_EXPORTEDRECORDS']._serialized_start=1214
+  _globals['_EXPORTEDRECORDS']._serialized_end=1271
+  _globals['_GETQUERYTEXTREQUEST']._serialized_start=1273
+  _globals['_GETQUERYTEXTREQUEST']._serialized_end=1315
+  _globals['_GETQUERYTEXTRESPONSE']._serialized_start=1317
+  _globals['_GETQUERYTEXTRESPONSE']._serialized_end=1354
+  _globals['_GETCHECKPOINTREQUEST']._serialized_start=1356
+  _globals['_GETCHECKPOINTREQUEST']._serialized_end=1378
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_start=1380
+  _globals['_GETCHECKPOINTRESPONSE']._serialized_end=1443
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=1445
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=1486
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=1488
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=1585
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=1587
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=1635
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=1637
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=1722
+  _globals['_AUDITSERVICE']._serialized_start=1964
+  _globals['_AUDITSERVICE']._serialized_end=2608
 # @@protoc_insertion_point(module_scope)

@@ -42,6 +42,8 @@ class _AuditClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditClass
     """Nothing happened, and the log was there."""
     AUDIT_CLASS_AUDIT: _AuditClass.ValueType  # 7
     """Calls that read the audit log."""
+    AUDIT_CLASS_STANDING: _AuditClass.ValueType  # 8
+    """What stands until another record ends it: legal holds, expiries of bodies, stopped sources. Never expires."""
 
 class AuditClass(_AuditClass, metaclass=_AuditClassEnumTypeWrapper):
     """The class of a record."""
@@ -62,6 +64,8 @@ AUDIT_CLASS_HEARTBEAT: AuditClass.ValueType  # 6
 """Nothing happened, and the log was there."""
 AUDIT_CLASS_AUDIT: AuditClass.ValueType  # 7
 """Calls that read the audit log."""
+AUDIT_CLASS_STANDING: AuditClass.ValueType  # 8
+"""What stands until another record ends it: legal holds, expiries of bodies, stopped sources. Never expires."""
 Global___AuditClass: _TypeAlias = AuditClass  # noqa: Y015
 
 @_typing.final
@@ -73,28 +77,60 @@ class AuditRecord(_message.Message):
     INDEX_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     LEAF_HASH_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """The record's number, from 0."""
     data: _builtins.bytes
     """The record's canonical form (RFC 8785 JSON); its members are documented in `docs/audit.md`.
-    Exactly these bytes were hashed.
+    Exactly these bytes were hashed. Empty when the body expired.
     """
     leaf_hash: _builtins.bytes
-    """SHA-256 of a zero byte and `data` (RFC 9162, section 2.1.1)."""
+    """SHA-256 of a zero byte and `data` (RFC 9162, section 2.1.1); of a body that expired, what it was."""
+    @_builtins.property
+    def expired(self) -> Global___ExpiredBody:
+        """Set when the time for which bodies are kept has passed, and this one was destroyed."""
+
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         data: _builtins.bytes = ...,
         leaf_hash: _builtins.bytes = ...,
+        expired: Global___ExpiredBody | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expired", b"expired"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "index", b"index", "leaf_hash", b"leaf_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "expired", b"expired", "index", b"index", "leaf_hash", b"leaf_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuditRecord: _TypeAlias = AuditRecord  # noqa: Y015
+
+@_typing.final
+class ExpiredBody(_message.Message):
+    """What is known of a record whose body expired."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_CLASS_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    record_class: _builtins.str
+    """Its class, as records name it. Example: `query`."""
+    day: _builtins.str
+    """The day (UTC) on which it was written. Example: `2026-11-25`."""
+    def __init__(
+        self,
+        *,
+        record_class: _builtins.str = ...,
+        day: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "record_class", b"record_class"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExpiredBody: _TypeAlias = ExpiredBody  # noqa: Y015
 
 @_typing.final
 class GetAuditRecordRequest(_message.Message):
@@ -308,6 +344,7 @@ class ExportHeader(_message.Message):
     PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     BEHIND_FIELD_NUMBER: _builtins.int
+    EXPIRIES_FIELD_NUMBER: _builtins.int
     first_index: _builtins.int
     """The number of the first record."""
     stop_index: _builtins.int
@@ -324,6 +361,10 @@ class ExportHeader(_message.Message):
     def behind(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The roots of the complete subtrees behind the stretch, in their order."""
 
+    @_builtins.property
+    def expiries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProvenRecord]:
+        """The records that say which bodies of the stretch expired, wherever in the log they stand."""
+
     def __init__(
         self,
         *,
@@ -333,14 +374,45 @@ class ExportHeader(_message.Message):
         public_key: _builtins.str = ...,
         before: _abc.Iterable[_builtins.bytes] | None = ...,
         behind: _abc.Iterable[_builtins.bytes] | None = ...,
+        expiries: _abc.Iterable[Global___ProvenRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "behind", b"behind", "checkpoint", b"checkpoint", "first_index", b"first_index", "public_key", b"public_key", "stop_index", b"stop_index"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "behind", b"behind", "checkpoint", b"checkpoint", "expiries", b"expiries", "first_index", b"first_index", "public_key", b"public_key", "stop_index", b"stop_index"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExportHeader: _TypeAlias = ExportHeader  # noqa: Y015
+
+@_typing.final
+class ProvenRecord(_message.Message):
+    """A record with the proof that it is in the log of the checkpoint that comes with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    HASHES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def record(self) -> Global___AuditRecord:
+        """The record."""
+
+    @_builtins.property
+    def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The hashes of RFC 9162, section 2.1.3."""
+
+    def __init__(
+        self,
+        *,
+        record: Global___AuditRecord | None = ...,
+        hashes: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["record", b"record"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hashes", b"hashes", "record", b"record"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProvenRecord: _TypeAlias = ProvenRecord  # noqa: Y015
 
 @_typing.final
 class ExportedRecords(_message.Message):
