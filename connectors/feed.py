@@ -27,6 +27,7 @@ from acl.model import Clause, ScopeId, Unknown
 from connectors import feed_file
 from connectors.base import (
     Change,
+    Checkpoint,
     Cursor,
     Finding,
     Level,
@@ -47,6 +48,7 @@ from connectors.posix.walk import version_of
 
 AUDIENCE: Final = ScopeId("feed")
 _SHOWN: Final = 10
+_CHECKPOINT_EVERY: Final = 500
 _CLOCKS_DIFFER: Final = timedelta(minutes=5)
 
 
@@ -97,7 +99,10 @@ class Feed:
         return found
 
     def changes(self, cursor: Cursor | None) -> Iterator[Change]:
-        """Send groups, audience, scopes and documents; then look at the scopes again. The cursor holds nothing."""
+        """Send groups, audience, scopes and documents; then look at the scopes again.
+
+        The cursor of a checkpoint names the export and the line; that of a complete walk holds nothing.
+        """
         try:
             index = self._index()
         except UnknownVersionError as err:
@@ -116,13 +121,22 @@ class Feed:
         for broken in index.broken:
             yield Skip(broken.document, f"line {broken.number}", "broken line", broken.complaint)
         with feed_file.open_feed(self._path) as file:
-            for place in index.documents.values():
+            last = _line(cursor, index)
+            for count, place in enumerate(index.documents.values(), 1):
+                if place.number <= last:
+                    continue
                 data = feed_file.line_at(file, place)
                 if data is None:
                     raise RetriableError(f"`{self._path}` was exported anew while it was read: the next run reads it")
                 yield self._document(index, place, data)
+                if count % _CHECKPOINT_EVERY == 0:
+                    yield Checkpoint({"export": list(index.signature), "line": place.number})
         yield from self._look_again(index)
         yield ScanComplete({"version": 1})
+
+    def resumes(self, cursor: Cursor) -> bool:
+        """Whether the export is still the one of this checkpoint."""
+        return _line(cursor, self._index()) > 0
 
     def read(self, document: Upsert, limit_bytes: int) -> bytes:
         """Return the content of `document.version`, if the feed says the same as when it was sent, before and after."""
@@ -263,6 +277,14 @@ class Feed:
             yield here
         finally:
             os.close(here)
+
+
+def _line(cursor: Cursor | None, index: FeedIndex) -> int:
+    """Return the line after which a walk of this export goes on: 0 at its beginning, and for another export."""
+    if cursor is None or cursor.get("export") != list(index.signature):
+        return 0
+    line = cursor.get("line")
+    return line if isinstance(line, int) else 0
 
 
 def _parsed(data: bytes) -> DocumentLine:

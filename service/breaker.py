@@ -107,6 +107,10 @@ class Breaker:
             for acl_id, rules in interned.items()
             if rules.held and self._comparison.widens(rules.held, rules.own)
         }
+        if acls:
+            # An ACL outlives its last document until the end of a run.
+            in_use = documents.acls()
+            acls = {acl_id: key for acl_id, key in acls.items() if acl_id in in_use}
         asked = {*scopes.values(), *acls.values()}
         decided = self._decided(StopKind.WIDENING, asked)
         fresh_scopes = {scope for scope, key in scopes.items() if key not in decided}

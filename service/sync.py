@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from hashlib import sha256
+from importlib.metadata import version
 from typing import Final, Protocol
 
 import structlog
@@ -50,10 +52,12 @@ class Policy:
 
     breaker: which share of its documents one run may open wider, or remove, without being asked about.
     resume_within: an interrupted run is taken up again only so long after it began; what it met is as old as that.
+    settings: digest of what the source is read by; a run that was interrupted under others is not taken up again.
     """
 
     breaker: BreakerLimits = field(default_factory=BreakerLimits)
     resume_within: timedelta = timedelta(hours=12)
+    settings: str = ""
 
 
 def policy_of(settings: Settings, name: str) -> Policy:
@@ -62,7 +66,12 @@ def policy_of(settings: Settings, name: str) -> Policy:
     if source is None:
         return Policy()  # It was taken out of the settings, and its run is told to end.
     # What an interrupted run met must not be half as old as it may become before it is complete.
-    return Policy(BreakerLimits(source.max_widening, source.max_purge), source.max_permissions_age / 2)
+    read_by = json.dumps([version("remit-server"), source.kind, dict(source.options)], sort_keys=True, default=str)
+    return Policy(
+        BreakerLimits(source.max_widening, source.max_purge),
+        source.max_permissions_age / 2,
+        sha256(read_by.encode()).hexdigest(),
+    )
 
 
 class SyncEngine:
@@ -207,7 +216,7 @@ class SyncEngine:
         policy = self._policy(source)
         connector = self._connect(source)
         try:
-            resumed = self._taken_up(opening, connector, policy.resume_within)
+            resumed = self._taken_up(opening, connector, policy)
             if resumed is not None:
                 run.progress.resume()
             met = Met(resumed)
@@ -220,6 +229,7 @@ class SyncEngine:
                 todo=lambda todo: pipeline.put(todo),
                 mark=lambda checkpoint: pipeline.put(checkpoint),
                 on_commit=self._on_commit,
+                settings=policy.settings,
                 resumed=resumed,
             )
             ending = Ending(self._catalog, opening, walk, run.progress, policy.breaker, self._on_commit, self._on_held)
@@ -245,13 +255,14 @@ class SyncEngine:
             connector.close()
         return _Complete(walk.cursor, walk.began_at)
 
-    def _taken_up(self, opening: Opening, connector: Connector, within: timedelta) -> StoredCheckpoint | None:
+    def _taken_up(self, opening: Opening, connector: Connector, policy: Policy) -> StoredCheckpoint | None:
         """Return where the run goes on; None when it begins, and then no later one goes on from there either."""
         found = opening.checkpoint
         if found is None:
             return None
-        fresh = timedelta(0) <= opening.run.started_at - found.began_at <= within
-        if fresh and isinstance(connector, Resumable) and connector.resumes(found.cursor):
+        fresh = timedelta(0) <= opening.run.started_at - found.began_at <= policy.resume_within
+        same = found.settings == policy.settings
+        if fresh and same and isinstance(connector, Resumable) and connector.resumes(found.cursor):
             return found
         with self._catalog.writer(opening.run.source, opening.fence) as writer:
             writer.checkpoints.drop()

@@ -94,7 +94,8 @@ class Walk:
     """One walk over a source. `apply` is called from one thread, `flush_late` may run in another.
 
     todo: told of each document whose text is to do, in a pass for content. mark: told of each checkpoint, in order
-    with them; what came before is stored when everything before it was done.
+    with them; what came before is stored when everything before it was done. settings: digest of what the source is
+    read by.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class Walk:
         todo: Callable[[Todo], None],
         mark: Callable[[StoredCheckpoint], None],
         on_commit: Callable[[], None],
+        settings: str,
         resumed: StoredCheckpoint | None = None,
     ) -> None:
         self._catalog = catalog
@@ -115,6 +117,7 @@ class Walk:
         self._source = opening.run.source
         self._fence = opening.fence
         self._pass = opening.run.sync_pass
+        self._settings = settings
         self._began_at = opening.run.started_at if resumed is None else resumed.began_at
         self.documents = opening.documents
         self._acls: Acls = opening.acls
@@ -402,6 +405,7 @@ class Walk:
         self._marked_at = time.monotonic()
         self._mark(
             StoredCheckpoint(
+                settings=self._settings,
                 began_at=self._began_at,
                 cursor=cursor,
                 seen=self.met.seen.copy(),

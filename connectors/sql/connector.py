@@ -7,6 +7,7 @@ one state of the database together with everything that says who may read it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -15,6 +16,7 @@ from acl.model import MAX_DEPTH, Clause, ScopeId, Unknown
 from acl.principal import Principal
 from connectors.base import (
     Change,
+    Checkpoint,
     Cursor,
     Finding,
     Level,
@@ -67,7 +69,10 @@ class Sql:
         return [Finding(Level.INFO, f"`{self._declared.documents.table}` and all that is declared can be read")]
 
     def changes(self, cursor: Cursor | None) -> Iterator[Change]:
-        """Send groups, containers and rows; then look at the containers again. The cursor holds nothing."""
+        """Send groups, containers and rows; then look at the containers again.
+
+        The cursor of a checkpoint holds the last key; that of a complete walk holds nothing.
+        """
         self._tables.verify()
         yield from self._memberships()
         self._twice = set()
@@ -75,7 +80,7 @@ class Sql:
         yield ScopeChange(AUDIENCE, None, self._audience, self._declared.documents.table)
         for scope, found in self._sent.items():
             yield ScopeChange(scope, found.parent, found.clause, found.location)
-        after: object | None = None
+        after = None if cursor is None else _after(cursor)
         while True:
             with self._tables.moment() as moment:
                 page = moment.documents(after)
@@ -84,8 +89,14 @@ class Sql:
             if len(page) < PAGE:
                 break
             after = page[-1].key
+            with suppress(ValueOfRowError):  # A key that is no id: the next page has another.
+                yield Checkpoint({"after": rows.native_id(after)})
         yield from self._look_again()
         yield ScanComplete({"version": 1})
+
+    def resumes(self, cursor: Cursor) -> bool:
+        """Whether the cursor holds a key: rows come in the order of their keys, so that those behind it are to come."""
+        return _after(cursor) is not None
 
     def read(self, document: Upsert, limit_bytes: int) -> bytes:
         """Return the text of `document.version`, if the row and all containers around it are what was sent."""
@@ -237,6 +248,11 @@ class Sql:
 
 def _scope_id(key: object) -> ScopeId:
     return ScopeId(rows.native_id(key))
+
+
+def _after(cursor: Cursor) -> object | None:
+    found = cursor.get("after")
+    return _key(found) if isinstance(found, str) else None
 
 
 def _key(native_id: str) -> object:

@@ -148,13 +148,17 @@ class MemorySource:
             return [Finding(Level.ERROR, self.faults.check_error)]
         return [Finding(Level.INFO, f"{len(self.documents)} documents in memory")]
 
+    def resumes(self, cursor: Cursor) -> bool:
+        """Whether what was sent before this checkpoint is still what comes before it."""
+        return self._place(cursor) is not None
+
     def changes(self, cursor: Cursor | None) -> Iterator[Change]:
         """Send containers in the order of `scopes`, documents in the order of `documents`, and the faults."""
         self.cursors.append(cursor)
         self._listed.clear()
         self._sent_twice.clear()
         self._sent = dict(self.scopes)
-        for number, change in enumerate(self._walk()):
+        for number, change in enumerate(self._walk(None if cursor is None else self._place(cursor))):
             if self.faults.before_change is not None:
                 self.faults.before_change(number)
             if self.faults.fail_at == number:
@@ -191,13 +195,24 @@ class MemorySource:
         """Remember that it was called."""
         self.closed = True
 
-    def _walk(self) -> Iterator[Change]:
+    def _place(self, cursor: Cursor) -> int | None:
+        """How many documents come before a checkpoint; None when it cannot be told any more."""
+        last, sent = cursor.get("last"), cursor.get("sent")
+        names = list(self.documents)
+        # A document that was put in anew is behind the others: then what was sent is not what stands before it.
+        if isinstance(sent, int) and last in self.documents and names.index(str(last)) < sent:
+            return names.index(str(last)) + 1
+        return None
+
+    def _walk(self, place: int | None) -> Iterator[Change]:
         faults = self.faults
         yield from self._memberships()
         if not faults.scopes_last:
             yield from self._scope_changes()
-        sent = 0
-        for native_id in list(self.documents):
+        # Those before the checkpoint were listed by the walk that was interrupted.
+        self._listed.update(list(self.documents)[:place] if place else ())
+        sent = place or 0
+        for native_id in list(self.documents)[sent:]:
             found = self.documents.get(native_id)
             if found is None or native_id in faults.withhold_documents:
                 continue
@@ -205,7 +220,7 @@ class MemorySource:
             yield _upsert(native_id, found)
             sent += 1
             if self._checkpoint_every and sent % self._checkpoint_every == 0:
-                yield Checkpoint({"sent": sent})
+                yield Checkpoint({"sent": sent, "last": native_id})
         if faults.scopes_last:
             yield from self._scope_changes()
         yield from list(self.skips)

@@ -26,12 +26,14 @@ from service.stores.sealing import Sealing
 class StoredCheckpoint:
     """Everything before it is stored, texts included.
 
-    began_at: when the first part of the run began; what was met since then is verified as of that moment.
+    settings: digest of what the source was read by. began_at: when the first part of the run began; what was met since
+    then is verified as of that moment.
     cursor: the connector's. seen, unconfirmed: documents that were met, and those of them whose text could not be
     confirmed, by ordinal. containers: those that were met, True when listed in full. restless: those of which two
     things were said.
     """
 
+    settings: str
     began_at: datetime
     cursor: Cursor
     seen: BitMap
@@ -52,6 +54,7 @@ class Checkpoints:
     def put(self, sync_pass: SyncPass, found: StoredCheckpoint) -> None:
         """Store a checkpoint in place of the one before."""
         body = {
+            "settings": found.settings,
             "cursor": found.cursor,
             "seen": _text(found.seen),
             "unconfirmed": _text(found.unconfirmed),
@@ -83,6 +86,7 @@ class Checkpoints:
         except UnsealError:
             return None
         return StoredCheckpoint(
+            body["settings"],
             row.began_at,
             body["cursor"],
             _bitmap(body["seen"]),

@@ -87,6 +87,14 @@ class KnownDocuments:
                 found.update(connection.scalars(_WITH_ACL, {"source": self._source_id, "values": batch}))
         return found
 
+    def acls(self) -> frozenset[AclId]:
+        """Return the ACLs that any of them has."""
+        with self._reading() as connection:
+            wanted = select(_DOCUMENTS.acl_id).where(
+                _DOCUMENTS.source == self._source_id, _DOCUMENTS.deleted.is_(False)
+            )
+            return frozenset(AclId(acl_id) for acl_id in connection.scalars(wanted.distinct()))
+
     def served_by_scope(self) -> dict[ScopeId | None, int]:
         """Count the documents of which passages are stored, by container."""
         with self._reading() as connection:

@@ -12,7 +12,7 @@ import pytest
 from acl.model import NOBODY, Clause, Effect, Rule, ScopeId, Unknown
 from acl.principal import Principal
 from connectors import feed_file
-from connectors.base import Change, Connector, Level, Membership, MembershipsEnd, ScopeChange, Skip, Upsert
+from connectors.base import Change, Checkpoint, Connector, Level, Membership, MembershipsEnd, ScopeChange, Skip, Upsert
 from connectors.errors import FatalError, RetriableError, SkippableError
 from connectors.feed import AUDIENCE, Feed
 from connectors.registry import OptionError, build
@@ -607,3 +607,24 @@ def test_groups_are_counted_at_the_end(path: Path) -> None:
     write_lines(path, [*lines[:2], lines[3]])
     with pytest.raises(RetriableError, match="2 groups"):
         walk(path)
+
+
+def test_a_walk_goes_on_at_a_checkpoint_of_the_same_export(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups and scopes come again, documents before the checkpoint do not; of another export nothing is left out."""
+    monkeypatch.setattr("connectors.feed._CHECKPOINT_EVERY", 2)
+    lines = [scope("space"), *(document(name, scope="space") for name in "abcde")]
+    write(path, *lines)
+    cursor = next(change.cursor for change in feed(path).changes(None) if isinstance(change, Checkpoint))
+    connector = feed(path)
+
+    assert connector.resumes(cursor)
+    changes = list(connector.changes(cursor))
+    assert list(documents(changes)) == ["c", "d", "e"]
+    assert set(scopes(changes)) == {AUDIENCE, ScopeId("scope:space")}
+    assert [connector.read(one, 100) for one in documents(changes).values()]
+
+    write(path, *lines, document("f"))
+    again = feed(path)
+    assert not again.resumes(cursor)
+    assert list(documents(list(again.changes(cursor)))) == list("abcdef")
+    assert not again.resumes({"version": 1}), "the cursor of a complete walk is no checkpoint"

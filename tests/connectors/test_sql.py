@@ -16,7 +16,18 @@ import yaml
 from acl.decide import Allowed, decide
 from acl.model import Caller, Clause, Unknown
 from acl.principal import Principal, realm
-from connectors.base import Change, Level, Membership, MembershipsEnd, ScanComplete, ScopeChange, Skip, Upsert
+from connectors.base import (
+    Change,
+    Checkpoint,
+    Level,
+    Membership,
+    MembershipsEnd,
+    Resumable,
+    ScanComplete,
+    ScopeChange,
+    Skip,
+    Upsert,
+)
 from connectors.errors import FatalError, RetriableError, SkippableError
 from connectors.registry import OptionError, build
 from connectors.sql import tables
@@ -475,3 +486,22 @@ def test_groups_that_are_not_there_are_refused(database: Database, groups: objec
     with pytest.raises(FatalError) as caught:
         walk(database, groups=groups)
     assert message in str(caught.value)
+
+
+def test_a_walk_goes_on_behind_the_last_key(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Containers come again, rows up to the key do not, and what came behind it meanwhile does."""
+    monkeypatch.setattr(tables, "PAGE", 2)
+    monkeypatch.setattr("connectors.sql.connector.PAGE", 2)
+    database.project(1)
+    for name in "abcde":
+        database.ticket(name)
+    connector = database.connector()
+    assert isinstance(connector, Resumable)
+    checkpoints = [change.cursor for change in connector.changes(None) if isinstance(change, Checkpoint)]
+    database.ticket("f")
+
+    assert connector.resumes(checkpoints[0])
+    changes = list(connector.changes(checkpoints[0]))
+    assert [change.name for change in changes if isinstance(change, Upsert)] == ["c", "d", "e", "f"]
+    assert sum(isinstance(change, ScopeChange) for change in changes) == 2
+    assert not connector.resumes({"version": 1}), "the cursor of a complete walk is no checkpoint"

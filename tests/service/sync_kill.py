@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -155,20 +156,28 @@ def main(path: Path, seed: int, kills: int) -> None:
     # Small batches, so that there are many places to be killed at.
     walk.MOST_CHANGES = 7  # type: ignore[misc]
     texts._BATCH_DOCUMENTS = 5  # type: ignore[misc]
+    walk.CHECKPOINT_EVERY = timedelta(0)  # type: ignore[misc]
     history = History(seed)
     folder = path / "killed"
     folder.mkdir()
     killed: list[int] = []
+    resumed = 0
     while len(killed) < kills:
-        statement = history.random.randint(1, 260)
+        statement = history.random.randint(1, 560)
         if killed_sync(folder, history.source, statement):
             killed.append(statement)
         with open_world(folder, history.source) as world:
             check(world, history)
+            with world.catalog.reader() as reader:
+                resumed += sum(run.resumed for run in reader.runs(SOURCE, 1))
         if history.random.random() < 0.5:
             history.drift()
     with open_world(folder, history.source) as world:
-        assert world.sync().state is RunState.SUCCEEDED
+        # One that goes on says what was so when its first part began: the state of now is the next one's.
+        while (run := world.sync()).resumed:
+            resumed += 1
+            check(world, history)
+        assert run.state is RunState.SUCCEEDED
         check(world, history)
         after_kills = final(world)
         assert world.sync().counts.stored == 0
@@ -176,7 +185,9 @@ def main(path: Path, seed: int, kills: int) -> None:
     with open_world(path / "whole", history.source) as world:
         assert world.sync().state is RunState.SUCCEEDED
         whole = final(world)
-    (path / "outcome.json").write_text(json.dumps({"killed": killed, "after_kills": after_kills, "whole": whole}))
+    (path / "outcome.json").write_text(
+        json.dumps({"killed": killed, "after_kills": after_kills, "whole": whole, "resumed": resumed})
+    )
 
 
 if __name__ == "__main__":

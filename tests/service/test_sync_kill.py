@@ -21,5 +21,6 @@ def test_killed_syncs_end_in_the_state_of_one_that_was_not(tmp_path: Path, seed:
     outcome = json.loads((tmp_path / "outcome.json").read_text())
     assert len(outcome["killed"]) == 25
     assert len(set(outcome["killed"])) > 10, "kills at many different statements"
+    assert outcome["resumed"] > 2, "runs that went on from a checkpoint"
     assert outcome["after_kills"] == outcome["whole"]
     assert outcome["whole"]["chunks"] > 20
