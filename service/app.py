@@ -64,6 +64,7 @@ from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.keys import Custody, open_provider
 from service.keys.store import KeyStore
 from service.keys.watch import KeyWatch
+from service.leases import LeaseWatch
 from service.lookups import Keeping
 from service.preview import Preview
 from service.rebuild import Rebuilds
@@ -80,7 +81,7 @@ from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
 from service.stores.records import RunState, StoredRun
 from service.sync import SyncEngine, policy_of
-from service.sync_records import held_record
+from service.sync_records import held_record, lease_record
 from service.terms import TermHash
 
 log = structlog.get_logger()
@@ -259,6 +260,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     stops = Stops(audit)
     gate = Gate(_canaries(settings), stops, audit)
     access = Access(catalog, leases.of_all(settings), stopped=stops.sources)
+    lease_watch = LeaseWatch(
+        catalog, lambda: configuration.settings, lambda one: audit.append_blocking(lease_record(one))
+    )
+    lease_watch.start()
+    closing.callback(lease_watch.close)
     configuration.follow(
         catalog.add_source,
         audit.append_blocking,

@@ -4,19 +4,24 @@
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 
 from service.errors import UnavailableError
 from service.settings import Settings, SourceSettings
+from service.stores import schema
+from service.stores.clocks import read_clocks
+from service.stores.errors import storage_errors
 from service.stores.reader import Reader
 from service.stores.records import PassClock, SyncPass
+from service.stores.sqlite import open_readers
 
 log = structlog.get_logger()
 
@@ -77,6 +82,22 @@ class LeaseAlert:
     limit: timedelta
 
 
+def measured(catalog: Path) -> dict[str, dict[SyncPass, PassClock]]:
+    """Return the clocks in a catalog's file, which a running service may have open; nothing where there is none yet.
+
+    Raises StorageError.
+    """
+    if not catalog.exists():
+        return {}
+    readers = open_readers(catalog)
+    try:
+        with storage_errors(catalog), readers.begin() as connection:
+            known = connection.dialect.has_table(connection, schema.passes.name)
+            return read_clocks(connection) if known else {}
+    finally:
+        readers.dispose()
+
+
 class _Catalog(Protocol):
     def reader(self) -> AbstractContextManager[Reader]:
         """Open one read transaction."""
@@ -85,28 +106,42 @@ class _Catalog(Protocol):
 class LeaseWatch:
     """Tells of each lease when it is half over and when it is over, once for each time that it was renewed.
 
-    leases: of every configured source. tell: writes the audit record; may raise UnavailableError, and is asked again.
+    settings: those in force. tell: writes the audit record; may raise UnavailableError, and is asked again.
     """
 
     def __init__(
         self,
         catalog: _Catalog,
-        leases: Callable[[], Mapping[str, Leases]],
+        settings: Callable[[], Settings],
         tell: Callable[[LeaseAlert], object],
-        now: Callable[[], datetime],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._catalog = catalog
-        self._leases = leases
+        self._settings = settings
         self._tell = tell
         self._now = now
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
         self._told: dict[tuple[str, SyncPass], tuple[datetime, bool]] = {}
 
-    async def follow(self, every_s: float = _LOOK_EVERY_S) -> None:
-        """Look again and again. Runs until it is cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await loop.run_in_executor(None, self.look)
-            await asyncio.sleep(every_s)
+    def start(self, every_s: float = _LOOK_EVERY_S) -> None:
+        """Say which leases are too short; then look again and again in a thread, until `close`."""
+        with self._catalog.reader() as reader:
+            clocks = reader.clocks()
+        for complaint in too_short(self._settings().sources, clocks):
+            log.error("lease_too_short", detail=complaint)
+        self._thread = threading.Thread(target=self._follow, args=(every_s,), name="leases", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _follow(self, every_s: float) -> None:
+        while not self._closing.wait(every_s):
+            self.look()
 
     def look(self) -> None:
         """Look once. Blocks."""
@@ -133,7 +168,7 @@ class LeaseWatch:
     def _due(
         self, clocks: Mapping[str, Mapping[SyncPass, PassClock]], at: datetime
     ) -> Iterator[tuple[LeaseAlert, datetime]]:
-        for source, leases in self._leases().items():
+        for source, leases in of_all(self._settings()).items():
             for one, limit in leases.items():
                 clock = clocks.get(source, {}).get(one)
                 if clock is None:

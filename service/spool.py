@@ -114,8 +114,8 @@ class Spool(Generic[_T]):
         with storage_errors(self._folder / "spool"):
             sealed = os.pread(self._file.fileno(), size, start)
             if not self._blocks:
-                self._file.truncate(0)
-                self._end = 0
+                self._file.close()
+                self._file, self._end = None, 0
         # Opened only if this process sealed it: nobody else's pickle is read.
         found: list[_T] = pickle.loads(self._cipher.decrypt(self._nonce(number), sealed, None))  # noqa: S301
         return found

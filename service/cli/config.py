@@ -90,7 +90,7 @@ def _check(path: Path, connect: bool) -> tuple[list[Result], list[Result]]:
 def _files(settings: Settings) -> Iterator[Result]:
     """What is wrong with the options, and with the files that the settings name."""
     from connectors import registry
-    from service import directories
+    from service import directories, leases
     from service.audit import AuditKey
     from service.authn import Authenticator
 
@@ -111,6 +111,11 @@ def _files(settings: Settings) -> Iterator[Result]:
         except RemitError as err:
             yield Result("error", str(err))
     yield from (one for one in doctor.tls_results(settings) if one.level == "error")
+    yield from (Result("error", one) for one in leases.too_short(settings.sources, leases.measured(_catalog(settings))))
+
+
+def _catalog(settings: Settings) -> Path:
+    return settings.data / "catalog.sqlite"
 
 
 def _opens(keys: KeySettings) -> None:

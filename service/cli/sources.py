@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli import progress
+from service.cli import holds, progress
 from service.cli.connect import As, Json, Token, context
 from service.cli.screen import ago, out, print_json, since
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from remit.client import AdminClient, Source, SyncRun
 
 app = typer.Typer(no_args_is_help=True, help="Sources and their syncs (role `operator`).", rich_markup_mode=None)
+
+for command in (holds.holds, holds.approve, holds.reject):
+    app.command()(command)
 
 Name = Annotated[str, typer.Argument(help="The source's name.")]
 
@@ -79,13 +82,18 @@ def sync(
     ctx: typer.Context,
     name: Name,
     wait: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    permissions: Annotated[
+        bool, typer.Option("--permissions", help="Verify rules alone, and read no content.")
+    ] = False,
     token: Token = "",
     person: As = "",
     json: Json = False,
 ) -> None:
     """Start a run over a source, and follow it."""
+    from remit.client import SyncPass
+
     with context(ctx).admin(token, person) as admin:
-        run = admin.start_sync(name)
+        run = admin.start_sync(name, SyncPass.PERMISSIONS if permissions else SyncPass.CONTENT)
         if wait:
             run = progress.follow(admin, run.run_id, json=json)
         elif json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
 from typing import Any, Final
 
 from sqlalchemy import BindParameter, Column, Connection, Integer, Row, Select, String, and_, bindparam, func, select
@@ -15,6 +14,7 @@ from acl.normalize import decode
 from service.index.base import Add, AddText, FeedItem, Remove
 from service.keys.envelope import UnsealError
 from service.stores import schema
+from service.stores.clocks import read_clocks
 from service.stores.copies import find_text
 from service.stores.memberships import MEMBERSHIP, GroupChange, Pass, changes_since, passes
 from service.stores.records import (
@@ -284,18 +284,7 @@ class Reader:
 
     def clocks(self) -> dict[str, dict[SyncPass, PassClock]]:
         """Return the clocks of every source: of each pass that was ever complete."""
-        passes = schema.passes.c
-        rows = self._connection.execute(
-            select(schema.sources.c.name, passes.name.label("pass"), passes.verified_at, passes.took_ms).outerjoin(
-                schema.passes, passes.source == schema.sources.c.id
-            )
-        )
-        found: dict[str, dict[SyncPass, PassClock]] = {}
-        for name, one, verified_at, took_ms in rows.all():
-            clocks = found.setdefault(name, {})
-            if one is not None:
-                clocks[SyncPass(one)] = PassClock(verified_at, timedelta(milliseconds=took_ms))
-        return found
+        return read_clocks(self._connection)
 
     def stops(self, source: str | None) -> list[Stop]:
         """Return what the breaker holds of a source, or of all, the newest first."""
