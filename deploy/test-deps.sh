@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export DEBIAN_FRONTEND=noninteractive
-packages=(acl ca-certificates make git postgresql util-linux python3-samba)
+packages=(acl ca-certificates gcc libc6-dev make git postgresql util-linux python3-samba)
 # A token for the PKCS#11 provider, and what judges where the service connects to and how its unit is hardened.
 packages+=(softhsm2 strace systemd)
 # The directories that tests start themselves, each in a temporary folder on loopback: Active Directory and OpenLDAP.

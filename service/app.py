@@ -341,7 +341,12 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 def _open_audit(
     settings: Settings, folder: DataFolder, bodies: Bodies, key: AuditKey, closing: ExitStack
 ) -> tuple[AuditLog, AuditReader, Retention]:
-    facts = {"version": version("remit-server"), "settings_sha256": settings.sha256}
+    kept = {kind: duration.days for kind, duration in settings.audit.kept.items()}
+    facts: dict[str, object] = {
+        "version": version("remit-server"),
+        "settings_sha256": settings.sha256,
+        "kept_days": kept,
+    }
     log = AuditLog(folder.audit, key.signer, bodies, facts=facts)
     closing.callback(log.close)
     reader = AuditReader(log, folder.audit, key)

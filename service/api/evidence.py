@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -15,6 +15,7 @@ import structlog
 from google.protobuf.message import Message
 from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
+from acl.decide import Allowed
 from service.api.arrivals import Arrivals
 from service.api.floods import Floods
 from service.api.methods import METHODS
@@ -28,6 +29,7 @@ from service.audit.record import (
     Authority,
     Call,
     Kind,
+    Pass,
     Record,
     Returned,
     Sought,
@@ -39,7 +41,7 @@ from service.callers import Current
 from service.checks import Checked
 from service.errors import AuditUnavailableError
 from service.reading import Passage
-from service.search import Answer, Query
+from service.search import Answer, Query, Trace
 
 log = structlog.get_logger()
 
@@ -140,8 +142,11 @@ class LoggedCalls:
             if self._floods.counted(entry.peer, what, entry.received_at):
                 return
         made = self._call(entry)
+        if len(made.returned) <= _PASSAGES_A_RECORD:
+            await self._log.append(made.record())
+            return
         # Every part is durable before the answer leaves; they share the response's id, and the ranks go on.
-        for start in range(0, max(len(made.returned), 1), _PASSAGES_A_RECORD):
+        for start in range(0, len(made.returned), _PASSAGES_A_RECORD):
             part = made.returned[start : start + _PASSAGES_A_RECORD]
             await self._log.append(replace(made, returned=part).record())
 
@@ -178,7 +183,7 @@ class LoggedCalls:
             withheld={} if answer is None else answer.withheld,
             stale=() if facts is None else tuple(s.source for s in facts.freshness.sources if s.withheld),
             candidates=None if answer is None else answer.candidates,
-            sought=None if answer is None or answer.trace is None else Sought(**asdict(answer.trace)),
+            sought=None if answer is None or answer.trace is None else _sought(answer.trace),
         )
 
     def _asked(self, entry: Entry) -> Asked | None:
@@ -220,6 +225,8 @@ def _detail(error: Exception | None) -> str:
 
 def _target(request: Message | None) -> str:
     """What a call was about, as it was asked, found or not."""
+    if isinstance(request, retrieval_pb2.SearchRequest):
+        return ""  # most calls are: nothing else needs to be asked of them
     match request:
         case (
             retrieval_pb2.GetDocumentRequest()
@@ -322,13 +329,22 @@ def _about(current: Current) -> About:
 
 def _returned(answer: Answer) -> tuple[Returned, ...]:
     scores: tuple[float | None, ...] = answer.scores or (None,) * len(answer.passages)
-    return tuple(
-        _passage(rank, passage, score)
-        for rank, (passage, score) in enumerate(zip(answer.passages, scores, strict=True), 1)
-    )
+    known: dict[int, tuple[Allowed, tuple[Pass, ...]]] = {}
+    found = []
+    for rank, (passage, score) in enumerate(zip(answer.passages, scores, strict=True), 1):
+        # All were decided in one snapshot, in which an ACL's id names one ACL: what was allowed alike is written once.
+        same = known.get(passage.acl_id)
+        if same is None or same[0] != passage.allowed:
+            same = known[passage.acl_id] = (passage.allowed, passes(passage.acl, passage.allowed))
+        found.append(_passage(rank, passage, score, same[1]))
+    return tuple(found)
 
 
-def _passage(rank: int, passage: Passage, score: float | None) -> Returned:
+def _sought(trace: Trace) -> Sought:
+    return Sought(trace.path, trace.why, trace.permitted, trace.scored, trace.survivors, trace.rounds)
+
+
+def _passage(rank: int, passage: Passage, score: float | None, matches: tuple[Pass, ...]) -> Returned:
     return Returned(
         rank=rank,
         source=passage.document.source,
@@ -339,6 +355,6 @@ def _passage(rank: int, passage: Passage, score: float | None) -> Returned:
         start=passage.start,
         end=passage.end,
         acl_id=passage.acl_id,
-        matches=passes(passage.acl, passage.allowed),
+        matches=matches,
         score_e6=None if score is None else round(score * 1_000_000),
     )

@@ -6,7 +6,6 @@ It reads and writes that file; what is signed is `service.audit.checkpoint`.
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import secrets
 import unicodedata
@@ -49,7 +48,7 @@ class AuditKey:
     def query_digest(self, query: str) -> str:
         """HMAC-SHA256 of a query in NFKC, as hex: equal queries are equal, and nobody without the key can guess."""
         normal = unicodedata.normalize("NFKC", query).encode("utf-8", "surrogatepass")
-        return hmac.new(self._query_key, normal, hashlib.sha256).hexdigest()
+        return hmac.digest(self._query_key, normal, "sha256").hex()
 
     def seal_query(self, query: str, response_id: str) -> str:
         """A query's text for its record, as base64: it opens with this key and for this answer only."""

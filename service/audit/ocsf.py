@@ -2,7 +2,8 @@
 
 The whole record stands under `unmapped`, so that nothing is lost; what OCSF has a place for is also there. An event is
 a copy: evidence is the log, to which `metadata.uid` leads.
-Source: OCSF 1.5, classes 3002 Authentication, 6002 Application Lifecycle, 6003 API Activity, 6005 Datastore Activity.
+Source: OCSF 1.5, classes 2004 Detection Finding, 3002 Authentication, 6002 Application Lifecycle, 6003 API Activity,
+6005 Datastore Activity.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any, Final
 
 VERSION: Final = "1.5.0"
 
+_FINDING: Final = 2004
 _AUTHENTICATION: Final = 3002
 _LIFECYCLE: Final = 6002
 _API: Final = 6003
 _DATASTORE: Final = 6005
 
+_CREATE: Final = 1
 _READ: Final = 1
 _QUERY: Final = 4
 _LOGON: Final = 1
@@ -31,6 +34,7 @@ _FAILURE: Final = 2
 _INFORMATIONAL: Final = 1
 _LOW: Final = 2
 _MEDIUM: Final = 3
+_CRITICAL: Final = 5
 _ALARMING: Final = frozenset({"UNAUTHENTICATED", "ROLE_REQUIRED", "INTERNAL"})
 
 
@@ -45,7 +49,7 @@ def event(record: Mapping[str, Any], origin: str, version: str) -> dict[str, obj
         "class_uid": kind,
         "activity_id": activity,
         "type_uid": kind * 100 + activity,
-        "severity_id": _MEDIUM if reason in _ALARMING else _LOW if failed else _INFORMATIONAL,
+        "severity_id": _severity(kind, reason, failed=failed),
         "status_id": _FAILURE if failed else _SUCCESS,
         "time": int(datetime.fromisoformat(record["time"]).timestamp() * 1000),
         "metadata": {
@@ -71,6 +75,8 @@ def event(record: Mapping[str, Any], origin: str, version: str) -> dict[str, obj
         }
     if "peer" in body:
         made["src_endpoint"] = _endpoint(str(body["peer"]))
+    if kind == _FINDING:
+        made["finding_info"] = {"uid": body["alert_id"], "title": "A canary was about to leave; its source is stopped"}
     if kind == _DATASTORE:
         made["databucket"] = {"name": "remit", "type_id": _OTHER}
         made["resources"] = [
@@ -78,6 +84,14 @@ def event(record: Mapping[str, Any], origin: str, version: str) -> dict[str, obj
             for one in body.get("returned", ())
         ]
     return made
+
+
+def _severity(kind: int, reason: str, *, failed: bool) -> int:
+    if kind == _FINDING:
+        return _CRITICAL
+    if reason in _ALARMING:
+        return _MEDIUM
+    return _LOW if failed else _INFORMATIONAL
 
 
 def line(record: Mapping[str, Any], origin: str, version: str) -> str:
@@ -91,6 +105,8 @@ def _class_of(record: Mapping[str, Any]) -> tuple[int, int, int]:
     if body.get("reason") == "UNAUTHENTICATED":
         return 3, _AUTHENTICATION, _LOGON
     match record["class"]:
+        case "standing" if body.get("event") == "source stopped":
+            return 2, _FINDING, _CREATE
         case "query":
             search = str(body.get("rpc", "")).endswith("/Search")
             return 6, _DATASTORE, _QUERY if search else _READ

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from service.audit import segments
-from service.audit.bodies import BodyError, Gone, Period, glance
+from service.audit.bodies import HEAD_BYTES, BodyError, Gone, Period, glance
 from service.audit.errors import AuditTamperedError, IndexBehindError, RecordError
 from service.audit.index import RecordIndex, Wanted, use_of
 from service.audit.key import AuditKey
@@ -278,12 +278,12 @@ class AuditReader:
         found: dict[int, Gone] = {}
         last = max((period.day for period in periods), default=date.min)
         try:
-            for place, stored in segments.read_from(self._folder, Place(), self.size):
-                said = glance(stored)
+            for index, head in segments.heads(self._folder, self.size, HEAD_BYTES):
+                said = glance(head)
                 if said is not None and said.period.day > last:
                     break  # days only grow
                 if said is not None and said.period in periods:
-                    found[place.index] = said
+                    found[index] = said
         except segments.DamagedError as err:
             raise AuditTamperedError(f"record {err.index}: {err}", err.index) from err
         return found

@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Final
+from functools import lru_cache
+from json.encoder import encode_basestring
+from typing import Final, NamedTuple
 
 import rfc8785
 
@@ -155,7 +157,7 @@ def timestamp(moment: datetime) -> str:
     """RFC 3339 in UTC, always with microseconds. Raises RecordError without a time zone."""
     if moment.tzinfo is None:
         raise RecordError("a time without a time zone")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
 
 
 def micros(duration: timedelta) -> int:
@@ -195,7 +197,7 @@ class Authority:
     def of(cls, caller: Caller, at: datetime, roles: Iterable[str] = ()) -> Authority:
         """The authority of a resolved caller at the moment of the decision."""
         return cls(
-            principals_sha256=principals_digest(caller.principals),
+            principals_sha256=_principals_digest(caller.principals),
             principals=len(caller.principals),
             complete_realms=tuple(sorted(caller.complete)),
             resolution_age=max(at - caller.resolved_at, timedelta(0)),
@@ -205,6 +207,11 @@ class Authority:
 
 def principals_digest(principals: Iterable[Principal]) -> str:
     """SHA-256 over the sorted tokens, one a line, as hex. A token holds no line feed."""
+    return _principals_digest(frozenset(principals))
+
+
+@lru_cache(maxsize=1024)  # a caller's set stays the same object for as long as the resolution is kept
+def _principals_digest(principals: frozenset[Principal]) -> str:
     return hashlib.sha256("".join(f"{t}\n" for t in sorted(p.token for p in principals)).encode()).hexdigest()
 
 
@@ -271,13 +278,17 @@ class Sought:
         } | ({"dense_only": True} if self.dense_only else {})
 
 
-@dataclass(frozen=True, slots=True)
-class Pass:
+class Pass(NamedTuple):
     """How one clause let the caller through. clause: the scope's immutable id or `own`, never its place."""
 
     clause: str
     rule: int
     principal: str
+
+
+@lru_cache(maxsize=8192)
+def _token(principal: Principal) -> str:
+    return principal.token
 
 
 def passes(acl: Acl, allowed: Allowed) -> tuple[Pass, ...]:
@@ -287,7 +298,7 @@ def passes(acl: Acl, allowed: Allowed) -> tuple[Pass, ...]:
     """
     names = [*(str(scope.id) for scope in (acl.scope.chain() if acl.scope is not None else ())), "own"]
     return tuple(
-        Pass(name, match.rule, match.principal.token) for name, match in zip(names, allowed.matches, strict=True)
+        Pass(name, match.rule, _token(match.principal)) for name, match in zip(names, allowed.matches, strict=True)
     )
 
 
@@ -326,6 +337,27 @@ class Returned:
         if self.score_e6 is not None:
             found["score_e6"] = self.score_e6
         return found
+
+    def text(self) -> str:
+        """The canonical form of `body`, written out: ten of them are in the record of most searches."""
+        score = "" if self.score_e6 is None else f'"score_e6":{self.score_e6},'
+        return (
+            f'{{"acl_id":{self.acl_id},"chunk_id":{_quoted(self.chunk_id)},'
+            f'"content_sha256":{_quoted(self.content_sha256)},"document_id":{_quoted(self.document_id)},'
+            f'"matches":[{_matches_text(self.matches)}],"rank":{self.rank},{score}"source":{_quoted(self.source)},'
+            f'"span":[{self.start},{self.end}],"version":{_quoted(self.version)}}}'
+        )
+
+
+_quoted: Final = encode_basestring
+"""A string as RFC 8785 has it: escapes where JSON needs them, in lower case, and nowhere else."""
+
+
+@lru_cache(maxsize=4096)
+def _matches_text(matches: tuple[Pass, ...]) -> str:
+    return ",".join(
+        f'{{"clause":{_quoted(m.clause)},"principal":{_quoted(m.principal)},"rule":{m.rule}}}' for m in matches
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,7 +443,7 @@ class Call:
                 "mode": q.mode,
             } | ({"sealed": q.sealed} if q.sealed else {})
         if self.kind is Kind.QUERY:
-            body["returned"] = [one.body() for one in self.returned]
+            body["returned"] = []
         if self.about is not None:
             body["about"] = self.about.body()
         if self.checked:
@@ -426,7 +458,21 @@ class Call:
             body["candidates"] = self.candidates
         if self.sought is not None:
             body["sought"] = self.sought.body()
-        return record(self.kind, body)
+        return self._with_passages(record(self.kind, body)) if self.returned else record(self.kind, body)
+
+    def _with_passages(self, made: Record) -> Record:
+        """Put in the passages, which are in their form already. No text can hold the mark: its quotes are escaped."""
+        try:
+            written = ",".join([one.text() for one in self.returned]).encode()
+        except UnicodeEncodeError as err:
+            raise RecordError(f"no canonical form: {err}") from err
+        before, mark, behind = made.body.partition(_NO_PASSAGES)
+        if not mark or len(made.body) + len(written) > MAX_BYTES:
+            raise RecordError(f"a record of {len(made.body) + len(written)} bytes, or without a place for passages")
+        return Record(made.kind, b"".join((before, mark[:-1], written, mark[-1:], behind)), made.response_id)
+
+
+_NO_PASSAGES: Final = b'"returned":[]'
 
 
 def run_record(

@@ -124,6 +124,31 @@ def read_from(folder: Path, place: Place, stop: int) -> Iterator[tuple[Place, by
                 at = Place(at.index + 1, at.segment, at.offset + _LENGTH_BYTES + length)
 
 
+def heads(folder: Path, stop: int, size: int) -> Iterator[tuple[int, bytes]]:
+    """The first `size` bytes of each stored record up to, and without, number `stop`, and its number; quicker than all.
+
+    Raises DamagedError when the records are not there.
+    """
+    index = 0
+    while index < stop:
+        path = folder / "segments" / _segment_name(index)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError as err:
+            raise DamagedError(index, f"the segment `{path.name}` is missing") from err
+        with file:
+            end = os.fstat(file.fileno()).st_size
+            at = 0
+            while at < end and index < stop:
+                file.seek(at)
+                data = file.read(_LENGTH_BYTES + size)
+                at += _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES])
+                if at > end or len(data) <= _LENGTH_BYTES:
+                    raise DamagedError(index, "the record is cut off")
+                yield index, data[_LENGTH_BYTES:]
+                index += 1
+
+
 def place_before(folder: Path, index: int) -> Place:
     """Where the segment begins that holds record `index`. Raises DamagedError when there is none."""
     firsts = [int(path.stem) for path in (folder / "segments").glob("*.seg") if path.stem.isdecimal()]

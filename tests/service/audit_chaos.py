@@ -10,6 +10,8 @@ At a point drawn by lot the log breaks:
     torn      a write stores a part of its bytes and fails
     hang      the disk does not answer any more
 
+The last four come from a library that is loaded before libc (`faulty_disk.c`, needs a C compiler).
+
 Each round ends with these claims: every answer that the client received has its record; the tree verifies, without a
 gap; unless it was killed, the server answered UNAVAILABLE from then on and its health said NOT_SERVING; and the log
 can be opened again and written.
@@ -20,15 +22,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import errno
+import ctypes
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections import Counter
@@ -42,7 +44,7 @@ from remit.v1 import retrieval_pb2
 
 from benchmarks.report import Report
 from service import audit_keys, settings
-from service.audit import AuditKey, AuditLog, Kind, record, segments, verify
+from service.audit import AuditKey, AuditLog, Kind, record, verify
 from service.audit.segments import Reader
 from service.keys import KeyStore, open_provider
 from service.stores.catalog import KEYS
@@ -59,33 +61,19 @@ class ChaosError(AssertionError):
     """A claim did not hold."""
 
 
-class FaultyOs:
-    """The module `os` for the log's files, until the disk breaks after a number of writes."""
-
-    def __init__(self, fault: str, after: int) -> None:
-        self._fault = fault
-        self._left = after
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(os, name)
-
-    def write(self, handle: int, data: bytes) -> int:
-        """As `os.write`."""
-        self._left -= 1
-        if self._left < 0 and self._fault == "readonly":
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        if self._left < 0 and self._fault == "torn":
-            os.write(handle, bytes(data)[: len(data) // 2])
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return os.write(handle, data)
-
-    def fdatasync(self, handle: int) -> None:
-        """As `os.fdatasync`."""
-        if self._left < 0 and self._fault == "error":
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        if self._left < 0 and self._fault == "hang":
-            threading.Event().wait()
-        os.fdatasync(handle)
+def preload() -> None:
+    """Start this program again with the disk that breaks before libc, unless that was done."""
+    if "faulty_disk" in os.environ.get("LD_PRELOAD", ""):
+        return
+    library = Path(tempfile.mkdtemp(prefix="remit-faulty-")) / "faulty_disk.so"
+    source = Path(__file__).with_name("faulty_disk.c")
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    environment = os.environ | {"LD_PRELOAD": str(library)}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.service.audit_chaos", *sys.argv[1:]], env=environment, check=False
+    )
+    shutil.rmtree(library.parent)
+    sys.exit(done.returncode)
 
 
 async def _serve(folder: Path, fault: str, after: int, tell: int) -> None:
@@ -97,7 +85,8 @@ async def _serve(folder: Path, fault: str, after: int, tell: int) -> None:
         service.sync()
         watch = asyncio.create_task(service.health.watch(lambda: service.audit.failure, every_s=0.05))
         if fault not in ("kill", "full"):
-            vars(segments)["os"] = FaultyOs(fault, after)  # the log's own view of the module
+            audit = os.fsencode((folder / "data" / "audit").resolve())
+            ctypes.CDLL(None).faulty_disk_break(fault.encode(), after, audit)
         os.write(tell, json.dumps({"callers": str(service.callers), "token": service.token("alice")}).encode())
         os.close(tell)
         await ended.wait()
@@ -253,6 +242,7 @@ def main() -> int:
     parser.add_argument("--fault", choices=FAULTS, action="append")
     parser.add_argument("--report", action="store_true", help="write benchmarks/results/chaos_audit.json")
     asked = parser.parse_args()
+    preload()
     faults = asked.fault or [f for f in FAULTS if f != "full" or os.geteuid() == 0]
     passed, answers, failed = Counter[str](), 0, 0
     for number in range(asked.rounds):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ def test_every_answer_has_its_record_whatever_breaks(fault: str) -> None:
     """Ten seeded rounds: a server under load breaks; answers have records, the tree verifies, nothing more leaves."""
     if fault == "full":
         need(os.geteuid() == 0, "a memory file system of its own size needs root")
+    need(shutil.which("cc") is not None, "the disk that breaks is written in C: install the package `gcc`")
     done = subprocess.run(
         [sys.executable, "-m", "tests.service.audit_chaos", "--rounds", "10", "--fault", fault],
         cwd=Path(__file__).parents[2],

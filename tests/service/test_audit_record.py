@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from acl.decide import Allowed, decide
 from acl.model import Acl, Caller, Clause, Effect, Rule, Scope, ScopeId
 from acl.principal import Principal, realm
-from service.audit import Actor, Asked, AuditKey, Authority, Call, Kind, RecordError, Returned, passes, record
+from service.audit import Actor, Asked, AuditKey, Authority, Call, Kind, Pass, RecordError, Returned, passes, record
 from service.audit.checkpoint import Checkpoint, NoteError, Signer, Verifier, open_note, sign_note
 from service.audit.record import Envelope, envelope, parse, principals_digest
 from service.errors import StartError
@@ -44,6 +45,47 @@ def test_the_bytes_of_a_record_are_the_canonical_ones(body: dict[str, object]) -
     assert found["body"] == body
     assert (found["index"], found["class"], found["v"]) == (7, "query", 2)
     assert found["time"] == "2026-11-22T10:00:00.000001Z"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
+passed = st.builds(Pass, texts, st.integers(0, 9), texts)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Returned,
+            rank=st.integers(1, 99),
+            source=texts,
+            document_id=texts,
+            version=texts,
+            chunk_id=texts,
+            content_sha256=texts,
+            start=st.integers(0, 2**40),
+            end=st.integers(0, 2**40),
+            acl_id=st.integers(0, 2**40),
+            matches=st.lists(passed, max_size=3).map(tuple),
+            score_e6=st.none() | st.integers(-1_000_000, 1_000_000),
+        ),
+        max_size=4,
+    ),
+    texts,
+)
+def test_passages_that_are_written_by_hand_are_canonical(returned: list[Returned], source: str) -> None:
+    """Whatever stands in them and around them: exactly the bytes that RFC 8785 gives for the same record."""
+    call = Call(Kind.QUERY, "x/Search", "r", "OK", timedelta(0), target=source, epochs={source: 1, '"returned":[]': 2})
+
+    made = replace(call, returned=returned).record()
+
+    expected = json.loads(call.record().body) | {"returned": [one.body() for one in returned]}
+    assert made.body == rfc8785.dumps(expected)
+
+
+def test_a_passage_with_broken_text_is_no_record() -> None:
+    """A lone surrogate has no canonical form, wherever it stands."""
+    broken = Returned(1, "\ud800", "d", "1", "c", "00", 0, 1, 1, ())
+    with pytest.raises(RecordError):
+        Call(Kind.QUERY, "x/Search", "r", "OK", timedelta(0), returned=[broken]).record()
 
 
 @pytest.mark.parametrize("value", [None, 1.5, float("nan"), 2**53, b"bytes", {"deep": [None]}, {1: 2}, "\ud800", NOW])
