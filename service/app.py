@@ -41,7 +41,7 @@ from service.api.standing import StandingServicer
 from service.api.wrapper import Wrapper
 from service.approvals import Approvals
 from service.audience import Audience
-from service.audit import AuditKey, AuditLog, AuditReader, Bodies, Record, run_record
+from service.audit import AuditKey, AuditLog, AuditReader, Bodies, Kind, Record, record, run_record
 from service.audit.retention import Retention
 from service.authn import Authenticator
 from service.backup import Backups
@@ -67,6 +67,7 @@ from service.keys.watch import KeyWatch
 from service.leases import LeaseWatch
 from service.lookups import Keeping
 from service.preview import Preview
+from service.purge import Purge
 from service.rebuild import Rebuilds
 from service.review import People, Review
 from service.roles import Roles
@@ -295,6 +296,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     )
     checks = Checks(access, catalog.sealing, callers)
     people = People(identity, callers, {one.name: ATTRIBUTES[one.kind][0] for one in settings.directories})
+    purge = indexes.purge(catalog, audit, closing)
     custody = Custody(keys, lambda: secret_options.versions_in_use(configuration.settings))
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
@@ -315,7 +317,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         "StandingService": StandingServicer(retention, stops, executor),
         "CustodyService": CustodyServicer(
             custody,
-            _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)), keys),
+            _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC), purge), keys),
             Backups(
                 folder,
                 settings.keys.store,
@@ -376,6 +378,17 @@ class _Indexes:
         """Say that the catalog has changed."""
         for follower in self.followers:
             follower.notify()
+
+    def purge(self, catalog: Catalog, audit: AuditLog, closing: ExitStack) -> Purge:
+        """What makes both anew after a shredding."""
+
+        def done() -> None:
+            audit.append_blocking(record(Kind.ADMIN, {"event": "index purged"}))
+
+        made = Purge(catalog, self.followers, done)
+        made.start()
+        closing.callback(made.close)
+        return made
 
     def settle(self) -> None:
         """Wait until both hold what the catalog holds."""
