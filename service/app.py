@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -56,9 +56,9 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.grants import Grants
 from service.identity import Identity
-from service.index.base import FeedItem, Remove
+from service.index.base import FeedItem, Index, Remove
 from service.index.edge import EdgeIndex
-from service.index.follow import RenewingFollower, follow
+from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import VectorGenerations, WordGenerations
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.keys import Custody, open_provider
@@ -68,7 +68,7 @@ from service.leases import LeaseWatch
 from service.lookups import Keeping
 from service.preview import Preview
 from service.purge import Purge
-from service.rebuild import Rebuilds
+from service.rebuild import InPlace, Rebuilds, Renewable
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -313,7 +313,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
             runs, executor, audit_key.page_key, configuration.reload, SourceHolds(catalog, configuration.names)
         ),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
-        "IndexService": IndexServicer(indexes.rebuilds, lambda: indexes.vectors.count),
+        "IndexService": IndexServicer(Rebuilds(indexes.renewables), lambda: indexes.vectors.count),
         "StandingService": StandingServicer(retention, stops, executor),
         "CustodyService": CustodyServicer(
             custody,
@@ -365,14 +365,10 @@ def _open_audit(
 class _Indexes:
     """Both indexes, each with what brings it up to the catalog."""
 
-    vectors: VectorGenerations
+    vectors: Index
     words: WordGenerations
-    followers: tuple[RenewingFollower[FeedItem], RenewingFollower[AddTerms | Remove]]
-
-    @property
-    def rebuilds(self) -> Rebuilds:
-        """What makes both anew."""
-        return Rebuilds(dict(zip(("vectors", "words"), self.followers, strict=True)))
+    followers: tuple[Follower[FeedItem], Follower[AddTerms | Remove]]
+    renewables: Mapping[str, Renewable]
 
     def notify(self) -> None:
         """Say that the catalog has changed."""
@@ -385,7 +381,7 @@ class _Indexes:
         def done() -> None:
             audit.append_blocking(record(Kind.ADMIN, {"event": "index purged"}))
 
-        made = Purge(catalog, self.followers, done)
+        made = Purge(catalog, tuple(self.renewables.values()), done)
         made.start()
         closing.callback(made.close)
         return made
@@ -401,7 +397,12 @@ def _open_indexes(
 ) -> _Indexes:
     vectors = _index(folder, catalog, dimension, settings)
     closing.callback(vectors.close)
-    vectors_follow = RenewingFollower(catalog, vectors)
+    vectors_follow: Follower[FeedItem]
+    renewed: Renewable = InPlace()
+    if isinstance(vectors, VectorGenerations):
+        vectors_follow = renewed = RenewingFollower(catalog, vectors)
+    else:
+        vectors_follow = Follower(catalog, vectors)
     vectors_follow.start()
     closing.callback(vectors_follow.close)
     hashed = term_hash(keys)
@@ -410,7 +411,8 @@ def _open_indexes(
     words_follow = RenewingFollower(TermFeed(catalog, hashed), words)
     words_follow.start()
     closing.callback(words_follow.close)
-    return _Indexes(vectors, words, (vectors_follow, words_follow))
+    renewables = {"vectors": renewed, "words": words_follow}
+    return _Indexes(vectors, words, (vectors_follow, words_follow), renewables)
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
@@ -444,7 +446,24 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         return index.count
 
 
-def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> VectorGenerations:
+def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> Index:
+    if settings.qdrant is not None:
+        # Only here, because the client is an extra.
+        try:
+            from service.index.qdrant import QdrantIndex, connect
+        except ImportError as err:
+            missing = "qdrant-client is not installed: `pip install 'remit-server[qdrant]'`"
+            raise SettingsError(f"`index.backend: qdrant`: {missing}") from err
+
+        return QdrantIndex(
+            connect(settings.qdrant),
+            collection=settings.qdrant.collection,
+            incarnation=catalog.incarnation,
+            dimension=dimension,
+            tuning=settings.index,
+            server_side=settings.qdrant.server_side,
+        )
+
     def open_generation(path: Path) -> EdgeIndex:
         return EdgeIndex(path, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
 

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 import structlog
 
 from service.errors import StartError, UnavailableError
+from service.rebuild import Renewable
 
 log = structlog.get_logger()
 
@@ -30,17 +31,6 @@ class Kept(Protocol):
 
     def keep(self, renewal: str) -> bool:
         """It need not for this one, which was acted upon. False when another came later."""
-
-
-class Renewable(Protocol):
-    """What is needed of an index's follower: `service.index.follow.RenewingFollower`."""
-
-    @property
-    def alone(self) -> bool:
-        """Whether the served generation is the only one on the disk."""
-
-    def renew(self, *, stop: Callable[[], bool]) -> None:
-        """Make the index anew and serve that. Raises StartError and UnavailableError."""
 
 
 class Purge:
@@ -81,6 +71,7 @@ class Purge:
             self._turn.wait_for(lambda: self._closed or not self._catalog.renewal, wait_s)
 
     def _run(self) -> None:
+        failing = False
         while True:
             with self._turn:
                 self._turn.wait_for(lambda: self._closed or bool(self._catalog.renewal))
@@ -90,10 +81,13 @@ class Purge:
             try:
                 self._purge()
             except (StartError, UnavailableError) as err:
-                log.error("index_not_renewed", detail=str(err))
+                if not failing:
+                    log.error("index_not_renewed", detail=str(err))
+                failing = True
                 with self._turn:
                     self._turn.wait_for(lambda: self._closed, _RETRY_S)
                 continue
+            failing = False
             # What was shredded meanwhile may have come too late for this generation: then once more.
             if not self._ended() and self._catalog.keep(renewal):
                 self._done()

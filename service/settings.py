@@ -23,7 +23,9 @@ from service import audit_settings, directories, issuers, key_settings, listener
 from service.audit_settings import AuditSettings
 from service.directories import DirectorySettings, Link
 from service.errors import StartError
+from service.index import qdrant_settings
 from service.index.planner import MAX_BITS, Tuning
+from service.index.qdrant_settings import QdrantSettings
 from service.issuers import IssuerSettings
 from service.key_settings import KeySettings
 from service.listeners import Address, Listen, Tls
@@ -131,6 +133,7 @@ class Settings:
 
     roles: for each role the principals that hold it; a role that is not there is nobody's.
     sha256: of the bytes of the file, as hex.
+    qdrant: where the index of vectors stands, None for the embedded one.
     """
 
     file: Path
@@ -145,6 +148,7 @@ class Settings:
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
     index: Tuning
+    qdrant: QdrantSettings | None
     limits: Limits
     sources: tuple[SourceSettings, ...]
     audit: AuditSettings
@@ -187,6 +191,12 @@ def _read(root: Field, path: Path) -> Settings:
     )
     embedding = mistakes.of(lambda: _embedding(entries.get("embedding"), base), EmbeddingSettings("hash", None))
     index = mistakes.of(lambda: _index(entries.get("index")), Tuning())
+    qdrant = mistakes.of(
+        lambda: (
+            qdrant_settings.read(entries["index"].mapping(), entries["index"], base) if "index" in entries else None
+        ),
+        None,
+    )
     limits = mistakes.of(lambda: _limits(entries.get("limits")), Limits(0))
     audit = mistakes.of(
         lambda: audit_settings.read(entries["audit"], base) if "audit" in entries else AuditSettings(), AuditSettings()
@@ -230,6 +240,7 @@ def _read(root: Field, path: Path) -> Settings:
         roles=bound,
         embedding=embedding,
         index=index,
+        qdrant=qdrant,
         limits=limits,
         sources=sources,
         audit=audit,
@@ -304,7 +315,7 @@ def _embedding(item: Field | None, base: Path) -> EmbeddingSettings:
 
 def _index(item: Field | None) -> Tuning:
     names = [one.name for one in fields(Tuning)]
-    entries = item.mapping(names) if item is not None else {}
+    entries = item.mapping([*names, *qdrant_settings.KEYS]) if item is not None else {}
     ranges = {
         "bits": (1, MAX_BITS),
         "candidates": (10, 10_000),
@@ -315,6 +326,7 @@ def _index(item: Field | None) -> Tuning:
     values: dict[str, Any] = {
         name: value.flag() if name == "approximate" else value.whole(*ranges[name]) if name in ranges else value.share()
         for name, value in entries.items()
+        if name in names
     }
     return Tuning(**values)
 
