@@ -69,6 +69,7 @@ from service.lookups import Keeping
 from service.preview import Preview
 from service.purge import Purge
 from service.rebuild import InPlace, Rebuilds, Renewable
+from service.rerank import ModelReranker
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -293,6 +294,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         sealing=catalog.sealing,
         callers=callers,
         shadow=shadow,
+        reranker=_reranker(settings, closing),
     )
     checks = Checks(access, catalog.sealing, callers)
     people = People(identity, callers, {one.name: ATTRIBUTES[one.kind][0] for one in settings.directories})
@@ -338,6 +340,14 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         arrivals=calls.arrivals,
     )
     return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration)
+
+
+def _reranker(settings: Settings, closing: ExitStack) -> ModelReranker | None:
+    if settings.reranking is None:
+        return None
+    reranker = ModelReranker(settings.reranking.path, settings.reranking.top)
+    closing.callback(reranker.close)
+    return reranker
 
 
 def _open_audit(

@@ -61,7 +61,7 @@ _APART: Final = "expected another group: who audits changes nothing, and who cha
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "links", "roles"),
-    *("embedding", "index", "limits", "sources", "audit", "backup"),
+    *("embedding", "reranking", "index", "limits", "sources", "audit", "backup"),
 )
 
 
@@ -82,6 +82,14 @@ class EmbeddingSettings:
 
     kind: Literal["model", "hash"]
     path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankingSettings:
+    """A cross-encoder. path: its folder. top: how many passages it orders, at least as many as are asked for."""
+
+    path: Path
+    top: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +155,7 @@ class Settings:
     links: tuple[Link, ...]
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
+    reranking: RerankingSettings | None
     index: Tuning
     qdrant: QdrantSettings | None
     limits: Limits
@@ -190,6 +199,7 @@ def _read(root: Field, path: Path) -> Settings:
         lambda: key_settings.read(root.need(entries, "keys", "`provider` and where it is"), base, data), None
     )
     embedding = mistakes.of(lambda: _embedding(entries.get("embedding"), base), EmbeddingSettings("hash", None))
+    reranking = mistakes.of(lambda: _reranking(entries["reranking"], base) if "reranking" in entries else None, None)
     index = mistakes.of(lambda: _index(entries.get("index")), Tuning())
     qdrant = mistakes.of(
         lambda: (
@@ -239,6 +249,7 @@ def _read(root: Field, path: Path) -> Settings:
         links=links,
         roles=bound,
         embedding=embedding,
+        reranking=reranking,
         index=index,
         qdrant=qdrant,
         limits=limits,
@@ -311,6 +322,12 @@ def _embedding(item: Field | None, base: Path) -> EmbeddingSettings:
             entries["path"].fail("a hash embedding has no model, expected no path")
         return EmbeddingSettings("hash", None)
     return EmbeddingSettings("model", entries["path"].path(base) if "path" in entries else None)
+
+
+def _reranking(item: Field, base: Path) -> RerankingSettings:
+    entries = item.mapping(["path", "top"])
+    path = item.need(entries, "path", "the folder of a cross-encoder").path(base)
+    return RerankingSettings(path, entries["top"].whole(2, 200) if "top" in entries else 30)
 
 
 def _index(item: Field | None) -> Tuning:

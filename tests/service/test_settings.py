@@ -14,7 +14,7 @@ from service.errors import StartError
 from service.index.planner import Tuning
 from service.key_settings import FileProvider
 from service.schedules import Schedule
-from service.settings import Address, BackupSettings, SettingsError, load
+from service.settings import Address, BackupSettings, RerankingSettings, SettingsError, load
 
 GOOD = """\
 version: 1
@@ -437,3 +437,14 @@ def test_a_qdrant_server_that_cannot_be_is_refused(write: Callable[[str], Path],
         load(write(GOOD + f"index: {{{entry}}}\n"))
 
     assert message in str(refused.value)
+
+
+def test_reranking_names_a_folder(write: Callable[[str], Path]) -> None:
+    """Off unless it is named; a number of passages that makes no sense is refused."""
+    found = load(write(GOOD + "reranking: {path: models/cross, top: 50}\n"))
+
+    assert load(write(GOOD)).reranking is None
+    assert found.reranking == RerankingSettings(found.base / "models" / "cross", 50)
+    for entry in ("{top: 5}", "{path: x, top: 1}", "{path: x, model: y}"):
+        with pytest.raises(SettingsError, match=r"remit\.yaml:28: reranking"):
+            load(write(GOOD + f"reranking: {entry}\n"))
