@@ -150,7 +150,7 @@ class Alerter:
                     if failing:
                         failing = False
                         _log.info("alert_recovered", place=self._place.name)
-            except (OSError, AuditUnavailableError) as err:
+            except (OSError, ValueError, AuditUnavailableError) as err:
                 if not failing:
                     failing = True
                     what = (err.strerror or str(err)) if isinstance(err, OSError) else type(err).__name__

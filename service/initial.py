@@ -104,6 +104,13 @@ sources: []
 #    ancestors_above_root: enforce   # folders above the root count too; `trust` for a tree that is exported elsewhere
 #    max_permissions_age: 24h        # older permissions withhold the source's documents
 #    every: 15m                      # how often it is read; without it only people start runs
+#    canaries: ["*/salaries-board.md"]   # documents that nobody may be given: one in an answer stops the source
+
+# How long records of the audit log are kept, by class; 400d for each that is not named, never below the minimum.
+# audit:
+#  retention: {query: 400d, admin: 800d}
+#  minimum_retention: 90d
+#  alerts: [{webhook: https://alerts.example.com/remit, secret: ./keys/alerts.key}, {syslog: /dev/log}]
 """
 
 PEOPLE: Final = """\

@@ -156,7 +156,8 @@ class Bodies(Opener):
         counted = self._sealing.get(period)
         if counted is None or not counted.left:
             counted = self._sealing[period] = _Counted(self._keys.sealing(period.name), USES)
-            self._opening.pop(int.from_bytes(_period_code(period)), None)
+            with self._lock:
+                self._opening.pop(int.from_bytes(_period_code(period)), None)
             # Two days at most, however long the service runs.
             self._sealing = {other: one for other, one in self._sealing.items() if (day - other.day).days <= 1}
         counted.left -= 1

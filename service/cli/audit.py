@@ -80,7 +80,10 @@ def _opener(settings: Settings) -> Opener:
     from service.audit import AuditKey
     from service.keys import open_provider
 
-    return audit_keys.opener(settings.keys.store, open_provider(settings.keys), AuditKey.load(settings.keys.audit))
+    try:
+        return audit_keys.opener(settings.keys.store, open_provider(settings.keys), AuditKey.load(settings.keys.audit))
+    except StartError as err:
+        raise StartError(f"{err}; without keys, `remit audit verify --leaves-only` checks leaves and root") from err
 
 
 def _asked(ctx: typer.Context, response_id: str, token: str, person: str) -> tuple[AuditRecord, ...]:

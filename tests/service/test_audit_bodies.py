@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -215,6 +216,37 @@ def test_the_keys_are_in_the_key_store(tmp_path: Path) -> None:
     create_key_file(tmp_path / "other")
     with pytest.raises(StartError, match="cannot be opened"):
         audit_keys.opener(tmp_path / "store", FileKey(tmp_path / "other"), KEY)
+
+
+def test_what_expired_is_beyond_reading_but_with_older_key_stores(tmp_path: Path, wall: Wall) -> None:
+    """Its key is in no file of the key store; an older copy of the log with today's keys says that it expired."""
+    create_key_file(tmp_path / "kek")
+    provider, path = FileKey(tmp_path / "kek"), tmp_path / "store" / KEYS
+    store = KeyStore(path, provider)
+    kept = Kept(tmp_path / "log", wall, audit_keys.bodies(store, KEY))
+    kept.log.append_blocking(answer(1))
+    with store.read() as connection:
+        asked = "SELECT wrapped FROM documents WHERE document LIKE 'query%'"
+        (wrapped,) = [row.wrapped for row in connection.exec_driver_sql(asked)]
+    store.empty_log()
+    assert wrapped in path.read_bytes(), "the control: it is found while it is there"
+    shutil.copytree(tmp_path / "store", tmp_path / "older")
+    shutil.copytree(tmp_path / "log", tmp_path / "copy")
+    wall.at += timedelta(days=500)
+
+    kept.retention.sweep()
+
+    files = b"".join(one.read_bytes() for one in (tmp_path / "store").iterdir())
+    assert wrapped not in files
+    now, then = (audit_keys.opener(tmp_path / name, provider, KEY) for name in ("store", "older"))
+    assert (gone := find(tmp_path / "copy", "r-1", now)) is not None
+    assert (gone.expired, gone.data) == (Period("query", DAY), b"")
+    assert (read := find(tmp_path / "copy", "r-1", then)) is not None
+    assert read.record["class"] == "query"
+    assert not verify(tmp_path / "copy", KEY.verifier, now).ok, "this copy does not know of the expiry"
+    assert verify(tmp_path / "log", KEY.verifier, now).ok
+    kept.close()
+    store.close()
 
 
 def test_uses_are_counted_again_when_they_are_used_up(monkeypatch: pytest.MonkeyPatch) -> None:
