@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 from acl.model import Caller
 from acl.principal import Principal, Realm
-from connectors.base import of_source
+from connectors.base import of_source, own_realm
 from connectors.directories import base as directories
 from service.authn import Subject
 from service.directories import Link
@@ -54,6 +54,11 @@ class Resolved:
     left_out: Mapping[str, str] = field(default_factory=dict)
     as_of: int = 0
     sources_left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unsaid(self) -> Mapping[str, str]:
+        """Everybody who could not say what the subject holds, with the reason; sources by the realm of their groups."""
+        return {**self.left_out, **{own_realm(name): why for name, why in self.sources_left_out.items()}}
 
     @property
     def incomplete(self) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
+from connectors.base import of_source
 from connectors.yaml_file import Field, YamlFileError
 from service import audit_settings, directories, issuers, key_settings, listeners, roles, service_accounts
 from service.audit_settings import AuditSettings
@@ -305,7 +306,7 @@ def _bound(item: Field, listed: tuple[DirectorySettings, ...]) -> Principal:
             found = Principal.parse(text)
     except InvalidValueError:
         item.expected(what)
-    if found.realm.startswith("source:"):
+    if of_source(found.realm):
         item.fail(f"expected a group of a directory, found `{text}`: a source does not say who administers")
     # A class is everybody with an account: that is no role.
     if found.is_class:

@@ -274,6 +274,7 @@ def _conditions(request: Message | None) -> dict[str, str]:
             review_pb2.CheckUserAccessRequest()
             | review_pb2.ExplainUserAccessRequest()
             | review_pb2.ListUserDocumentsRequest()
+            | review_pb2.ResolveUserRequest()
         ):
             named = {"user": request.user.user, "directory": request.user.directory}
             return {name: value[:_LONGEST_TARGET] for name, value in named.items() if value}

@@ -59,6 +59,7 @@ METHODS: Final = {
     "remit.v1.ReviewService/ListGrants": Rule(
         ACCESS_ADMIN, default_s=60.0, longest_s=600.0, also=frozenset({AUDITOR, SOURCE_OWNER})
     ),
+    "remit.v1.ReviewService/ResolveUser": _REVIEW,
     "remit.v1.ReviewService/PreviewChange": Rule(
         ACCESS_ADMIN, default_s=60.0, longest_s=600.0, also=frozenset({AUDITOR})
     ),

@@ -83,6 +83,11 @@ class ReviewServicer:
         token = "" if following is None else self._tokens.write(following, request, call)
         return Reply(wire_review.grants_response(rows, token, call.request_id))
 
+    async def ResolveUser(self, request: review_pb2.ResolveUserRequest, call: Call) -> Reply:
+        """Return everything that somebody holds."""
+        found = await self._executor.run(self._review.resolve, wire_access.person(request.user))
+        return Reply(wire_access.resolve_user_response(found, call.request_id))
+
     async def PreviewChange(self, request: review_pb2.PreviewChangeRequest, call: Call) -> Reply:
         """Say what a change would do."""
         match request.WhichOneof("change"):

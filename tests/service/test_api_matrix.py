@@ -46,6 +46,7 @@ _REQUESTS: dict[str, Message] = {
     "ReviewService/ListDocuments": review_pb2.ListDocumentsRequest(),
     "ReviewService/ListReaders": review_pb2.ListReadersRequest(document_id="x"),
     "ReviewService/ListGrants": review_pb2.ListGrantsRequest(),
+    "ReviewService/ResolveUser": review_pb2.ResolveUserRequest(user=_ALICE),
     "ReviewService/PreviewChange": review_pb2.PreviewChangeRequest(
         membership=review_pb2.MembershipChange(user=_ALICE, group="sales")
     ),
@@ -107,6 +108,7 @@ _FOR_AN_ACCESS_ADMIN = {
     "ReviewService/ListDocuments": "OK",
     "ReviewService/ListReaders": "NOT_FOUND",
     "ReviewService/ListGrants": "OK",
+    "ReviewService/ResolveUser": "OK",
     "ReviewService/PreviewChange": "OK",
     "SourceService/ListSources": "OK",
     "SourceService/GetSource": "OK",

@@ -49,6 +49,7 @@ TABLE: dict[str, frozenset[str]] = {
     "ReviewService/ListDocuments": REVIEWERS | {"source-owner"},
     "ReviewService/ListReaders": REVIEWERS,
     "ReviewService/ListGrants": REVIEWERS | {"source-owner"},
+    "ReviewService/ResolveUser": REVIEWERS,
     "ReviewService/PreviewChange": REVIEWERS,
     "SourceService/ListSources": SOURCES,
     "SourceService/GetSource": SOURCES,

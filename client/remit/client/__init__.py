@@ -28,6 +28,7 @@ from remit.client.access_values import (
     ExplainedDocument,
     Explanation,
     PlacePage,
+    ResolvedUser,
     User,
     UserChecks,
 )
@@ -150,6 +151,7 @@ __all__ = [
     "Rebuild",
     "Reload",
     "RemitError",
+    "ResolvedUser",
     "ReviewClient",
     "RoleRequiredError",
     "Rotation",
