@@ -114,6 +114,7 @@ class App:
         runs: SourceRuns,
         keys: KeyWatch,
         configuration: Configuration,
+        directories: Mapping[str, Callable[[], str | None]],
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
@@ -124,6 +125,7 @@ class App:
         self._runs = runs
         self._keys = keys
         self._configuration = configuration
+        self._directories = directories
         self.closing = ExitStack()
 
     async def serve(self, ready: Callable[[Listening], None]) -> None:
@@ -143,7 +145,7 @@ class App:
             loop.create_task(
                 self._health.watch(
                     lambda: self._audit.failure or self._authenticator.failure,
-                    parts={"remit.v1.CustodyService": lambda: self._keys.failure},
+                    parts={"remit.v1.CustodyService": lambda: self._keys.failure, **self._directories},
                 )
             ),
             loop.create_task(self._authenticator.follow()),
@@ -330,7 +332,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
             executor,
         ),
     }
-    health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
+    parts = identity.parts()
+    health = Health([*(one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)), *parts])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
     server = Server(
         wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, gate=gate, executor=executor),
@@ -339,7 +342,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
         arrivals=calls.arrivals,
     )
-    return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration)
+    return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration, parts)
 
 
 def _reranker(settings: Settings, closing: ExitStack) -> ModelReranker | None:

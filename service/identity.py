@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from threading import Lock
 from typing import Final, Protocol
 
@@ -33,6 +34,9 @@ from service.source_groups import Joined, NoGroups
 
 MAX_RESOLUTION_AGE: Final = timedelta(seconds=60)
 """How long what a directory said may be used where its settings say nothing else."""
+
+HEALTH: Final = "directory/"
+"""How the names begin by which the standard health service tells of directories."""
 
 _INCOMPLETE_FOR_S: Final = 1.0
 _MOST_JOINED: Final = 50_000
@@ -141,6 +145,10 @@ class Identity:
         for lookups in self._watched:
             lookups.start()
 
+    def parts(self) -> dict[str, Callable[[], str | None]]:
+        """By its name in the health service, why each directory does not answer; None while it does."""
+        return {f"{HEALTH}{name}": partial(getattr, one, "failure") for name, one in self._lookups.items()}
+
     def close(self) -> None:
         """Stop following, and close the directories."""
         for lookups in self._lookups.values():
@@ -225,7 +233,8 @@ class Identity:
         for part in parts.values():
             for principal, path in part.resolution.paths.items():
                 paths.setdefault(principal, path)
-        roles = self._roles.of(paths)
+        unsure = self._not_asked(parts, left_out)
+        roles = self._roles.of(paths, unsure) if left_out else self._roles.of(paths)
         joined = self._groups.join(paths, self._complete(parts))
         paths.update(joined.paths)
         complete = joined.complete
@@ -251,6 +260,14 @@ class Identity:
         # Groups of sources are as of now, which is later than every one of these.
         as_of = min(part.as_of for part in parts.values())
         return Resolved(caller, together, roles, dict(left_out), as_of, joined.left_out)
+
+    def _not_asked(self, parts: Mapping[str, Kept], left_out: Mapping[str, str]) -> Callable[[Realm], bool]:
+        """Whether principals of a realm may be held besides: by directories left out, and those behind them alone."""
+        names = list(left_out)
+        for name in names:
+            names += [one.target for one in self._links.get(name, ()) if one.target not in (*names, *parts)]
+        silent = [self._lookups[name].directory for name in names]
+        return lambda realm: any(directory.feeds(realm) for directory in silent)
 
     def _complete(self, parts: Mapping[str, Kept]) -> frozenset[Realm]:
         said = {name: part.resolution.complete for name, part in parts.items()}

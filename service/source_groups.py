@@ -98,14 +98,18 @@ class SourceGroups:
         self._lock: Final = threading.Lock()
         self._state = _State()
         self._revision: int | None = None
+        self._limited = 0
 
     def limit(self, limits: Mapping[str, timedelta]) -> None:
         """Use other limits from now on: the groups of a source that they do not name are not known."""
         self._limits = dict(limits)
+        self._limited += 1
 
     def settled(self) -> int | None:
         """Return a number that stays the same as long as no group changed; None: nobody can tell at the moment."""
-        return self._catalog.memberships_revision.settled()
+        revision = self._catalog.memberships_revision.settled()
+        # Neither ever gets smaller, so the sum changes with each of them.
+        return None if revision is None else revision + self._limited
 
     def join(self, held: Mapping[Principal, tuple[str, ...]], complete: frozenset[Realm]) -> Joined:
         """Return what somebody belongs to in sources who holds `held` in directories; `complete`: realms of those."""

@@ -36,6 +36,7 @@ _KINDS: Final = {
     audit_pb2.AUDIT_CLASS_HEARTBEAT: Kind.HEARTBEAT,
     audit_pb2.AUDIT_CLASS_AUDIT: Kind.AUDIT,
     audit_pb2.AUDIT_CLASS_STANDING: Kind.STANDING,
+    audit_pb2.AUDIT_CLASS_ON_BEHALF: Kind.ON_BEHALF,
 }
 
 

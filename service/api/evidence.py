@@ -87,6 +87,13 @@ class CheckEvidence:
     about: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class HeldEvidence:
+    """Somebody else was resolved, to say what they hold."""
+
+    current: Current
+
+
 class Log(Protocol):
     """What keeps records: `service.audit.log.AuditLog`."""
 
@@ -152,6 +159,8 @@ class LoggedCalls:
 
     def _call(self, entry: Entry) -> Call:
         kind = _KINDS[entry.rpc.partition("/")[0]]
+        if entry.subject is not None and entry.subject.on_behalf is not None:
+            kind = Kind.ON_BEHALF
         caller, decided_at, answer = entry.caller, entry.received_at, None
         if isinstance(entry.evidence, SearchEvidence | ReadingEvidence):
             answer = entry.evidence.answer
@@ -177,7 +186,7 @@ class LoggedCalls:
             else Authority.of(caller.resolved.caller, decided_at, caller.resolved.roles),
             asked=self._asked(entry),
             returned=() if answer is None else _returned(answer),
-            about=None if checks is None or not checks.about else _about(checks.answer.caller),
+            about=_about(entry.evidence),
             checked=() if checks is None else checks.answer.checked,
             epochs={} if facts is None else facts.epochs,
             withheld={} if answer is None else answer.withheld,
@@ -323,7 +332,14 @@ def _actor(entry: Entry) -> Actor | None:
     return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account, acting)
 
 
-def _about(current: Current) -> About:
+def _about(evidence: object) -> About | None:
+    match evidence:
+        case CheckEvidence(answer, about=True):
+            current = answer.caller
+        case HeldEvidence(current):
+            pass
+        case _:
+            return None
     found = current.resolved
     return About(current.subject.directory, found.resolution.account_id, principals_digest(found.caller.principals))
 

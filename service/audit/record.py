@@ -29,6 +29,7 @@ FORMAT: Final = 2
 SALT_BYTES: Final = 16
 MAX_BYTES: Final = 4 * 1024 * 1024
 _MAX_INTEGER: Final = 2**53 - 1
+_RETRIEVAL: Final = "remit.v1.RetrievalService/"
 
 
 class Kind(Enum):
@@ -42,6 +43,7 @@ class Kind(Enum):
     HEARTBEAT = "heartbeat"  # nothing happened, and the log was there
     AUDIT = "audit"  # calls that read the audit log
     STANDING = "standing"  # what stands until another record ends it: holds, expiries, stopped sources; never expires
+    ON_BEHALF = "on_behalf"  # calls of a service that names a person, whatever they ask for
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +451,7 @@ class Call:
                 "approximate": q.approximate,
                 "mode": q.mode,
             } | ({"sealed": q.sealed} if q.sealed else {})
-        if self.kind is Kind.QUERY:
+        if self.kind is Kind.QUERY or (self.kind is Kind.ON_BEHALF and self.rpc.startswith(_RETRIEVAL)):
             body["returned"] = []
         if self.about is not None:
             body["about"] = self.about.body()

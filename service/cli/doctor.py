@@ -274,6 +274,27 @@ def _listeners(settings: Settings) -> Iterator[Result]:
             yield Result("ok", f"listener {address}")
         else:
             yield Result("error", f"listener {address}", "NOT_SERVING: the service's log says why")
+    yield from _asked_by_service(settings)
+
+
+def _asked_by_service(settings: Settings) -> Iterator[Result]:
+    """Whether the running service gets answers from its directories, which another account or network may not."""
+    from grpc import RpcError, insecure_channel
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from service.identity import HEALTH
+
+    with insecure_channel(str(settings.listen.administrators), [("grpc.enable_http_proxy", 0)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for one in settings.directories:
+            try:
+                request = health_pb2.HealthCheckRequest(service=f"{HEALTH}{one.name}")
+                status = stub.Check(request, timeout=5).status
+            except RpcError:
+                continue  # said above, or the service was started before this directory was in the settings
+            if status != health_pb2.HealthCheckResponse.SERVING:
+                why = "what names its realm is withheld; its log says `directory_unavailable` with the reason"
+                yield Result("error", f"directory `{one.name}` does not answer the running service", why)
 
 
 def _handshake(address: Address, chain: bytes) -> Result:

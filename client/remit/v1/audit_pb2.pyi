@@ -44,6 +44,8 @@ class _AuditClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditClass
     """Calls that read the audit log."""
     AUDIT_CLASS_STANDING: _AuditClass.ValueType  # 8
     """What stands until another record ends it: legal holds, expiries of bodies, stopped sources. Never expires."""
+    AUDIT_CLASS_ON_BEHALF: _AuditClass.ValueType  # 9
+    """Calls of a service that names a person, whatever they ask for."""
 
 class AuditClass(_AuditClass, metaclass=_AuditClassEnumTypeWrapper):
     """The class of a record."""
@@ -66,6 +68,8 @@ AUDIT_CLASS_AUDIT: AuditClass.ValueType  # 7
 """Calls that read the audit log."""
 AUDIT_CLASS_STANDING: AuditClass.ValueType  # 8
 """What stands until another record ends it: legal holds, expiries of bodies, stopped sources. Never expires."""
+AUDIT_CLASS_ON_BEHALF: AuditClass.ValueType  # 9
+"""Calls of a service that names a person, whatever they ask for."""
 Global___AuditClass: _TypeAlias = AuditClass  # noqa: Y015
 
 @_typing.final
