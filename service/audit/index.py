@@ -32,7 +32,6 @@ _BATCH: Final = 4096
 _KINDS: Final = tuple(Kind)
 _LAST: Final = 2**62
 _MICROSECOND: Final = timedelta(microseconds=1)
-_DAY: Final = timedelta(days=1) // _MICROSECOND
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SCHEMA: Final = """
     CREATE TABLE state (format INTEGER, origin TEXT, next INTEGER, segment INTEGER, offset INTEGER, last BLOB);
@@ -145,12 +144,13 @@ class RecordIndex:
             db = self._opened(None)
             return [Place(*row) for row in db.execute(sql, values)]
 
-    def days_naming(self, name: str) -> frozenset[date]:
-        """The days (UTC) of all records that may have a name, such as `person:u-1`."""
+    def places_naming(self, name: str) -> list[Place]:
+        """Where all records stand that may have a name, such as `person:u-1`, in order."""
+        asked = """SELECT record.idx, record.segment, record.offset FROM named
+            CROSS JOIN record ON record.idx = named.idx WHERE named.name = ? ORDER BY record.idx"""
         with self._lock:
             db = self._opened(None)
-            rows = db.execute("SELECT DISTINCT time / ? FROM named WHERE name = ?", (_DAY, self._digest(name)))
-            return frozenset((_EPOCH + timedelta(days=day)).date() for (day,) in rows)
+            return [Place(*row) for row in db.execute(asked, (self._digest(name),))]
 
     def expire(self, gone: Mapping[int, Gone]) -> None:
         """Keep of these records, by number, what stays known of them when their bodies are gone, and no more."""

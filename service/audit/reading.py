@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -296,8 +296,16 @@ class AuditReader:
         wanted = Wanted(document_id=document_id, person=person)
         with self._asking():
             self._catch_up(self.size)
-            found = [self._index.days_naming(name) for name in wanted.names()]
-        return frozenset.intersection(*found) if found else frozenset()
+            places = [self._index.places_naming(name) for name in wanted.names()]
+        # The day that a body was sealed for, which is not that of its time when a clock was set back.
+        days = [frozenset(self._days(one)) for one in places]
+        return frozenset.intersection(*days) if days else frozenset()
+
+    def _days(self, places: Iterable[Place]) -> Iterator[date]:
+        for place in places:
+            found = glance(segments.head(self._folder, place, HEAD_BYTES))
+            if found is not None:
+                yield found.period.day
 
     def expire(self, gone: Mapping[int, Gone]) -> None:
         """Forget what the index knows of these records beside class, day and response. Raises IndexBehindError."""

@@ -124,6 +124,13 @@ def read_from(folder: Path, place: Place, stop: int) -> Iterator[tuple[Place, by
                 at = Place(at.index + 1, at.segment, at.offset + _LENGTH_BYTES + length)
 
 
+def head(folder: Path, place: Place, size: int) -> bytes:
+    """The first `size` bytes of the stored record at a place. Raises OSError."""
+    with (folder / "segments" / _segment_name(place.segment)).open("rb") as file:
+        file.seek(place.offset + _LENGTH_BYTES)
+        return file.read(size)
+
+
 def heads(folder: Path, stop: int, size: int) -> Iterator[tuple[int, bytes]]:
     """The first `size` bytes of each stored record up to, and without, number `stop`, and its number; quicker than all.
 

@@ -455,10 +455,28 @@ def test_a_hold_keeps_what_it_names_until_it_is_lifted(kept: Kept, hold: Hold, s
     kept.close()
 
 
+def test_a_hold_keeps_the_key_of_a_record_that_a_clock_dated_back(kept: Kept) -> None:
+    """The day that counts is that of the key: what was written under a clock that was set back is kept, too."""
+    kept.wall.at = START + timedelta(days=30)
+    kept.log.append_blocking(answer(7, "u-7", "d-7"))
+    kept.wall.at = START
+    kept.log.append_blocking(answer(8, "u-8", "d-8"))
+    kept.wall.at = START + timedelta(days=500)
+
+    kept.retention.hold(Hold("", "kai", "a case", kinds=frozenset({"query"}), person="u-8"))
+    gone = kept.retention.sweep()
+
+    assert Period("query", DAY) in gone
+    assert Period("query", DAY + timedelta(days=30)) not in gone
+    assert kept.reader.by_response("r-8")[0].expired is None
+
+
 def test_nothing_expires_when_a_hold_cannot_be_told(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an index nobody knows on which days a person is named: then everything stays."""
     kept.retention.hold(Hold("", "kai", "a case", person="u-1"))
-    monkeypatch.setattr(kept.reader._index, "days_naming", lambda name: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    monkeypatch.setattr(
+        kept.reader._index, "places_naming", lambda name: (_ for _ in ()).throw(OSError(5, "I/O error"))
+    )
 
     with pytest.raises(Exception, match="cannot be used"):
         kept.retention.sweep()
