@@ -60,6 +60,8 @@ _KINDS: Final = {
     "remit.v1.IndexService": Kind.ADMIN,
     "remit.v1.StandingService": Kind.ADMIN,
 }
+# A result of a control is one, however it came into the log.
+_KIND_OF_METHOD: Final = {"remit.v1.AuditService/RecordProof": Kind.CONTROL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +160,7 @@ class LoggedCalls:
             await self._log.append(replace(made, returned=part).record())
 
     def _call(self, entry: Entry) -> Call:
-        kind = _KINDS[entry.rpc.partition("/")[0]]
+        kind = _KIND_OF_METHOD.get(entry.rpc) or _KINDS[entry.rpc.partition("/")[0]]
         if entry.subject is not None and entry.subject.on_behalf is not None:
             kind = Kind.ON_BEHALF
         caller, decided_at, answer = entry.caller, entry.received_at, None
@@ -298,6 +300,16 @@ def _conditions(request: Message | None) -> dict[str, str]:
             given = {"document_id": request.document_id, "person": request.person}
         case audit_pb2.ExportAuditRecordsRequest():
             given = {"first_index": str(request.first_index), "follow": "true" if request.follow else ""}
+        case audit_pb2.RecordProofRequest():
+            return {
+                "proof": request.proof[:_LONGEST_TARGET],
+                "result": audit_pb2.ProofResult.Name(request.result).removeprefix("PROOF_RESULT_").lower()
+                if request.result in audit_pb2.ProofResult.values()
+                else str(request.result),
+                "report_sha256": request.report_sha256[:32].hex(),
+                "checks": str(request.checks),
+                "failed": str(request.failed),
+            }
         case _:
             return {}
     for name in ("start_time", "end_time"):

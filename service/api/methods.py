@@ -92,6 +92,7 @@ METHODS: Final = {
     "remit.v1.StandingService/LiftLegalHold": _KEY_ADMIN,
     "remit.v1.StandingService/ListStoppedSources": Rule(OPERATOR, also=frozenset({ACCESS_ADMIN, AUDITOR})),
     "remit.v1.StandingService/ClearSource": Rule(OPERATOR, also=frozenset({ACCESS_ADMIN})),
+    "remit.v1.AuditService/RecordProof": _AUDITOR,
     "remit.v1.CustodyService/GetKeyStatus": _KEY_ADMIN,
     "remit.v1.CustodyService/RotateKeys": _KEY_ADMIN,
     "remit.v1.CustodyService/RewrapKeys": _KEY_ADMIN,

@@ -75,6 +75,9 @@ _REQUESTS: dict[str, Message] = {
     "StandingService/LiftLegalHold": standing_pb2.LiftLegalHoldRequest(hold_id="x", why="settled"),
     "StandingService/ListStoppedSources": standing_pb2.ListStoppedSourcesRequest(),
     "StandingService/ClearSource": standing_pb2.ClearSourceRequest(name=COMPANY, why="understood"),
+    "AuditService/RecordProof": audit_pb2.RecordProofRequest(
+        proof="all", result=audit_pb2.PROOF_RESULT_PASSED, report_sha256=bytes(32), checks=1
+    ),
     "CustodyService/GetKeyStatus": custody_pb2.GetKeyStatusRequest(),
     "CustodyService/RotateKeys": custody_pb2.RotateKeysRequest(),
     "CustodyService/RewrapKeys": custody_pb2.RewrapKeysRequest(limit=10),
@@ -148,6 +151,7 @@ _FOR_AN_AUDITOR = {
     "AuditService/GetConsistencyProof": "OK",
     "StandingService/ListLegalHolds": "OK",
     "StandingService/ListStoppedSources": "OK",
+    "AuditService/RecordProof": "OK",
 }
 _FOR_A_CONTENT_AUDITOR = {**_FOR_A_CALLER, "AuditService/GetQueryText": "NOT_FOUND"}
 _FOR_A_KEY_ADMIN = {

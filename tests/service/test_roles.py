@@ -70,6 +70,7 @@ TABLE: dict[str, frozenset[str]] = {
     "AuditService/GetCheckpoint": AUDITORS,
     "AuditService/GetInclusionProof": AUDITORS,
     "AuditService/GetConsistencyProof": AUDITORS,
+    "AuditService/RecordProof": AUDITORS,
     "AuditService/GetQueryText": frozenset({"audit-reader-content"}),
     "StandingService/PlaceLegalHold": KEY_ADMINS,
     "StandingService/ListLegalHolds": KEY_ADMINS | AUDITORS,
