@@ -187,6 +187,7 @@ class Load:
 
     async def until_answered(self, person: str, mode: retrieval_pb2.SearchMode.ValueType, since: float) -> float:
         """Seconds from `since` until a search in this mode is answered."""
-        while not await self.search(person, "plan budget", mode):
+        while True:
+            if await self.search(person, "plan budget", mode):
+                return time.monotonic() - since
             await asyncio.sleep(0.02)
-        return time.monotonic() - since

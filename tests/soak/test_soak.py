@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,13 @@ from tests.soak.__main__ import Plan, soak
 from tests.soak.checker import check
 
 
-def world(**documents: list[tuple[object, float, float]]) -> dict[str, object]:
+def world(**documents: Sequence[tuple[object, float, float]]) -> dict[str, object]:
     """A world of one person, one scope and some documents."""
-    forever = float("inf")
     return {
         "parents": {"s": None},
         "scopes": {"s": [([["allow", ["members"]]], 0.0, 0.0)]},
         "people": {"p": [(["members", "group-g", "user-p"], 0.0, 0.0), (["members", "user-p"], 50.0, 50.1)]},
         "documents": documents,
-        "forever": forever,
     }
 
 
