@@ -69,6 +69,7 @@ from service.lookups import Keeping
 from service.preview import Preview
 from service.purge import Purge
 from service.rebuild import InPlace, Rebuilds, Renewable
+from service.removal import Removals
 from service.rerank import ModelReranker
 from service.review import People, Review
 from service.roles import Roles
@@ -194,8 +195,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     def bound(new: Settings) -> Settings:
         return secret_options.bound(new, lambda: provider)
 
-    settings = bound(settings)
     configuration = Configuration(settings, make, bound)
+    settings = configuration.settings
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
     opened = _directories(settings, closing)
@@ -213,6 +214,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     audit, audit_reader, retention = _open_audit(
         settings, folder, audit_keys.bodies(keys, audit_key), audit_key, closing
     )
+    configuration.withhold(catalog.removals())
+    settings = configuration.settings
     for one in settings.sources:
         catalog.add_source(one.name, one.kind)
     roles = Roles(settings.roles)
@@ -252,12 +255,15 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         policy=lambda name: policy_of(configuration.settings, name),
         on_held=lambda stop: audit.append_blocking(held_record(stop)),
     )
+    removals = Removals(catalog, configuration, audit.append_blocking, indexes.notify)
+    closing.callback(removals.close)
     runs = SourceRuns(
         {one.name: one for one in settings.sources},
         catalog,
         engine,
         connect,
         lambda run: audit.append_blocking(_run_record(run)),
+        removals,
     )
     closing.callback(runs.close)
 
@@ -280,7 +286,9 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         lambda new: extractor.limit(new.limits.max_document_bytes),
         lambda new: engine.limit(new.limits.max_document_bytes),
         lambda new: runs.use(new.sources),
+        lambda new: removals.look(),
     )
+    removals.start()
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
     callers = Callers(identity, access.latest)

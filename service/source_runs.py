@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from connectors.base import Connector, Finding, Level
 from connectors.errors import ConnectorError
 from service.api.sources import RunPage, SourceState
 from service.errors import NotFoundError
+from service.removal import Removals
 from service.schedules import Schedule, waits_for_a_person
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
-from service.stores.records import StoredRun, StoredSource, SyncPass
+from service.stores.records import Removal, StoredRun, StoredSource, SyncPass
 from service.sync import SyncEngine
 from service.timetable import Timetable
 
@@ -33,6 +34,7 @@ class SourceRuns:
         engine: SyncEngine,
         connect: Callable[[str], Connector],
         on_started: Callable[[StoredRun], object],
+        removals: Removals,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._sources = dict(sources)
@@ -40,18 +42,22 @@ class SourceRuns:
         self._engine = engine
         self._connect = connect
         self._on_started = on_started
+        self._removals = removals
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self.timetable = Timetable(self, _schedules(self._sources), now)
 
     def states(self) -> Sequence[SourceState]:
         """See `Sources`."""
+        removed = self._catalog.removals()
         with self._catalog.reader() as reader:
-            stored = [one for one in reader.sources() if one.name in self._sources]
-        return [self._state(one) for one in stored]
+            stored = [one for one in reader.sources() if one.name in self._sources or one.name in removed]
+        return [self._state(one, removed.get(one.name)) for one in stored]
 
-    def _state(self, stored: StoredSource) -> SourceState:
-        settings, latest = self._sources[stored.name], () if stored.latest_run is None else (stored.latest_run,)
+    def _state(self, stored: StoredSource, removal: Removal | None) -> SourceState:
+        settings, latest = self._sources.get(stored.name), () if stored.latest_run is None else (stored.latest_run,)
+        if settings is None:
+            return SourceState(stored, timedelta(0), timedelta(0), removal=removal)
         return SourceState(
             stored,
             settings.max_permissions_age,
@@ -66,6 +72,11 @@ class SourceRuns:
         if found is None:
             raise NotFoundError(f"no source is called `{name}`")
         return found
+
+    def remove(self, name: str) -> SourceState:
+        """See `Sources`."""
+        self._removals.remove(name)
+        return self.state(name)
 
     def check(self, name: str) -> Sequence[Finding]:
         """See `Sources`."""

@@ -263,7 +263,7 @@ def _target(request: Message | None) -> str:
             target = request.name
         case source_pb2.ApproveHoldRequest() | source_pb2.RejectHoldRequest():
             target = request.hold_id
-        case source_pb2.ListSyncRunsRequest():
+        case source_pb2.ListSyncRunsRequest() | source_pb2.RemoveSourceRequest():
             target = request.name
         case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest() | source_pb2.CancelSyncRunRequest():
             target = request.run_id

@@ -499,6 +499,11 @@ def run_record(
     return record(Kind.INGEST, body)
 
 
+def removal_record(event: str, source: str, documents: int) -> Record:
+    """The record of a source that is withheld (`source_removed`) or gone (`source_purged`)."""
+    return record(Kind.INGEST, {"event": event, "source": source, "documents": documents})
+
+
 def settings_record(before: str, after: str, changed: Sequence[str]) -> Record:
     """The record of settings that took the place of others. before, after: SHA-256 of the files, as hex.
 

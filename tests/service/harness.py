@@ -74,6 +74,7 @@ from service.index.postings import Postings
 from service.keys import Custody, KeyStore, open_provider
 from service.preview import Preview
 from service.rebuild import Rebuilds
+from service.removal import Removals
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -305,6 +306,7 @@ class EngineSources:
         self._engine = engine
         self._source = source
         self.threads: list[threading.Thread] = []
+        self.removals: Removals | None = None
 
     def states(self) -> list[SourceState]:
         """See `Sources`."""
@@ -342,6 +344,14 @@ class EngineSources:
         if stored is None:
             raise NotFoundError("no such run")
         return stored
+
+    def remove(self, name: str) -> SourceState:
+        """See `Sources`."""
+        assert self.removals is not None
+        self.removals.remove(name)
+        with self._catalog.reader() as reader:
+            found = next(one for one in reader.sources() if one.name == name)
+        return SourceState(found, timedelta(0), timedelta(0), removal=self._catalog.removals()[name])
 
     def runs(self, name: str, before: int | None, limit: int) -> RunPage:
         """See `Sources`."""
@@ -608,6 +618,7 @@ async def serving(
             lambda new: access.limit(leases.of_all(new)),
             lambda new: roles.use(new.roles),
         )
+        sources.removals = Removals(catalog, configuration, log.append_blocking, lambda: None)
         custody = Custody(keys)
 
         def settle() -> None:

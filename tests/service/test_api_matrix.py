@@ -63,6 +63,7 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/ApproveHold": source_pb2.ApproveHoldRequest(hold_id="x"),
     "SourceService/RejectHold": source_pb2.RejectHoldRequest(hold_id="x"),
     "IndexService/RebuildIndex": index_pb2.RebuildIndexRequest(),
+    "SourceService/RemoveSource": source_pb2.RemoveSourceRequest(name="x"),
     "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
     "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
     "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
@@ -139,6 +140,7 @@ _FOR_AN_OPERATOR = {
     "IndexService/RebuildIndex": "OK",
     "StandingService/ListStoppedSources": "OK",
     "StandingService/ClearSource": "NOT_FOUND",
+    "SourceService/RemoveSource": "NOT_FOUND",
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,

@@ -64,6 +64,7 @@ TABLE: dict[str, frozenset[str]] = {
     "SourceService/ApproveHold": DECIDING,
     "SourceService/RejectHold": DECIDING,
     "IndexService/RebuildIndex": frozenset({"operator"}),
+    "SourceService/RemoveSource": frozenset({"operator"}),
     "AuditService/GetAuditRecord": AUDITORS,
     "AuditService/ListAuditRecords": AUDITORS,
     "AuditService/ExportAuditRecords": AUDITORS,

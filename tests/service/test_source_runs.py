@@ -8,6 +8,7 @@ from typing import cast
 import pytest
 
 from service.errors import AuditUnavailableError, NotFoundError
+from service.removal import Removals
 from service.settings import SourceSettings
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog
@@ -66,6 +67,7 @@ def runs(engine: Engine, error: Exception | None) -> SourceRuns:
         cast(SyncEngine, engine),
         lambda name: pytest.fail("nothing is connected here"),
         started,
+        cast(Removals, object()),
     )
 
 
