@@ -153,7 +153,7 @@ class App:
             loop.create_task(self._calls.summarize()),
         ]
         try:
-            self._runs.timetable.start()
+            self._runs.begin()
             ready(Listening(*bound))
             await ended.wait()
             log.info("stopping")

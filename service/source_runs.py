@@ -14,9 +14,10 @@ from service.removal import Removals
 from service.schedules import Schedule, waits_for_a_person
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
-from service.stores.records import Removal, StoredRun, StoredSource, SyncPass
+from service.stores.records import Removal, RunState, StoredRun, StoredSource, SyncPass
 from service.sync import SyncEngine
 from service.timetable import Timetable
+from service.watches import Watches
 
 
 class SourceRuns:
@@ -46,6 +47,15 @@ class SourceRuns:
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self.timetable = Timetable(self, _schedules(self._sources), now)
+        self._watches = Watches(connect, self.timetable.notice)
+        self._watches.use(_watched(self._sources))
+
+    def begin(self) -> None:
+        """Start runs by schedule, and watch what was read before."""
+        for name in self._sources:
+            if any(run.state is RunState.SUCCEEDED for run in self.latest(name, 1)):
+                self._watches.begin(name, late=False)
+        self.timetable.start()
 
     def states(self) -> Sequence[SourceState]:
         """See `Sources`."""
@@ -155,11 +165,13 @@ class SourceRuns:
             differ = {name for name, one in before.items() if self._sources.get(name) != one}
         for name in differ:
             self._engine.cancel_source(name)
+        self._watches.use(_watched(self._sources), differ)
         self.timetable.replace(_schedules(self._sources), differ)
 
     def close(self) -> None:
         """Start no run any more, stop every one and wait for its end."""
         self.timetable.close()
+        self._watches.close()
         self._engine.stop()
         with self._lock:
             threads = tuple(self._threads)
@@ -172,7 +184,8 @@ class SourceRuns:
 
     def _execute(self, name: str, execute: Callable[[], StoredRun]) -> None:
         try:
-            execute()
+            if execute().state is RunState.SUCCEEDED:
+                self._watches.begin(name, late=True)
         finally:
             self.timetable.ran(name)
             with self._lock:
@@ -181,3 +194,7 @@ class SourceRuns:
 
 def _schedules(sources: Mapping[str, SourceSettings]) -> dict[str, Schedule]:
     return {name: one.schedule for name, one in sources.items() if one.schedule is not None}
+
+
+def _watched(sources: Mapping[str, SourceSettings]) -> frozenset[str]:
+    return frozenset(name for name, one in sources.items() if one.schedule is not None and one.schedule.watch)

@@ -243,7 +243,7 @@ async def hits(service: Service, person: str) -> int:
 async def test_a_source_that_is_taken_out_is_withheld_on_the_next_query(service: Service) -> None:
     """And back with it, without reading it again: what is stored is as fresh as it is."""
     assert await hits(service, "alice") == 1
-    source = f"sources:\n  - {{name: {COMPANY}, kind: memory, max_permissions_age: 24h}}\n"
+    source = f"sources:\n  - name: {COMPANY}\n    kind: memory\n    max_permissions_age: 24h\n"
     edit(service, lambda text: text.replace(source, "sources: []\n"))
 
     taken_out = await reload(service)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
@@ -12,7 +12,7 @@ from service.removal import Removals
 from service.settings import SourceSettings
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog
-from service.stores.records import StoredRun, SyncPass
+from service.stores.records import Counts, RunState, StoredRun, SyncPass
 from service.sync import SyncEngine
 
 
@@ -20,7 +20,8 @@ class Progress:
     """The counts of a run that nobody looks at."""
 
     def snapshot(self) -> StoredRun:
-        return cast(StoredRun, object())
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        return StoredRun("r", "company", RunState.SUCCEEDED, at, at, Counts())
 
 
 class Run:
