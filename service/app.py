@@ -235,6 +235,10 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     def connect(name: str) -> Connector:
         return require_domain(configuration.connect(name), opened.values())
 
+    def too_short(new: Settings) -> list[str]:
+        with catalog.reader() as reader:
+            return leases.too_short(new.sources, reader.clocks())
+
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: both indexes follow before anybody is told.
         try:
@@ -287,6 +291,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         lambda new: engine.limit(new.limits.max_document_bytes),
         lambda new: runs.use(new.sources),
         lambda new: removals.look(),
+        refuse=too_short,
     )
     removals.start()
     with access.snapshot():

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,7 @@ class Configuration:
         self._removed: frozenset[str] = frozenset()
         self._register: Callable[[str, str], None] = lambda name, kind: None
         self._record: Callable[[Record], object] = lambda record: None
+        self._refuse: Callable[[Settings], Iterable[str]] = lambda settings: ()
         self._followers: list[Callable[[Settings], None]] = []
 
     @property
@@ -103,13 +104,14 @@ class Configuration:
         register: Callable[[str, str], None],
         record: Callable[[Record], object],
         *followers: Callable[[Settings], None],
+        refuse: Callable[[Settings], Iterable[str]] = lambda settings: (),
     ) -> None:
         """Say who is told of new settings; called once, before the first reload. A follower does not raise.
 
         register: has the catalog know a source by name and kind; may raise StartError. record: makes a record durable,
-        or raises AuditUnavailableError.
+        or raises AuditUnavailableError. refuse: says what else is wrong with settings, a sentence each.
         """
-        self._register, self._record = register, record
+        self._register, self._record, self._refuse = register, record, refuse
         self._followers.extend(followers)
 
     def reload(self) -> Reloaded:
@@ -138,8 +140,8 @@ class Configuration:
         bound = self._settings
         try:
             bound = self._bound(after)
-            problems += self._unusable(bound)
-        except StartError as err:
+            problems += [*self._unusable(bound), *self._refuse(bound)]
+        except RemitError as err:
             problems.append(str(err))
         changed = _changed(before, after)
         if problems:

@@ -105,6 +105,7 @@ sources: []
 #    max_permissions_age: 24h        # older permissions withhold the source's documents
 #    every: 15m                      # how often it is read, and early after a change that is noticed; without it
 #                                    # only people start runs
+#    permissions_every: 5m           # rules alone, in between
 #    canaries: ["*/salaries-board.md"]   # documents that nobody may be given: one in an answer stops the source
 
 # How long records of the audit log are kept, by class; 400d for each that is not named, never below the minimum.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import partial
@@ -55,7 +55,7 @@ _MAX_BYTES: Final = 1024 * 1024
 
 _AGES: Final = ("max_permissions_age", "max_memberships_age", "max_content_age")
 _SHARES: Final = ("max_widening", "max_purge")
-_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "watch", "canaries"})
+_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "permissions_every", "watch", "canaries"})
 """What the service reads of a source; the rest is its connector's."""
 
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
@@ -380,20 +380,19 @@ def _source(one: Field) -> SourceSettings:
     entries = one.mapping()
     name = one.need(entries, "name", "a name").name()
     kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
-    ages = {key: entries[key].duration() for key in _AGES if key in entries}
-    age = ages.get("max_permissions_age", timedelta(hours=24))
+    given = {key: entries[key].duration() for key in _AGES if key in entries}
+    age = given.get("max_permissions_age", timedelta(hours=24))
+    ages = {"max_permissions_age": age, "max_memberships_age": age, "max_content_age": timedelta(days=30), **given}
     shares = {key: entries[key].share() for key in _SHARES if key in entries}
     options = {key: value for key, value in entries.items() if key not in _OF_A_SOURCE}
     return SourceSettings(
         name=name,
         kind=kind,
-        max_permissions_age=age,
-        max_memberships_age=ages.get("max_memberships_age", age),
-        max_content_age=ages.get("max_content_age", timedelta(days=30)),
+        **ages,
         max_widening=shares.get("max_widening", 0.2),
         max_purge=shares.get("max_purge", 0.2),
         options={key: value.plain() for key, value in options.items()},
-        schedule=_schedule(entries, age),
+        schedule=_schedule(entries, ages.items()),
         canaries=tuple(i.text("a pattern of locations") for i in entries["canaries"].items())
         if "canaries" in entries
         else (),
@@ -406,12 +405,18 @@ def _name_alone(one: Field) -> SourceSettings:
     return SourceSettings(one.need(one.mapping(), "name", "a name").name(), "", timedelta(0), {})
 
 
-def _schedule(entries: Mapping[str, Field], age: timedelta) -> Schedule | None:
+def _schedule(entries: Mapping[str, Field], ages: Iterable[tuple[str, timedelta]]) -> Schedule | None:
     if "every" not in entries:
-        if "watch" in entries:
-            entries["watch"].fail("changes are read early beside a schedule, expected `every` too")
+        for key in ("watch", "permissions_every"):
+            if key in entries:
+                entries[key].fail("is beside a schedule, expected `every` too")
         return None
     every = entries["every"].duration()
-    if every >= age:
-        entries["every"].fail("expected less than `max_permissions_age`, or documents are withheld between two runs")
-    return Schedule(every, entries["watch"].flag() if "watch" in entries else True)
+    rules = entries["permissions_every"].duration() if "permissions_every" in entries else None
+    if rules is not None and rules >= every:
+        entries["permissions_every"].fail("expected less than `every`, which verifies permissions too")
+    for key, age in ages:
+        shorter = "permissions_every" if rules is not None and key != "max_content_age" else "every"
+        if (every if shorter == "every" or rules is None else rules) >= age:
+            entries[shorter].fail(f"expected less than `{key}`, or documents are withheld between two runs")
+    return Schedule(every, entries["watch"].flag() if "watch" in entries else True, rules)

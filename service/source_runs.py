@@ -11,7 +11,7 @@ from connectors.errors import ConnectorError
 from service.api.sources import RunPage, SourceState
 from service.errors import NotFoundError
 from service.removal import Removals
-from service.schedules import Schedule, waits_for_a_person
+from service.schedules import History, Schedule, waits_for_a_person
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
 from service.stores.records import Removal, RunState, StoredRun, StoredSource, SyncPass
@@ -53,7 +53,7 @@ class SourceRuns:
     def begin(self) -> None:
         """Start runs by schedule, and watch what was read before."""
         for name in self._sources:
-            if any(run.state is RunState.SUCCEEDED for run in self.latest(name, 1)):
+            if any(run.state is RunState.SUCCEEDED for run in self.history(name, 1).runs):
                 self._watches.begin(name, late=False)
         self.timetable.start()
 
@@ -144,11 +144,12 @@ class SourceRuns:
         self._engine.cancel(run_id)
         return self.run(run_id)
 
-    def latest(self, name: str, limit: int) -> Sequence[StoredRun]:
-        """Return the latest runs over a source, the newest first."""
+    def history(self, name: str, limit: int) -> History:
+        """See `service.timetable.Runs`."""
         with self._catalog.reader() as reader:
-            found = reader.runs(name, limit)
-        return [self._live(run) for run in found]
+            found, clocks = reader.runs(name, limit), reader.clocks().get(name, {})
+        content = clocks.get(SyncPass.CONTENT)
+        return History([self._live(run) for run in found], None if content is None else content.verified_at)
 
     def _live(self, stored: StoredRun) -> StoredRun:
         """The run with the counts that are not written down before its end."""

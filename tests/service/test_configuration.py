@@ -153,6 +153,20 @@ def test_a_source_that_cannot_be_made_refuses_all(world: World) -> None:
     assert world.nothing_happened()
 
 
+def test_what_else_is_wrong_with_settings_refuses_them(world: World) -> None:
+    """Such as a lease that is shorter than its pass takes, as it was measured; without it they are in force."""
+    world.file.write_text(TWO)
+    wrong = ["remit.yaml:26: sources[0].max_permissions_age: `60s` is shorter than twice the 40s that the pass took"]
+    world.configuration.follow(world.register, world.record, refuse=lambda settings: wrong)
+
+    result = world.configuration.reload()
+
+    assert result.problems == tuple(wrong)
+    assert world.nothing_happened()
+    wrong.clear()
+    assert world.configuration.reload().problems == ()
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
