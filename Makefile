@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench-retrieval test check chaos-audit chaos-service soak fuzz setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo bench-retrieval test check chaos chaos-audit chaos-sync chaos-service soak fuzz setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ check: lint types contracts buf drift test ## Everything that CI runs
 bench-retrieval: setup-dev ## Measure searching under permissions beside other systems (ARGS=--quick for minutes)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint deploy/constraints.txt --editable '.[bench]' --no-build-isolation
 	@$(BIN)/python -m benchmarks.bench_retrieval $(ARGS)
+
+chaos: chaos-audit chaos-sync ## Break the audit log and syncs, 200 times each; writes the results
+
+chaos-sync: setup-dev ## Break syncs: killed, full disks, sources that hang, lie, answer in part, vanish (ROUNDS=…)
+	@$(BIN)/python -m tests.service.sync_chaos --rounds $(or $(ROUNDS),204) --report
 
 chaos-audit: setup-dev ## Break the audit log of a service under load, 200 times (ROUNDS=…)
 	@$(BIN)/python -m tests.service.audit_chaos --rounds $(or $(ROUNDS),200) --report
