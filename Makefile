@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench-retrieval test check chaos chaos-audit chaos-sync chaos-service soak fuzz setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo bench-retrieval test check chaos chaos-audit chaos-sync chaos-service soak drain fuzz setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ chaos-service: setup-dev ## Kill a service under load and see what it left (KILL
 
 fuzz: setup-dev ## Give every parser of outside bytes 20,000 damaged inputs each (FUZZ_ARGS="-k settings")
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/fuzz tests/acl/test_bad_input.py --timeout 3600 $(FUZZ_ARGS)
+
+drain: setup-dev ## Stop and start a service under load, 20 times (ROUNDS=…)
+	@$(BIN)/python -m tests.service.drain_rounds --rounds $(or $(ROUNDS),20) --report
 
 setup: ## Install Remit into $(VENV)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh

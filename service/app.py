@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import ATTRIBUTES, Directory, Watched
-from service import audit_copies, audit_keys, directories, leases, offline, secret_options
+from service import audit_copies, audit_keys, condition, directories, leases, offline, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.access import AccessServicer
@@ -33,6 +33,7 @@ from service.api.evidence import LoggedCalls
 from service.api.gate import Gate
 from service.api.health import Health
 from service.api.index import IndexServicer
+from service.api.observed import Observed
 from service.api.retrieval import RetrievalServicer
 from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
@@ -65,7 +66,9 @@ from service.keys import Custody, open_provider
 from service.keys.store import KeyStore
 from service.keys.watch import KeyWatch
 from service.leases import LeaseWatch
+from service.limits import Meter
 from service.lookups import Keeping
+from service.metrics import Metrics, State
 from service.preview import Preview
 from service.purge import Purge
 from service.rebuild import InPlace, Rebuilds, Renewable
@@ -86,6 +89,7 @@ from service.stores.records import RunState, StoredRun
 from service.sync import SyncEngine, policy_of
 from service.sync_records import held_record, lease_record
 from service.terms import TermHash
+from service.traces import open_traces
 
 log = structlog.get_logger()
 
@@ -113,9 +117,8 @@ class App:
         audit: AuditLog,
         calls: LoggedCalls,
         runs: SourceRuns,
-        keys: KeyWatch,
+        parts: Mapping[str, condition.Failure],
         configuration: Configuration,
-        directories: Mapping[str, Callable[[], str | None]],
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
@@ -124,9 +127,8 @@ class App:
         self._audit = audit
         self._calls = calls
         self._runs = runs
-        self._keys = keys
+        self._parts = parts
         self._configuration = configuration
-        self._directories = directories
         self.closing = ExitStack()
 
     async def serve(self, ready: Callable[[Listening], None]) -> None:
@@ -146,7 +148,7 @@ class App:
             loop.create_task(
                 self._health.watch(
                     lambda: self._audit.failure or self._authenticator.failure,
-                    parts={"remit.v1.CustodyService": lambda: self._keys.failure, **self._directories},
+                    parts=self._parts,
                 )
             ),
             loop.create_task(self._authenticator.follow()),
@@ -158,8 +160,11 @@ class App:
             await ended.wait()
             log.info("stopping")
             await self._health.close()
-            # Runs before the listeners: they write for seconds, and a watch of one ends with it.
+            # Runs before the listeners: they write for seconds, and a watch of one ends with it. Meanwhile whoever asks
+            # for health is told, and everybody else is still answered.
+            told = loop.create_task(asyncio.sleep(self._settings.listen.drain.total_seconds()))
             await loop.run_in_executor(None, self._runs.close)
+            await told
         finally:
             for task in beside:
                 task.cancel()
@@ -345,17 +350,45 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
             executor,
         ),
     }
-    parts = identity.parts()
-    health = Health([*(one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)), *parts])
+    health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
+    parts = condition.parts(
+        audit=condition.of(audit),
+        issuers=condition.of(authenticator),
+        keys=condition.of(watch),
+        indexes=[condition.of(one) for one in indexes.followers],
+        directories=identity.failures(),
+        proving=[identity.exhausted(name) for name in dict.fromkeys(one.directory for one in settings.issuers)],
+    )
+    meter = Meter(settings.limits.calls)
+    state = State(access.all_ages, parts, lambda: meter.under_way, lambda: shadow.measured, audit_reader)
     server = Server(
-        wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, gate=gate, executor=executor),
+        wrapper=Wrapper(
+            authenticator=authenticator,
+            callers=callers,
+            auditor=_observed(settings, state, calls, closing),
+            gate=gate,
+            executor=executor,
+            meter=meter,
+        ),
         health=health,
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
         arrivals=calls.arrivals,
     )
-    return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration, parts)
+    return App(settings, authenticator, server, health, audit, calls, runs, parts, configuration)
+
+
+def _observed(settings: Settings, state: State, calls: LoggedCalls, closing: ExitStack) -> Observed:
+    metrics = Metrics(state)
+    if settings.observe.metrics is not None:
+        _, close = metrics.serve(settings.observe.metrics)
+        closing.callback(close)
+    traces = None
+    if settings.observe.traces:
+        traces = open_traces(settings.observe.traces)
+        closing.callback(traces.close)
+    return Observed(calls, metrics, traces)
 
 
 def _reranker(settings: Settings, closing: ExitStack) -> ModelReranker | None:

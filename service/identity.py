@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from threading import Lock
 from typing import Final, Protocol
 
@@ -25,6 +24,7 @@ from acl.model import Caller
 from acl.principal import Principal, Realm
 from connectors.base import of_source, own_realm
 from connectors.directories import base as directories
+from service import condition
 from service.authn import Subject
 from service.directories import Link
 from service.errors import DirectoryUnavailableError, UnauthenticatedError
@@ -35,7 +35,6 @@ from service.source_groups import Joined, NoGroups
 MAX_RESOLUTION_AGE: Final = timedelta(seconds=60)
 """How long what a directory said may be used where its settings say nothing else."""
 
-HEALTH: Final = "directory/"
 """How the names begin by which the standard health service tells of directories."""
 
 _INCOMPLETE_FOR_S: Final = 1.0
@@ -128,6 +127,15 @@ class Identity:
         found = self._lookups.get(name)
         return None if found is None else found.directory
 
+    def failures(self) -> dict[str, condition.Failure]:
+        """By directory, what says why it does not answer."""
+        return {name: condition.of(one) for name, one in self._lookups.items()}
+
+    def exhausted(self, name: str) -> condition.Failure:
+        """Return what says why nobody can be resolved in a directory: it has not answered for too long."""
+        lookups = self._lookups[name]
+        return lambda: lookups.exhausted
+
     def supposing(self, resolved: Resolved, lost: Iterable[Principal], gained: Iterable[Principal]) -> Caller:
         """Return what somebody would hold without some principals of directories and with others: for reports alone.
 
@@ -144,10 +152,6 @@ class Identity:
         """Begin to follow what changes in the directories."""
         for lookups in self._watched:
             lookups.start()
-
-    def parts(self) -> dict[str, Callable[[], str | None]]:
-        """By its name in the health service, why each directory does not answer; None while it does."""
-        return {f"{HEALTH}{name}": partial(getattr, one, "failure") for name, one in self._lookups.items()}
 
     def close(self) -> None:
         """Stop following, and close the directories."""

@@ -26,6 +26,7 @@ from connectors.directories.base import (
     DirectoryError,
     DirectoryUnavailableError,
     Resolution,
+    Telling,
     UnknownSubjectError,
     Watched,
 )
@@ -77,14 +78,32 @@ class Lookups:
         self._position = ""
         self._ended: Final = threading.Event()
         self._thread: threading.Thread | None = None
+        self._failure: str | None = None
+        self._failing_since: float | None = None
         self.epoch = 0
-        self.failure: str | None = None
-        """Why the directory does not answer, None while it does; with the directory's own words, for operators."""
 
     @property
     def keeps(self) -> bool:
         """False for a directory that is asked every time, as its answers cost nothing."""
         return self._keep_s > 0
+
+    @property
+    def failure(self) -> str | None:
+        """Why the directory does not answer, None while it does; with the directory's own words, for operators."""
+        if isinstance(self.directory, Telling):
+            return self.directory.failure()
+        return self._failure
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why nobody can be resolved here now: it has not answered for so long that no kept answer counts."""
+        if isinstance(self.directory, Telling):
+            return self.directory.failure()
+        since = self._failing_since
+        # Without a poll beside the questions nobody would notice that it answers again.
+        if since is None or not self.keeps or self._clock() - since < self._max_s:
+            return None
+        return f"directory `{self.directory.name}` has not answered for {self._clock() - since:.0f} s"
 
     def resolve(self, attribute: str, value: str, *, mark: Callable[[], int], need: int = 0) -> Kept:
         """Return the directory's answer, a kept one where it may be.
@@ -178,11 +197,13 @@ class Lookups:
 
     def _failed(self, why: str | None) -> None:
         """Remember whether the directory answers, and say once that it does not, and once that it does again."""
-        if self.failure is None and why is not None:
+        if self._failure is None and why is not None:
             log.warning("directory_unavailable", directory=self.directory.name, detail=why)
-        elif self.failure is not None and why is None:
+            self._failing_since = self._clock()
+        elif self._failure is not None and why is None:
             log.info("directory_available", directory=self.directory.name)
-        self.failure = why
+            self._failing_since = None
+        self._failure = why
 
     def _ask(self, key: Key, question: _Question, epoch: int) -> None:
         asked_at = self._clock()

@@ -20,7 +20,17 @@ from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.base import of_source
 from connectors.yaml_file import Field, YamlFileError
-from service import audit_settings, directories, issuers, key_settings, listeners, roles, service_accounts
+from service import (
+    audit_settings,
+    directories,
+    issuers,
+    key_settings,
+    limits,
+    listeners,
+    observing,
+    roles,
+    service_accounts,
+)
 from service.audit_settings import AuditSettings
 from service.directories import DirectorySettings, Link
 from service.errors import StartError
@@ -29,8 +39,10 @@ from service.index.planner import MAX_BITS, Tuning
 from service.index.qdrant_settings import QdrantSettings
 from service.issuers import IssuerSettings
 from service.key_settings import KeySettings
+from service.limits import CallLimits
 from service.listeners import Address, Listen, Tls
 from service.mistakes import Mistakes, MistakesError
+from service.observing import ObserveSettings
 from service.schedules import Schedule
 from service.service_accounts import ServiceAccount
 
@@ -62,7 +74,7 @@ _APART: Final = "expected another group: who audits changes nothing, and who cha
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "links", "roles"),
-    *("embedding", "reranking", "index", "limits", "sources", "audit", "backup"),
+    *("embedding", "reranking", "index", "limits", "sources", "audit", "backup", "observe"),
 )
 
 
@@ -123,9 +135,10 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_document_bytes: a larger document is skipped with the reason `too large`."""
+    """max_document_bytes: a larger document is skipped with the reason `too large`. calls: what one caller may have."""
 
     max_document_bytes: int
+    calls: CallLimits = field(default_factory=CallLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +176,7 @@ class Settings:
     sources: tuple[SourceSettings, ...]
     audit: AuditSettings
     backup: BackupSettings
+    observe: ObserveSettings = field(default_factory=ObserveSettings)
     sha256: str = field(default="", compare=False)
 
 
@@ -212,6 +226,9 @@ def _read(root: Field, path: Path) -> Settings:
     audit = mistakes.of(
         lambda: audit_settings.read(entries["audit"], base) if "audit" in entries else AuditSettings(), AuditSettings()
     )
+    observe = mistakes.of(
+        lambda: observing.read(entries["observe"]) if "observe" in entries else ObserveSettings(), ObserveSettings()
+    )
     backup = mistakes.of(lambda: _backup(entries.get("backup"), base), BackupSettings(base, base))
     if listen is not None and listen.services is None and "service_accounts" in entries:
         mistakes.of(
@@ -257,6 +274,7 @@ def _read(root: Field, path: Path) -> Settings:
         sources=sources,
         audit=audit,
         backup=backup,
+        observe=observe,
     )
 
 
@@ -350,8 +368,9 @@ def _index(item: Field | None) -> Tuning:
 
 
 def _limits(item: Field | None) -> Limits:
-    entries = item.mapping(["max_document_mb"]) if item is not None else {}
-    return Limits((entries["max_document_mb"].whole(1, 2048) if "max_document_mb" in entries else 64) * 1024 * 1024)
+    entries = item.mapping(["max_document_mb", *limits.KEYS]) if item is not None else {}
+    megabytes = entries["max_document_mb"].whole(1, 2048) if "max_document_mb" in entries else 64
+    return Limits(megabytes * 1024 * 1024, limits.read(entries))
 
 
 def _backup(item: Field | None, base: Path) -> BackupSettings:

@@ -40,6 +40,7 @@ from service.authn import TokenRefusedError
 from service.callers import Current
 from service.checks import Checked
 from service.errors import AuditUnavailableError
+from service.limits import RateLimitedError
 from service.reading import Passage
 from service.search import Answer, Query, Trace
 
@@ -121,7 +122,7 @@ class LoggedCalls:
         self._key = key
         self._clock = clock
         self._keep_queries = keep_queries
-        self._floods = Floods("UNAUTHENTICATED")
+        self._floods = {reason: Floods(reason) for reason in ("UNAUTHENTICATED", "RATE_LIMITED", "DRAINING")}
         self.arrivals = Arrivals(METHODS, clock)
 
     async def summarize(self, every_s: float = 1.0) -> None:
@@ -129,12 +130,15 @@ class LoggedCalls:
         while True:
             for _ in range(_ARRIVALS_EVERY):
                 await asyncio.sleep(every_s)
-                await self._write(self._floods.take())
+                await self._write(self._flooded())
             await self._write(self.arrivals.take())
 
     async def flush(self) -> None:
         """Record what was counted so far."""
-        await self._write([*self._floods.take(), *self.arrivals.take()])
+        await self._write([*self._flooded(), *self.arrivals.take()])
+
+    def _flooded(self) -> list[Record]:
+        return [record for floods in self._floods.values() for record in floods.take()]
 
     async def _write(self, counted: Iterable[Record]) -> None:
         for one in counted:
@@ -146,9 +150,11 @@ class LoggedCalls:
 
     async def record(self, entry: Entry) -> None:
         """See `service.api.wrapper.Auditor`."""
-        if entry.subject is None and entry.reason == self._floods.reason:
-            what = " ".join(part for part in (entry.rpc, _detail(entry.error)) if part)
-            if self._floods.counted(entry.peer, what, entry.received_at):
+        floods = self._floods.get(entry.reason)
+        if floods is not None and entry.caller is None:
+            who = "" if entry.subject is None else entry.subject.subject
+            what = " ".join(part for part in (entry.rpc, _detail(entry.error), who) if part)
+            if floods.counted(entry.peer, what, entry.received_at):
                 return
         made = self._call(entry)
         if len(made.returned) <= _PASSAGES_A_RECORD:
@@ -175,7 +181,7 @@ class LoggedCalls:
             kind=kind,
             rpc=entry.rpc,
             response_id=entry.request_id,
-            code=_code(entry.reason),
+            code=code_of(entry.reason),
             latency=max(self._clock() - entry.received_at, timedelta(0)),
             peer=entry.peer,
             reason=entry.reason,
@@ -216,7 +222,7 @@ class LoggedCalls:
         )
 
 
-def _code(reason: str) -> str:
+def code_of(reason: str) -> str:
     """The name of the status."""
     if reason == GIVEN_UP:
         return GIVEN_UP
@@ -230,6 +236,8 @@ def _detail(error: Exception | None) -> str:
             return ""
         case TokenRefusedError(why=why):
             return why
+        case RateLimitedError(limit=limit):
+            return limit
         case _:
             return type(error).__name__
 

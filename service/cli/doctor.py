@@ -282,13 +282,13 @@ def _asked_by_service(settings: Settings) -> Iterator[Result]:
     from grpc import RpcError, insecure_channel
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from service.identity import HEALTH
+    from service.condition import DIRECTORY
 
     with insecure_channel(str(settings.listen.administrators), [("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         for one in settings.directories:
             try:
-                request = health_pb2.HealthCheckRequest(service=f"{HEALTH}{one.name}")
+                request = health_pb2.HealthCheckRequest(service=f"{DIRECTORY}{one.name}")
                 status = stub.Check(request, timeout=5).status
             except RpcError:
                 continue  # said above, or the service was started before this directory was in the settings

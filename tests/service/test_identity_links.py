@@ -328,11 +328,11 @@ def _subject(world: World, name: str, by: OnBehalf | None = None) -> Subject:
 
 def test_health_names_the_directory_that_is_down(world: World) -> None:
     """Each by its own name, with the reason; it is said once, and once that it answers again."""
-    health = world.identity.parts()
+    health = world.identity.failures()
     assert {name: why() for name, why in health.items()} == {
-        "directory/corp": None,
-        "directory/cloud": None,
-        "directory/unix": None,
+        "corp": None,
+        "cloud": None,
+        "unix": None,
     }
     lookups = world.identity._lookups["cloud"]
     with capture_logs() as logged:
@@ -344,8 +344,8 @@ def test_health_names_the_directory_that_is_down(world: World) -> None:
                 lookups._failed(err.detail)
             else:
                 lookups._failed(None)
-            assert health["directory/cloud"]() == (down or None)
-            assert health["directory/unix"]() is None
+            assert health["cloud"]() == (down or None)
+            assert health["unix"]() is None
     assert [(one["event"], one["directory"]) for one in logged] == [
         ("directory_unavailable", "cloud"),
         ("directory_available", "cloud"),
@@ -356,7 +356,7 @@ def test_health_knows_of_a_directory_that_is_asked_every_time() -> None:
     """Its last answer says whether it answers; somebody whom it does not know is an answer."""
     directory = FakeDirectory("people", AD)
     identity = Identity({"people": directory}, Roles({}))
-    (why,) = identity.parts().values()
+    (why,) = identity.failures().values()
     subject = Subject("https://i", "x", "people", "sid", "x", datetime.now(UTC) + timedelta(hours=1), "t")
 
     directory.down = "line 3 is wrong"
