@@ -551,7 +551,7 @@ async def serving(
         (folder / "people.yaml").write_text(PEOPLE)
         text = (folder / "remit.yaml").read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
         text = text.replace("auditor: [group:auditors]", "auditor: [group:auditors]\n" + CONTENT_ROLE)
-        text += "backup: {folder: ..}\n"
+        text = text.replace("version: 1\n", "version: 1\nbackup: {folder: ..}\n")
         text = text.replace("store: ./keystore}", f"store: ./keystore, shred_approvals: {shred_approvals}}}")
         text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
         source = f"sources:\n  - name: {COMPANY}\n    kind: memory\n    max_permissions_age: {max_permissions_age}\n"
