@@ -301,6 +301,7 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     removals.start()
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
+    groups.join({}, frozenset())  # and all groups
     callers = Callers(identity, access.latest)
     executor = Executor()
     closing.callback(executor.close)

@@ -132,8 +132,10 @@ class SourceGroups:
             # INVARIANT: what was applied half way says nothing: it is dropped, and read from 0 next time.
             state, self._state, self._revision = self._state, _State(), None
             with self._catalog.reader() as reader:
+                members: dict[Principal, frozenset[Principal]] = {}
                 for change in reader.groups_since(state.seq):
-                    _apply(state, change)
+                    _apply(state, change, members)
+                state.graph.put(members)
                 state.passes = reader.group_passes()
                 state.seq = reader.seq
             self._state, self._revision = state, revision
@@ -170,13 +172,14 @@ def _wrong(name: str, known: Pass, unknown: int, now: datetime, limit: timedelta
     return f"the members of {unknown} groups of source `{name}` are not known" if unknown else None
 
 
-def _apply(state: _State, change: GroupChange) -> None:
+def _apply(state: _State, change: GroupChange, known: dict[Principal, frozenset[Principal]]) -> None:
+    """Take one change. known: is told who is in a group from now on."""
     state.sources.add(change.source)
     before = state.groups.pop(change.id, None)
     state.unknown.get(change.source, {}).pop(change.id, None)
     found = change.group
     if before is not None and (not isinstance(found, Group) or found.principal != before.principal):
-        state.graph.put(before.principal, ())
+        known[before.principal] = frozenset()
         state.names.pop(before.principal, None)
     match found:
         case None:
@@ -188,6 +191,6 @@ def _apply(state: _State, change: GroupChange) -> None:
             state.names[principal] = name
             if isinstance(members, Unknown):
                 state.unknown.setdefault(change.source, {})[change.id] = members.reason
-                state.graph.put(principal, ())
+                known[principal] = frozenset()
             else:
-                state.graph.put(principal, members)
+                known[principal] = members

@@ -420,7 +420,7 @@ def with_groups(callers: Mapping[str, Caller], groups: Mapping[Principal, Member
     graph = Memberships()
     for group, change in groups.items():
         assert not isinstance(change.members, Unknown), change
-        graph.put(group, change.members)
+        graph.put({group: change.members})
     found: dict[str, Caller] = {}
     for name, caller in callers.items():
         closure = graph.closure(caller.principals, frozenset({AD, OWN}))
