@@ -130,6 +130,19 @@ def _data(settings: Settings) -> Iterator[Result]:
     if data.exists() and data.stat().st_mode & 0o077:
         yield Result("error", "data folder", f"{data} is open to others: `chmod 700 {data}`")
     yield _encrypted(here)
+    yield from _swap(Path("/proc/swaps"))
+
+
+def _swap(listed: Path) -> Iterator[Result]:
+    """Keys and passages are in memory while they are used: swap that is not encrypted would keep them on the disk."""
+    try:
+        places = [line.split()[0] for line in listed.read_text().splitlines()[1:] if line.strip()]
+    except OSError:
+        return
+    for place in places:
+        chain = _output("lsblk", "--noheadings", "--inverse", "--output", "TYPE", place).split()
+        if "crypt" not in chain and not place.startswith("/dev/zram"):
+            yield Result("warning", "swap", f"nothing says that {place} is encrypted: `swapoff {place}`, or encrypt it")
 
 
 def _encrypted(folder: Path) -> Result:
