@@ -378,7 +378,17 @@ def _returned(answer: Answer) -> tuple[Returned, ...]:
 
 
 def _sought(trace: Trace) -> Sought:
-    return Sought(trace.path, trace.why, trace.permitted, trace.scored, trace.survivors, trace.rounds)
+    return Sought(
+        trace.path,
+        trace.why,
+        trace.permitted,
+        trace.scored,
+        trace.survivors,
+        trace.rounds,
+        dense_only=trace.dense_only,
+        reranked=trace.reranked,
+        not_reranked=trace.not_reranked,
+    )
 
 
 def _passage(rank: int, passage: Passage, score: float | None, matches: tuple[Pass, ...]) -> Returned:
