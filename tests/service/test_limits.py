@@ -228,7 +228,7 @@ async def test_a_call_whose_request_never_comes_ends_and_gives_its_place_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of somebody with a credential: it counts against their limit, and ends long before its deadline."""
-    monkeypatch.setattr("service.api.wrapper.SLOWEST_SENDER_S", 0.2)
+    monkeypatch.setattr("service.api.incoming.SLOWEST_SENDER_S", 0.2)
     async with serving(tmp_path / "remit", limits=CallLimits(calls_at_once=2)) as service:
         headers = [("authorization", f"Bearer {service.token('alice')}")]
         async with Connection.open(service.callers) as connection:
