@@ -202,7 +202,9 @@ def changes_since(connection: Connection, sealing: Sealing, seq: int) -> list[Gr
         .outerjoin(schema.memberships, table.id == changes.ref)
         .where(changes.seq > seq, changes.kind == MEMBERSHIP)
     ).all()
-    return [GroupChange(row.ref, row.name, _opened(sealing, row)) for row in rows if seq or row.body is not None]
+    # People are in many groups: each is made once, and is one object in all of them.
+    made: dict[str, dict[str, Principal]] = {}
+    return [GroupChange(row.ref, row.name, _opened(sealing, row, made)) for row in rows if seq or row.body is not None]
 
 
 def passes(connection: Connection, sealing: Sealing) -> dict[str, Pass]:
@@ -225,7 +227,7 @@ def _reason(sealing: Sealing, row: Any) -> str:
         return "why does not open"
 
 
-def _opened(sealing: Sealing, row: Any) -> Group | Unknown | None:
+def _opened(sealing: Sealing, row: Any, made: dict[str, dict[str, Principal]]) -> Group | Unknown | None:
     if row.body is None:
         return None
     try:
@@ -235,7 +237,16 @@ def _opened(sealing: Sealing, row: Any) -> Group | Unknown | None:
     found = body["members"]
     members: frozenset[Principal] | Unknown
     if isinstance(found, Mapping):
-        members = frozenset(Principal(Realm(realm), one) for realm, ids in found.items() for one in ids)
+        members = frozenset(
+            _made(made.setdefault(realm, {}), realm, one) for realm, ids in found.items() for one in ids
+        )
     else:
         members = Unknown(found)
     return Group(Principal.parse(body["group"]), members, body["name"])
+
+
+def _made(known: dict[str, Principal], realm: str, one: str) -> Principal:
+    found = known.get(one)
+    if found is None:
+        found = known[one] = Principal(Realm(realm), one)
+    return found
