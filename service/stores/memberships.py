@@ -203,7 +203,7 @@ def changes_since(connection: Connection, sealing: Sealing, seq: int) -> list[Gr
         .where(changes.seq > seq, changes.kind == MEMBERSHIP)
     ).all()
     # People are in many groups: each is made once, and is one object in all of them.
-    made: dict[str, dict[str, Principal]] = {}
+    made: dict[str, _Principals] = {}
     return [GroupChange(row.ref, row.name, _opened(sealing, row, made)) for row in rows if seq or row.body is not None]
 
 
@@ -227,7 +227,7 @@ def _reason(sealing: Sealing, row: Any) -> str:
         return "why does not open"
 
 
-def _opened(sealing: Sealing, row: Any, made: dict[str, dict[str, Principal]]) -> Group | Unknown | None:
+def _opened(sealing: Sealing, row: Any, made: dict[str, _Principals]) -> Group | Unknown | None:
     if row.body is None:
         return None
     try:
@@ -237,16 +237,23 @@ def _opened(sealing: Sealing, row: Any, made: dict[str, dict[str, Principal]]) -
     found = body["members"]
     members: frozenset[Principal] | Unknown
     if isinstance(found, Mapping):
-        members = frozenset(
-            _made(made.setdefault(realm, {}), realm, one) for realm, ids in found.items() for one in ids
-        )
+        parts = []
+        for realm, ids in found.items():
+            known = made.setdefault(realm, _Principals(realm))
+            parts.append(frozenset(map(known.__getitem__, ids)))
+        members = frozenset().union(*parts) if len(parts) != 1 else parts[0]
     else:
         members = Unknown(found)
     return Group(Principal.parse(body["group"]), members, body["name"])
 
 
-def _made(known: dict[str, Principal], realm: str, one: str) -> Principal:
-    found = known.get(one)
-    if found is None:
-        found = known[one] = Principal(Realm(realm), one)
-    return found
+class _Principals(dict[str, Principal]):
+    """The principals of one realm by id, each made when it is first asked for."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self._where = Realm(where)
+
+    def __missing__(self, one: str) -> Principal:
+        found = self[one] = Principal(self._where, one)
+        return found
