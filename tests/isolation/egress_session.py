@@ -105,10 +105,13 @@ def live() -> None:
     text = text.replace("callers: 127.0.0.1:0", "callers: 127.0.0.1:7420")
     text = text.replace("administrators: 127.0.0.1:0", "administrators: 127.0.0.1:7421")
     settings.write_text(text + f"audit: {{exports: [{{syslog: '{os.environ['NAMED_PEER']}', ca: ./ca.pem}}]}}\n")
+    for area, text in (("open", "The canal opens in June."), ("closed", "The canal is closed to boats.")):
+        Path("company", area).mkdir()
+        Path("company", area, f"{area}.md").write_text(text)
+    Path("company/closed").chmod(0o700)
     run("config", "check")
     run("doctor")
     run("directory", "check")
-    run("directory", "resolve", "alice")
     run("token", "alice")
     run("keys", "create")
     run("keys", "seal-secret", "one.sealed", stdin="a secret")
@@ -122,17 +125,22 @@ def live() -> None:
     with served():
         run("search", "lighthouse", "--as", "bob")
         run("index", "rebuild", "--as", "alice")
+        run("source", "remove", "company", "--yes", "--wait", "--as", "alice")
 
 
 def used() -> None:
     """Everything that asks the running service."""
     run("whoami", "--as", "alice")
+    run("directory", "resolve", "alice", "--as", "adam")
     run("source", "check", "company", "--as", "alice")
     run_id = value(run("source", "sync", "company", "--as", "alice", "--json"), "run_id")
     run("source", "list", "--as", "alice")
     run("source", "runs", "company", "--as", "alice")
     run("source", "watch", run_id, "--as", "alice")
     run("source", "cancel", run_id, "--as", "alice")
+    run("source", "holds", "--as", "alice")
+    run("source", "approve", "none", "--as", "alice")
+    run("source", "reject", "none", "--as", "alice")
     run("config", "reload", "--as", "alice")
     for mode in ("hybrid", "dense", "keyword"):
         found = run("search", "lighthouse", "--as", "alice", "--mode", mode, "--json")
@@ -156,6 +164,15 @@ def used() -> None:
     run("audit", "hold", "lift", hold, "--why", "the test ended", "--as", "alice")
     run("canary", "list", "--as", "alice")
     run("canary", "clear", "company", "--why", "a test", "--as", "alice")
+    by = ("--as", "bob", "--auditor", "adam", "--operator", "alice")
+    areas = ("--allow", "open", "--deny", "closed", "--witness", "alice")
+    short = ("--rounds", "1", "--within", "1")
+    run("prove", "isolation", *areas, *by, "--out", "proof")
+    # It waits for what it measures, which `all` does once for both.
+    run("prove", "revocation", "--allow", "nowhere", *short, *by)
+    run("prove", "oracle", "--pairs", "10", *by)
+    run("prove", "all", *areas, *short, "--pairs", "10", *by)
+    run("prove", "verify", "proof/report.json")
     run("witness", "init", "witness.example.com/remit")
     watching = ("--log-key", "keys/audit.pub", "--state", "witness", "--once", "--as", "adam")
     run("witness", "run", *watching)
