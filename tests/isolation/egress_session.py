@@ -145,6 +145,7 @@ def used() -> None:
     for mode in ("hybrid", "dense", "keyword"):
         found = run("search", "lighthouse", "--as", "alice", "--mode", mode, "--json")
     response, document = value(found, "response_id"), value(found, "hits", 0, "chunk", "document", "document_id")
+    run("source", "remove", "absent", "--yes", "--as", "alice")
     run("access", "explain", "alice", document, "--as", "adam")
     run("access", "who", document, "--as", "adam")
     run("access", "documents", "alice", "--as", "adam")
