@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,7 +41,7 @@ from service.api.standing import StandingServicer
 from service.api.wrapper import Wrapper
 from service.approvals import Approvals
 from service.audience import Audience
-from service.audit import AuditKey, AuditLog, AuditReader, Bodies, Record, run_record
+from service.audit import AuditKey, AuditLog, AuditReader, Bodies, Kind, Record, record, run_record
 from service.audit.retention import Retention
 from service.authn import Authenticator
 from service.backup import Backups
@@ -56,9 +56,9 @@ from service.executor import Executor
 from service.extract import Extractor
 from service.grants import Grants
 from service.identity import Identity
-from service.index.base import FeedItem, Remove
+from service.index.base import FeedItem, Index, Remove
 from service.index.edge import EdgeIndex
-from service.index.follow import RenewingFollower, follow
+from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import VectorGenerations, WordGenerations
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.keys import Custody, open_provider
@@ -67,7 +67,9 @@ from service.keys.watch import KeyWatch
 from service.leases import LeaseWatch
 from service.lookups import Keeping
 from service.preview import Preview
-from service.rebuild import Rebuilds
+from service.purge import Purge
+from service.rebuild import InPlace, Rebuilds, Renewable
+from service.rerank import ModelReranker
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -292,9 +294,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         sealing=catalog.sealing,
         callers=callers,
         shadow=shadow,
+        reranker=_reranker(settings, closing),
     )
     checks = Checks(access, catalog.sealing, callers)
     people = People(identity, callers, {one.name: ATTRIBUTES[one.kind][0] for one in settings.directories})
+    purge = indexes.purge(catalog, audit, closing)
     custody = Custody(keys, lambda: secret_options.versions_in_use(configuration.settings))
     servicers = {
         "RetrievalService": RetrievalServicer(retrieval, executor),
@@ -311,11 +315,11 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
             runs, executor, audit_key.page_key, configuration.reload, SourceHolds(catalog, configuration.names)
         ),
         "AuditService": AuditServicer(audit_reader, executor, audit_key.page_key),
-        "IndexService": IndexServicer(indexes.rebuilds, lambda: indexes.vectors.count),
+        "IndexService": IndexServicer(Rebuilds(indexes.renewables), lambda: indexes.vectors.count),
         "StandingService": StandingServicer(retention, stops, executor),
         "CustodyService": CustodyServicer(
             custody,
-            _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC)), keys),
+            _approvals(settings, Shredder(catalog, custody, indexes.settle, lambda: datetime.now(UTC), purge), keys),
             Backups(
                 folder,
                 settings.keys.store,
@@ -336,6 +340,14 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         arrivals=calls.arrivals,
     )
     return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration)
+
+
+def _reranker(settings: Settings, closing: ExitStack) -> ModelReranker | None:
+    if settings.reranking is None:
+        return None
+    reranker = ModelReranker(settings.reranking.path, settings.reranking.top)
+    closing.callback(reranker.close)
+    return reranker
 
 
 def _open_audit(
@@ -363,19 +375,26 @@ def _open_audit(
 class _Indexes:
     """Both indexes, each with what brings it up to the catalog."""
 
-    vectors: VectorGenerations
+    vectors: Index
     words: WordGenerations
-    followers: tuple[RenewingFollower[FeedItem], RenewingFollower[AddTerms | Remove]]
-
-    @property
-    def rebuilds(self) -> Rebuilds:
-        """What makes both anew."""
-        return Rebuilds(dict(zip(("vectors", "words"), self.followers, strict=True)))
+    followers: tuple[Follower[FeedItem], Follower[AddTerms | Remove]]
+    renewables: Mapping[str, Renewable]
 
     def notify(self) -> None:
         """Say that the catalog has changed."""
         for follower in self.followers:
             follower.notify()
+
+    def purge(self, catalog: Catalog, audit: AuditLog, closing: ExitStack) -> Purge:
+        """What makes both anew after a shredding."""
+
+        def done() -> None:
+            audit.append_blocking(record(Kind.ADMIN, {"event": "index purged"}))
+
+        made = Purge(catalog, tuple(self.renewables.values()), done)
+        made.start()
+        closing.callback(made.close)
+        return made
 
     def settle(self) -> None:
         """Wait until both hold what the catalog holds."""
@@ -388,7 +407,12 @@ def _open_indexes(
 ) -> _Indexes:
     vectors = _index(folder, catalog, dimension, settings)
     closing.callback(vectors.close)
-    vectors_follow = RenewingFollower(catalog, vectors)
+    vectors_follow: Follower[FeedItem]
+    renewed: Renewable = InPlace()
+    if isinstance(vectors, VectorGenerations):
+        vectors_follow = renewed = RenewingFollower(catalog, vectors)
+    else:
+        vectors_follow = Follower(catalog, vectors)
     vectors_follow.start()
     closing.callback(vectors_follow.close)
     hashed = term_hash(keys)
@@ -397,7 +421,8 @@ def _open_indexes(
     words_follow = RenewingFollower(TermFeed(catalog, hashed), words)
     words_follow.start()
     closing.callback(words_follow.close)
-    return _Indexes(vectors, words, (vectors_follow, words_follow))
+    renewables = {"vectors": renewed, "words": words_follow}
+    return _Indexes(vectors, words, (vectors_follow, words_follow), renewables)
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
@@ -431,7 +456,24 @@ def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:
         return index.count
 
 
-def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> VectorGenerations:
+def _index(folder: DataFolder, catalog: Catalog, dimension: int, settings: Settings) -> Index:
+    if settings.qdrant is not None:
+        # Only here, because the client is an extra.
+        try:
+            from service.index.qdrant import QdrantIndex, connect
+        except ImportError as err:
+            missing = "qdrant-client is not installed: `pip install 'remit-server[qdrant]'`"
+            raise SettingsError(f"`index.backend: qdrant`: {missing}") from err
+
+        return QdrantIndex(
+            connect(settings.qdrant),
+            collection=settings.qdrant.collection,
+            incarnation=catalog.incarnation,
+            dimension=dimension,
+            tuning=settings.index,
+            server_side=settings.qdrant.server_side,
+        )
+
     def open_generation(path: Path) -> EdgeIndex:
         return EdgeIndex(path, incarnation=catalog.incarnation, dimension=dimension, tuning=settings.index)
 

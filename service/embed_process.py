@@ -57,13 +57,17 @@ def model_files(folder: Path) -> list[Path]:
     for part in parts:
         if not part.resolve().is_relative_to(folder.resolve()):
             raise Refusal("model", f"the model in {folder} refers to {part}, outside of its folder")
-        names = [path.name for path in part.iterdir()] if part.is_dir() else []
-        if any(name.endswith(_PICKLED) for name in names) and not any(name.endswith(".safetensors") for name in names):
+        if pickled([part]) and not any(path.suffix == ".safetensors" for path in part.iterdir()):
             raise Refusal("model", f"the weights in {part} are pickled, which can run code: save them as safetensors")
     files = sorted(path for path in folder.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
     if not any(path.suffix == ".safetensors" for path in files):
         raise Refusal("model", f"{folder} holds no weights: expected model.safetensors")
     return files
+
+
+def pickled(folders: list[Path]) -> bool:
+    """Whether one of these holds files that run code when they are loaded."""
+    return any(path.name.endswith(_PICKLED) for folder in folders if folder.is_dir() for path in folder.iterdir())
 
 
 def digest(folder: Path, files: list[Path]) -> str:

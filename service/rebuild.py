@@ -20,8 +20,32 @@ log = structlog.get_logger()
 class Renewable(Protocol):
     """What can make its index anew: `service.index.follow.RenewingFollower`."""
 
-    def renew(self, tell: Callable[[int, int], None]) -> None:
-        """Make it and serve it. tell: how far it is, and how far it goes. Raises StartError, UnavailableError."""
+    @property
+    def alone(self) -> bool:
+        """Whether the served generation is the only one on the disk."""
+
+    def renew(
+        self, tell: Callable[[int, int], None] = lambda done, last: None, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Make it and serve it, unless told to stop. tell: how far it is, and how far it goes.
+
+        Raises StartError and UnavailableError.
+        """
+
+
+class InPlace:
+    """In the place of what makes an index anew beside itself: one that there is only one of, on a Qdrant server."""
+
+    @property
+    def alone(self) -> bool:
+        """Never: what the server keeps in its files of what was removed is not ours to see."""
+        return False
+
+    def renew(
+        self, tell: Callable[[int, int], None] = lambda done, last: None, stop: Callable[[], bool] = lambda: False
+    ) -> None:
+        """See `Renewable`."""
+        raise StartError("the index on a Qdrant server is made anew with the service stopped: `remit index rebuild`")
 
 
 @dataclass(frozen=True, slots=True)

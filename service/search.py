@@ -9,6 +9,8 @@ For a search, in this order (the caller is resolved before, the audit record is 
 3. another snapshot, later: the catalog's current rules decide on every candidate, and exactly the decided version of
    each text is opened and checked against its hash
 4. when fewer than `limit` survived and the index has more, 2 and 3 again with more candidates, a few times
+5. with a reranker, more survivors than `limit` are ordered once more by reading them beside the question; their scores
+   stay cosines
 
 Everything blocks and runs in a thread of `service.executor`.
 """
@@ -24,6 +26,7 @@ from itertools import islice
 from typing import Final
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 from pyroaring import AbstractBitMap, BitMap
 
@@ -34,9 +37,12 @@ from service.errors import NotFoundError, RemitError, SearchUnavailableError
 from service.fuse import fuse
 from service.index.base import Index, Keywords, Proposal
 from service.reading import DocumentView, Passage, Resolve, open_passages, permit, refusals, resolved, stand_in
+from service.rerank import Reranker
 from service.shadow import Shadow
 from service.stores.records import StoredChunk
 from service.stores.sealing import Sealing
+
+log = structlog.get_logger()
 
 _ROUNDS: Final = 3
 _FIRST: Final = 2
@@ -98,6 +104,7 @@ class Trace:
     path, why: of the vectors, in the last round. permitted: how many chunks the caller could read. scored: how many
     were compared by full vectors, survivors: how many of the candidates were allowed, both in the last round.
     dense_only: words were asked for, too, and their index was down. The caller is told that.
+    reranked: how many passages were ordered once more. not_reranked: they were not, because the reranker was down.
     """
 
     path: str
@@ -107,6 +114,8 @@ class Trace:
     survivors: int
     rounds: int
     dense_only: bool = False
+    reranked: int = 0
+    not_reranked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +145,11 @@ class Answer:
         return self.trace is not None and self.trace.dense_only
 
     @property
+    def not_reranked(self) -> bool:
+        """Whether passages should have been ordered once more, and were not."""
+        return self.trace is not None and self.trace.not_reranked
+
+    @property
     def document(self) -> DocumentView:
         """The document of an answer that has one."""
         return self.passages[0].document
@@ -154,6 +168,7 @@ class Retrieval:
         sealing: Sealing,
         callers: Resolve,
         shadow: Shadow,
+        reranker: Reranker | None = None,
     ) -> None:
         self._access = access
         self._index = index
@@ -162,6 +177,7 @@ class Retrieval:
         self._sealing = sealing
         self._callers = callers
         self._shadow = shadow
+        self._reranker = reranker
 
     @property
     def model(self) -> str:
@@ -178,7 +194,8 @@ class Retrieval:
         vector = self._embedder.embed([query.text])[0]
 
         def work(current: Current, again: bool) -> Answer:
-            asked, rounds = query.limit * _FIRST, 0
+            wanted = max(query.limit, 0 if self._reranker is None else self._reranker.top)
+            asked, rounds = wanted * _FIRST, 0
             while True:
                 rounds += 1
                 with self._access.snapshot() as snapshot:
@@ -186,11 +203,12 @@ class Retrieval:
                     if current.actor is not None:
                         rows = rows & snapshot.permitted(current.actor, query.sources).chunks
                 found = self._found(vector, query, rows, asked)
-                answer = self._decided(current, again, found.ranking, found.scores, query)
-                if len(answer.passages) >= query.limit or found.all or rounds == _ROUNDS:
+                answer = self._decided(current, again, found, query, wanted)
+                if len(answer.passages) >= wanted or found.all or rounds == _ROUNDS:
                     if query.mode is not Mode.KEYWORD:
                         self._shadow.consider(vector, rows, found.proposal, query.limit)
-                    return replace(answer, trace=_trace(found, len(rows), answer, rounds))
+                    traced = replace(answer, trace=_trace(found, len(rows), answer, rounds))
+                    return traced if self._reranker is None else self._reranked(self._reranker, traced, query)
                 asked *= _GROWTH
 
         return resolved(self._callers, caller, work)
@@ -233,10 +251,28 @@ class Retrieval:
         everything = len(nearest) < depth and len(words) < depth and len(fused) <= asked
         return _Found(ranking, scores, proposal, everything)
 
-    def _decided(
-        self, current: Current, again: bool, rows: Sequence[int], scores: Mapping[int, float], query: Query
-    ) -> Answer:
-        """Step 3."""
+    def _reranked(self, reranker: Reranker, answer: Answer, query: Query) -> Answer:
+        """Step 5. While the reranker is down the order is that of step 2, and the answer says so."""
+        assert answer.trace is not None
+        places = list(range(len(answer.passages)))
+        try:
+            places = reranker.order(query.text, [passage.text for passage in answer.passages])
+        except SearchUnavailableError as err:
+            log.warning("not_reranked", detail=str(err))
+            trace = replace(answer.trace, not_reranked=True)
+        else:
+            trace = replace(answer.trace, reranked=len(places))
+        kept = places[: query.limit]
+        return replace(
+            answer,
+            passages=tuple(answer.passages[place] for place in kept),
+            scores=tuple(answer.scores[place] for place in kept),
+            trace=trace,
+        )
+
+    def _decided(self, current: Current, again: bool, found: _Found, query: Query, wanted: int) -> Answer:
+        """Step 3: the first `wanted` of them that may be read."""
+        rows, scores = found.ranking, found.scores
         with self._access.snapshot() as snapshot:
             chunks = snapshot.reader.chunks(rows)
             documents = snapshot.reader.documents({chunk.ordinal for chunk in chunks.values()})
@@ -248,7 +284,7 @@ class Retrieval:
             facts = facts_of(snapshot, current, query.sources)
             snapshot.release()
             ordered = [chunks[row] for row in rows if row in chunks and chunks[row].ordinal in permits]
-            passages = list(islice(open_passages(self._sealing, permits, ordered), query.limit))
+            passages = list(islice(open_passages(self._sealing, permits, ordered), wanted))
         return Answer(
             passages=tuple(passages),
             scores=tuple(scores[passage.row] for passage in passages),
@@ -258,7 +294,7 @@ class Retrieval:
             epochs=facts.epochs,
             candidates=len(rows),
             withheld=_withheld(rows, chunks, permits, refused)
-            | _unreadable([chunk.row for chunk in ordered], [passage.row for passage in passages], query.limit),
+            | _unreadable([chunk.row for chunk in ordered], [passage.row for passage in passages], wanted),
         )
 
     def document(self, caller: Current, document_id: str) -> Answer:

@@ -23,7 +23,9 @@ from service import audit_settings, directories, issuers, key_settings, listener
 from service.audit_settings import AuditSettings
 from service.directories import DirectorySettings, Link
 from service.errors import StartError
+from service.index import qdrant_settings
 from service.index.planner import MAX_BITS, Tuning
+from service.index.qdrant_settings import QdrantSettings
 from service.issuers import IssuerSettings
 from service.key_settings import KeySettings
 from service.listeners import Address, Listen, Tls
@@ -59,7 +61,7 @@ _APART: Final = "expected another group: who audits changes nothing, and who cha
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "links", "roles"),
-    *("embedding", "index", "limits", "sources", "audit", "backup"),
+    *("embedding", "reranking", "index", "limits", "sources", "audit", "backup"),
 )
 
 
@@ -80,6 +82,14 @@ class EmbeddingSettings:
 
     kind: Literal["model", "hash"]
     path: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class RerankingSettings:
+    """A cross-encoder. path: its folder. top: how many passages it orders, at least as many as are asked for."""
+
+    path: Path
+    top: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +141,7 @@ class Settings:
 
     roles: for each role the principals that hold it; a role that is not there is nobody's.
     sha256: of the bytes of the file, as hex.
+    qdrant: where the index of vectors stands, None for the embedded one.
     """
 
     file: Path
@@ -144,7 +155,9 @@ class Settings:
     links: tuple[Link, ...]
     roles: Mapping[str, frozenset[Principal]]
     embedding: EmbeddingSettings
+    reranking: RerankingSettings | None
     index: Tuning
+    qdrant: QdrantSettings | None
     limits: Limits
     sources: tuple[SourceSettings, ...]
     audit: AuditSettings
@@ -186,7 +199,14 @@ def _read(root: Field, path: Path) -> Settings:
         lambda: key_settings.read(root.need(entries, "keys", "`provider` and where it is"), base, data), None
     )
     embedding = mistakes.of(lambda: _embedding(entries.get("embedding"), base), EmbeddingSettings("hash", None))
+    reranking = mistakes.of(lambda: _reranking(entries["reranking"], base) if "reranking" in entries else None, None)
     index = mistakes.of(lambda: _index(entries.get("index")), Tuning())
+    qdrant = mistakes.of(
+        lambda: (
+            qdrant_settings.read(entries["index"].mapping(), entries["index"], base) if "index" in entries else None
+        ),
+        None,
+    )
     limits = mistakes.of(lambda: _limits(entries.get("limits")), Limits(0))
     audit = mistakes.of(
         lambda: audit_settings.read(entries["audit"], base) if "audit" in entries else AuditSettings(), AuditSettings()
@@ -229,7 +249,9 @@ def _read(root: Field, path: Path) -> Settings:
         links=links,
         roles=bound,
         embedding=embedding,
+        reranking=reranking,
         index=index,
+        qdrant=qdrant,
         limits=limits,
         sources=sources,
         audit=audit,
@@ -302,9 +324,15 @@ def _embedding(item: Field | None, base: Path) -> EmbeddingSettings:
     return EmbeddingSettings("model", entries["path"].path(base) if "path" in entries else None)
 
 
+def _reranking(item: Field, base: Path) -> RerankingSettings:
+    entries = item.mapping(["path", "top"])
+    path = item.need(entries, "path", "the folder of a cross-encoder").path(base)
+    return RerankingSettings(path, entries["top"].whole(2, 200) if "top" in entries else 30)
+
+
 def _index(item: Field | None) -> Tuning:
     names = [one.name for one in fields(Tuning)]
-    entries = item.mapping(names) if item is not None else {}
+    entries = item.mapping([*names, *qdrant_settings.KEYS]) if item is not None else {}
     ranges = {
         "bits": (1, MAX_BITS),
         "candidates": (10, 10_000),
@@ -315,6 +343,7 @@ def _index(item: Field | None) -> Tuning:
     values: dict[str, Any] = {
         name: value.flag() if name == "approximate" else value.whole(*ranges[name]) if name in ranges else value.share()
         for name, value in entries.items()
+        if name in names
     }
     return Tuning(**values)
 

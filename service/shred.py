@@ -4,7 +4,7 @@
 2. The keys are deleted, from the key store's files too: every copy of the catalog, older ones included, is noise.
 3. The rows are removed.
 4. The catalog gets another incarnation, so that the next start builds the index anew: files of the running one may hold
-   forgotten vectors until then.
+   forgotten vectors until then. `service.purge` makes it anew at once, beside the served one, and takes that back.
 
 A crash in between leaves tombstones, which the next run over the source takes to their end; shredding again does too.
 The certificate names what is still to come.
@@ -28,7 +28,7 @@ class Certificate:
 
     document_id: empty when it was the whole source. documents: how many keys of documents are gone.
     backups: copies of the key store from before, each of which opens older copies of the content until it has expired.
-    index_rebuild_pending: files of the index may hold the vectors until the next start.
+    index_rebuild_pending: files of the index may hold the vectors, until it was made anew or the next start.
     same_content: other documents of the source with the same content, which were left alone.
     requested_by, approved_by: the persons, each with their directory; one and the same where one is enough.
     """
@@ -48,15 +48,22 @@ class Shredder:
     """Shreds in an opened catalog. Blocking.
 
     settle: returns when both indexes have everything that was committed.
+    purge: has them made anew, and waits for it a little.
     """
 
     def __init__(
-        self, catalog: Catalog, custody: Custody, settle: Callable[[], object], now: Callable[[], datetime]
+        self,
+        catalog: Catalog,
+        custody: Custody,
+        settle: Callable[[], object],
+        now: Callable[[], datetime],
+        purge: Callable[[], object] = lambda: None,
     ) -> None:
         self._catalog = catalog
         self._custody = custody
         self._settle = settle
         self._now = now
+        self._purge = purge
 
     @property
     def rebuild_pending(self) -> bool:
@@ -110,6 +117,7 @@ class Shredder:
         # An index that does not answer follows later: a tombstone is served by nobody meanwhile.
         with contextlib.suppress(UnavailableError):
             self._settle()
+        self._purge()
         return Certificate(
             source,
             document_id,

@@ -141,6 +141,7 @@ def search_response(answer: Answer, response_id: str, *, explain: bool) -> retri
         response_id=response_id,
         freshness=freshness(answer.freshness),
         dense_only=answer.dense_only,
+        not_reranked=answer.not_reranked,
     )
 
 

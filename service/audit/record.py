@@ -256,6 +256,7 @@ class Sought:
     """How the candidates of a search were found: on which path and why, of how many, and how many were left.
 
     rounds: how often more was asked for, the first time included. dense_only: the index of words was down.
+    reranked: how many passages a reranker ordered. not_reranked: it was down.
     """
 
     path: str
@@ -265,6 +266,8 @@ class Sought:
     survivors: int
     rounds: int
     dense_only: bool = False
+    reranked: int = 0
+    not_reranked: bool = False
 
     def body(self) -> dict[str, object]:
         """As it stands in a record."""
@@ -275,7 +278,11 @@ class Sought:
             "scored": self.scored,
             "survivors": self.survivors,
             "rounds": self.rounds,
-        } | ({"dense_only": True} if self.dense_only else {})
+            # What was not is not there.
+            **({"dense_only": True} if self.dense_only else {}),
+            **({"reranked": self.reranked} if self.reranked else {}),
+            **({"not_reranked": True} if self.not_reranked else {}),
+        }
 
 
 class Pass(NamedTuple):

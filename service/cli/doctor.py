@@ -73,6 +73,7 @@ def _results(found: Context) -> Iterator[Result]:
         yield from _sealed(with_secrets)
         yield from directory_results(with_secrets)
         yield from source_results(with_secrets)
+    yield from _qdrant(settings)
     yield from _listeners(settings)
 
 
@@ -231,6 +232,18 @@ def source_results(settings: Settings) -> Iterator[Result]:
             yield Result("error", f"source `{one.name}`", err.detail)
         finally:
             connector.close()
+
+
+def _qdrant(settings: Settings) -> Iterator[Result]:
+    if settings.qdrant is None:
+        return
+    try:
+        from service.index.qdrant_check import findings
+    except ImportError:
+        yield Result("error", "Qdrant server", "qdrant-client is not installed: `pip install 'remit-server[qdrant]'`")
+        return
+    for one in findings(settings.qdrant):
+        yield Result(one.level, one.what, one.advice)
 
 
 def _listeners(settings: Settings) -> Iterator[Result]:

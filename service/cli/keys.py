@@ -46,7 +46,7 @@ def status(ctx: typer.Context, token: Token = "", person: As = "", json: Json = 
     for backup in found.backups:
         out.print(f"backup {backup.backup_id} of the key store, {since(backup.made_at)}, in {escape(backup.folder)}")
     if found.index_rebuild_pending:
-        out.print("[yellow]the index may hold vectors of shredded documents[/]: start the service again")
+        out.print("[yellow]the index may hold vectors of shredded documents[/]: it is made anew, as by a start")
 
 
 @app.command()
@@ -239,7 +239,9 @@ def _certificate(done: ShredCertificate, what: str) -> None:
         out.print(f"  backup {backup.backup_id} of the key store, of {at}, in {escape(backup.folder)}, must expire")
     out.print("  copies of the key store that were made by other means must expire")
     if done.index_rebuild_pending:
-        out.print("  the service must be started again: files of the index may hold the vectors until then")
+        out.print(
+            "  the index is being made anew; until `remit keys status` says no more, its files may hold the vectors"
+        )
     if done.same_content:
         out.print(f"[yellow]left alone[/]: {done.same_content} other documents with the same content")
     out.print("What the source still has is read again by the next run: remove it there first.")

@@ -61,6 +61,8 @@ def search(
             out.print(f"[red]left out:[/] {one.source}, permissions last verified {ago(one.permissions_age)} ago")
     if result.dense_only:
         out.print("[yellow]by meaning alone:[/] the index of words is down, and is being started again")
+    if result.not_reranked:
+        out.print("[yellow]not reranked:[/] the reranker is down")
     out.print(f"[dim]response {result.response_id}[/]")
 
 

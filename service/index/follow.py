@@ -136,6 +136,13 @@ class Follower(Generic[T]):
         """Say that the catalog has changed. Does not block."""
         self._changed.set()
 
+    def flush(self) -> None:
+        """As `settle`, and durable on return."""
+        with self._turn:
+            follow(self._catalog, self._index, durably=False)
+            self._index.flush()
+            self._unwritten = 0
+
     def settle(self) -> None:
         """Return when the index has everything that was committed before the call. Raises SearchUnavailableError."""
         with self._turn:
@@ -196,23 +203,30 @@ class RenewingFollower(Follower[T]):
         with self._renewing:  # one that was asked for
             pass
 
-    def renew(self, tell: Callable[[int, int], None] = lambda done, last: None) -> None:
+    @property
+    def alone(self) -> bool:
+        """Whether the served generation is the only one on the disk."""
+        return self._generations.alone
+
+    def renew(
+        self, tell: Callable[[int, int], None] = lambda done, last: None, stop: Callable[[], bool] = lambda: False
+    ) -> None:
         """Make the index anew from the feed and serve that instead; searches and the feed go on meanwhile.
 
-        tell: see `follow`. One at a time; another waits.
+        tell, stop: see `follow`. One at a time; another waits.
         Raises StartError and SearchUnavailableError: then everything is as it was.
         """
         with self._renewing:
-            self._renew(tell)
+            self._renew(tell, lambda: self._closed or stop())
 
-    def _renew(self, tell: Callable[[int, int], None]) -> None:
+    def _renew(self, tell: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
         index = self._generations
-        if self._closed:
+        if stop():
             return
         built = index.begin()
         try:
-            follow(self._catalog, built, tell, stop=lambda: self._closed)
-            if self._closed:
+            follow(self._catalog, built, tell, stop=stop)
+            if stop():
                 return
             # INVARIANT: the served generation stands still from here on, so the other one cannot be behind it.
             with self._turn:

@@ -134,6 +134,11 @@ class Generations(Generic[T, G]):
             old.close()
         self._sweep()
 
+    @property
+    def alone(self) -> bool:
+        """Whether nothing is left of other generations: what was removed from their files could be read there."""
+        return {entry.name for entry in self._folder.iterdir()} <= {"current", f"g{self._number}"}
+
     def close(self) -> None:
         """Close the served generation."""
         self._live.close()

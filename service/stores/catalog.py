@@ -97,7 +97,8 @@ class Catalog:
             self.close()
             raise
         self.incarnation: str = about["incarnation"]
-        self.rebuild_pending = False
+        self.renewal = ""
+        """Which call of `renew` the next start has to act upon; empty for none."""
 
     @property
     def folder(self) -> Path:
@@ -239,10 +240,24 @@ class Catalog:
 
     def renew(self) -> None:
         """Have the next start build the index anew: what it holds now may remember what was forgotten."""
+        made = secrets.token_hex(16)
         with self._write() as connection:
-            values = [{"name": "incarnation", "value": secrets.token_hex(16)}]
-            connection.execute(insert(schema.about).prefix_with("OR REPLACE"), values)
-        self.rebuild_pending = True
+            _become(connection, made)
+            self.renewal = made
+
+    def keep(self, renewal: str) -> bool:
+        """Take back one call of `renew`, unless another came later: the indexes were made anew since, as they are."""
+        with self._write() as connection:
+            if self.renewal != renewal:
+                return False
+            _become(connection, self.incarnation)
+            self.renewal = ""
+        return True
+
+    @property
+    def rebuild_pending(self) -> bool:
+        """Whether the next start makes the indexes anew."""
+        return bool(self.renewal)
 
     def _bury_unreadable(self, source: str, fence: int) -> None:
         """Make tombstones of documents whose key is gone, so that a run reads them anew.
@@ -310,6 +325,11 @@ def _create(connection: Connection, keys: KeyStore) -> None:
     connection.execute(insert(schema.counters).values(only=1, change=0, feed=0, ordinal=0, row=0, acl_id=0))
     rows = [{"name": "incarnation", "value": secrets.token_hex(16)}, {"name": "keys", "value": keys.id}]
     connection.execute(insert(schema.about), rows)
+
+
+def _become(connection: Connection, incarnation: str) -> None:
+    values = [{"name": "incarnation", "value": incarnation}]
+    connection.execute(insert(schema.about).prefix_with("OR REPLACE"), values)
 
 
 def _about(connection: Connection) -> dict[str, str]:

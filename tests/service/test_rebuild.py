@@ -21,7 +21,11 @@ class Part:
         self.fails = fails
         self.began, self.go, self.times = threading.Event(), threading.Event(), 0
 
-    def renew(self, tell: Callable[[int, int], None]) -> None:
+    alone = True
+
+    def renew(
+        self, tell: Callable[[int, int], None] = lambda done, last: None, stop: Callable[[], bool] = lambda: False
+    ) -> None:
         """See `Renewable`."""
         self.times += 1
         tell(3, 7)

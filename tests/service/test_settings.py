@@ -14,7 +14,7 @@ from service.errors import StartError
 from service.index.planner import Tuning
 from service.key_settings import FileProvider
 from service.schedules import Schedule
-from service.settings import Address, BackupSettings, SettingsError, load
+from service.settings import Address, BackupSettings, RerankingSettings, SettingsError, load
 
 GOOD = """\
 version: 1
@@ -399,3 +399,52 @@ def test_an_index_that_cannot_be_is_refused(write: Callable[[str], Path], entry:
         load(write(GOOD + f"index: {{{entry}}}\n"))
 
     assert message in str(refused.value)
+
+
+def test_an_index_on_a_qdrant_server_is_named_whole(write: Callable[[str], Path]) -> None:
+    """Its address, key and manner; without it the index is the embedded one."""
+    named = "index: {backend: qdrant, url: 'https://qdrant.example.com', api_key: q.key, server_side: true, bits: 2}\n"
+
+    found = load(write(GOOD + named))
+
+    assert load(write(GOOD)).qdrant is None
+    assert found.qdrant is not None
+    assert (found.qdrant.host, found.qdrant.port, found.qdrant.tls) == ("qdrant.example.com", 6334, True)
+    assert found.qdrant.api_key == found.base / "q.key"
+    assert (found.qdrant.collection, found.qdrant.server_side, found.index.bits) == ("remit", True, 2)
+    local = load(write(GOOD + "index: {backend: qdrant, url: 'http://127.0.0.1:7000'}\n")).qdrant
+    assert local is not None
+    assert (local.port, local.tls) == (7000, False)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("backend: qdrant", "gRPC address"),
+        ("backend: other", "expected"),
+        ("url: 'https://q.example.com'", "expected `backend: qdrant` beside it"),
+        ("backend: qdrant, url: 'http://q.example.com'", "plain text"),
+        ("backend: qdrant, url: 'ftp://q.example.com'", "an address such as"),
+        ("backend: qdrant, url: 'https://q.example.com:x'", "an address such as"),
+        ("backend: qdrant, url: 'https://me@q.example.com'", "an address such as"),
+        ("backend: qdrant, url: 'https://q.example.com', collection: 'a b'", "a name"),
+        ("backend: qdrant, url: 'https://q.example.com', approximate: true", "no graph"),
+    ],
+)
+def test_a_qdrant_server_that_cannot_be_is_refused(write: Callable[[str], Path], entry: str, message: str) -> None:
+    """Plain text beyond this machine, what is no address, and keys of a server without one."""
+    with pytest.raises(SettingsError, match=r"remit\.yaml:28: index") as refused:
+        load(write(GOOD + f"index: {{{entry}}}\n"))
+
+    assert message in str(refused.value)
+
+
+def test_reranking_names_a_folder(write: Callable[[str], Path]) -> None:
+    """Off unless it is named; a number of passages that makes no sense is refused."""
+    found = load(write(GOOD + "reranking: {path: models/cross, top: 50}\n"))
+
+    assert load(write(GOOD)).reranking is None
+    assert found.reranking == RerankingSettings(found.base / "models" / "cross", 50)
+    for entry in ("{top: 5}", "{path: x, top: 1}", "{path: x, model: y}"):
+        with pytest.raises(SettingsError, match=r"remit\.yaml:28: reranking"):
+            load(write(GOOD + f"reranking: {entry}\n"))

@@ -22,7 +22,9 @@ def search(message: retrieval_pb2.SearchResponse) -> values.SearchResult:
         )
         for hit in message.hits
     )
-    return values.SearchResult(hits, message.response_id, freshness(message.freshness), message.dense_only)
+    return values.SearchResult(
+        hits, message.response_id, freshness(message.freshness), message.dense_only, message.not_reranked
+    )
 
 
 def document(message: retrieval_pb2.GetDocumentResponse) -> values.DocumentText:

@@ -88,12 +88,14 @@ class SearchResult:
     """The passages found, best first. response_id: names this answer in the audit log.
 
     dense_only: the service's index of words was down, and meaning alone found them.
+    not_reranked: the service's reranker was down.
     """
 
     hits: tuple[Hit, ...]
     response_id: str
     freshness: Freshness
     dense_only: bool = False
+    not_reranked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

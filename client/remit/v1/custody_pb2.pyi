@@ -56,7 +56,7 @@ class GetKeyStatusResponse(_message.Message):
     older_source_keys: _builtins.int
     """Keys of sources that are not yet under it, because a rotation was broken off."""
     index_rebuild_pending: _builtins.bool
-    """True when files of the index may hold vectors of shredded documents, until the service is started again."""
+    """True while files of the index may hold vectors of shredded documents: it is being made anew, as a start does too."""
     shred_approvals: _builtins.int
     """How many persons a shredding takes, 1 or 2."""
     @_builtins.property
@@ -692,7 +692,9 @@ class ShredCertificate(_message.Message):
     documents: _builtins.int
     """How many keys of documents were destroyed."""
     index_rebuild_pending: _builtins.bool
-    """True: forgotten vectors leave the files of the index when the service is started again. They are found no more now."""
+    """True: files of the index may hold forgotten vectors, which are found no more, until it was made anew. That is under
+    way, `GetKeyStatus` says when it is done, and the next start does it in any case.
+    """
     same_content: _builtins.int
     """Other documents of the source with the same content, which have keys of their own and were left alone."""
     requested_by: _builtins.str

@@ -26,37 +26,37 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from remit.v1 import common_pb2 as remit_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18remit/v1/retrieval.proto\x12\x08remit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15remit/v1/common.proto\"\x97\x01\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0f\n\x07sources\x18\x03 \x03(\t\x12\x0f\n\x07\x65xplain\x18\x04 \x01(\x08\x12\"\n\x04mode\x18\x05 \x01(\x0e\x32\x14.remit.v1.SearchMode\x12\r\n\x05\x65xact\x18\x06 \x01(\x08\x12\x13\n\x0b\x61pproximate\x18\x07 \x01(\x08\"~\n\x0eSearchResponse\x12\x1b\n\x04hits\x18\x01 \x03(\x0b\x32\r.remit.v1.Hit\x12\x13\n\x0bresponse_id\x18\x02 \x01(\t\x12&\n\tfreshness\x18\x03 \x01(\x0b\x32\x13.remit.v1.Freshness\x12\x12\n\ndense_only\x18\x04 \x01(\x08\"c\n\x03Hit\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x1e\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x0f.remit.v1.Chunk\x12\x1f\n\x06grants\x18\x04 \x03(\x0b\x32\x0f.remit.v1.Grant\"\x99\x01\n\x05\x43hunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12(\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x16.remit.v1.DocumentInfo\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x10\n\x08headings\x18\x04 \x03(\t\x12\x1c\n\x04span\x18\x05 \x01(\x0b\x32\x0e.remit.v1.Span\x12\x16\n\x0e\x63ontent_sha256\x18\x06 \x01(\x0c\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\xaa\x01\n\x0c\x44ocumentInfo\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08location\x18\x04 \x01(\t\x12\x12\n\nmedia_type\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12/\n\x0bmodified_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x05Grant\x12\x0e\n\x06\x63lause\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x03(\t\")\n\x12GetDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"\x9d\x01\n\x13GetDocumentResponse\x12(\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x16.remit.v1.DocumentInfo\x12\x1f\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x0f.remit.v1.Chunk\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12&\n\tfreshness\x18\x04 \x01(\x0b\x32\x13.remit.v1.Freshness\"*\n\x15\x42\x61tchGetChunksRequest\x12\x11\n\tchunk_ids\x18\x01 \x03(\t\"v\n\x16\x42\x61tchGetChunksResponse\x12\x1f\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x0f.remit.v1.Chunk\x12\x13\n\x0bresponse_id\x18\x02 \x01(\t\x12&\n\tfreshness\x18\x03 \x01(\x0b\x32\x13.remit.v1.Freshness*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x02\x12\x17\n\x13SEARCH_MODE_KEYWORD\x10\x03\x32\xf0\x01\n\x10RetrievalService\x12;\n\x06Search\x12\x17.remit.v1.SearchRequest\x1a\x18.remit.v1.SearchResponse\x12J\n\x0bGetDocument\x12\x1c.remit.v1.GetDocumentRequest\x1a\x1d.remit.v1.GetDocumentResponse\x12S\n\x0e\x42\x61tchGetChunks\x12\x1f.remit.v1.BatchGetChunksRequest\x1a .remit.v1.BatchGetChunksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18remit/v1/retrieval.proto\x12\x08remit.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15remit/v1/common.proto\"\x97\x01\n\rSearchRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\x0f\n\x07sources\x18\x03 \x03(\t\x12\x0f\n\x07\x65xplain\x18\x04 \x01(\x08\x12\"\n\x04mode\x18\x05 \x01(\x0e\x32\x14.remit.v1.SearchMode\x12\r\n\x05\x65xact\x18\x06 \x01(\x08\x12\x13\n\x0b\x61pproximate\x18\x07 \x01(\x08\"\x94\x01\n\x0eSearchResponse\x12\x1b\n\x04hits\x18\x01 \x03(\x0b\x32\r.remit.v1.Hit\x12\x13\n\x0bresponse_id\x18\x02 \x01(\t\x12&\n\tfreshness\x18\x03 \x01(\x0b\x32\x13.remit.v1.Freshness\x12\x12\n\ndense_only\x18\x04 \x01(\x08\x12\x14\n\x0cnot_reranked\x18\x05 \x01(\x08\"c\n\x03Hit\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\r\n\x05score\x18\x02 \x01(\x01\x12\x1e\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x0f.remit.v1.Chunk\x12\x1f\n\x06grants\x18\x04 \x03(\x0b\x32\x0f.remit.v1.Grant\"\x99\x01\n\x05\x43hunk\x12\x10\n\x08\x63hunk_id\x18\x01 \x01(\t\x12(\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x16.remit.v1.DocumentInfo\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x10\n\x08headings\x18\x04 \x03(\t\x12\x1c\n\x04span\x18\x05 \x01(\x0b\x32\x0e.remit.v1.Span\x12\x16\n\x0e\x63ontent_sha256\x18\x06 \x01(\x0c\"\"\n\x04Span\x12\r\n\x05start\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\xaa\x01\n\x0c\x44ocumentInfo\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12\x10\n\x08location\x18\x04 \x01(\t\x12\x12\n\nmedia_type\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12/\n\x0bmodified_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"8\n\x05Grant\x12\x0e\n\x06\x63lause\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t\x12\x0c\n\x04path\x18\x03 \x03(\t\")\n\x12GetDocumentRequest\x12\x13\n\x0b\x64ocument_id\x18\x01 \x01(\t\"\x9d\x01\n\x13GetDocumentResponse\x12(\n\x08\x64ocument\x18\x01 \x01(\x0b\x32\x16.remit.v1.DocumentInfo\x12\x1f\n\x06\x63hunks\x18\x02 \x03(\x0b\x32\x0f.remit.v1.Chunk\x12\x13\n\x0bresponse_id\x18\x03 \x01(\t\x12&\n\tfreshness\x18\x04 \x01(\x0b\x32\x13.remit.v1.Freshness\"*\n\x15\x42\x61tchGetChunksRequest\x12\x11\n\tchunk_ids\x18\x01 \x03(\t\"v\n\x16\x42\x61tchGetChunksResponse\x12\x1f\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x0f.remit.v1.Chunk\x12\x13\n\x0bresponse_id\x18\x02 \x01(\t\x12&\n\tfreshness\x18\x03 \x01(\x0b\x32\x13.remit.v1.Freshness*q\n\nSearchMode\x12\x1b\n\x17SEARCH_MODE_UNSPECIFIED\x10\x00\x12\x16\n\x12SEARCH_MODE_HYBRID\x10\x01\x12\x15\n\x11SEARCH_MODE_DENSE\x10\x02\x12\x17\n\x13SEARCH_MODE_KEYWORD\x10\x03\x32\xf0\x01\n\x10RetrievalService\x12;\n\x06Search\x12\x17.remit.v1.SearchRequest\x1a\x18.remit.v1.SearchResponse\x12J\n\x0bGetDocument\x12\x1c.remit.v1.GetDocumentRequest\x1a\x1d.remit.v1.GetDocumentResponse\x12S\n\x0e\x42\x61tchGetChunks\x12\x1f.remit.v1.BatchGetChunksRequest\x1a .remit.v1.BatchGetChunksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'remit.v1.retrieval_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SEARCHMODE']._serialized_start=1267
-  _globals['_SEARCHMODE']._serialized_end=1380
+  _globals['_SEARCHMODE']._serialized_start=1290
+  _globals['_SEARCHMODE']._serialized_end=1403
   _globals['_SEARCHREQUEST']._serialized_start=95
   _globals['_SEARCHREQUEST']._serialized_end=246
-  _globals['_SEARCHRESPONSE']._serialized_start=248
-  _globals['_SEARCHRESPONSE']._serialized_end=374
-  _globals['_HIT']._serialized_start=376
-  _globals['_HIT']._serialized_end=475
-  _globals['_CHUNK']._serialized_start=478
-  _globals['_CHUNK']._serialized_end=631
-  _globals['_SPAN']._serialized_start=633
-  _globals['_SPAN']._serialized_end=667
-  _globals['_DOCUMENTINFO']._serialized_start=670
-  _globals['_DOCUMENTINFO']._serialized_end=840
-  _globals['_GRANT']._serialized_start=842
-  _globals['_GRANT']._serialized_end=898
-  _globals['_GETDOCUMENTREQUEST']._serialized_start=900
-  _globals['_GETDOCUMENTREQUEST']._serialized_end=941
-  _globals['_GETDOCUMENTRESPONSE']._serialized_start=944
-  _globals['_GETDOCUMENTRESPONSE']._serialized_end=1101
-  _globals['_BATCHGETCHUNKSREQUEST']._serialized_start=1103
-  _globals['_BATCHGETCHUNKSREQUEST']._serialized_end=1145
-  _globals['_BATCHGETCHUNKSRESPONSE']._serialized_start=1147
-  _globals['_BATCHGETCHUNKSRESPONSE']._serialized_end=1265
-  _globals['_RETRIEVALSERVICE']._serialized_start=1383
-  _globals['_RETRIEVALSERVICE']._serialized_end=1623
+  _globals['_SEARCHRESPONSE']._serialized_start=249
+  _globals['_SEARCHRESPONSE']._serialized_end=397
+  _globals['_HIT']._serialized_start=399
+  _globals['_HIT']._serialized_end=498
+  _globals['_CHUNK']._serialized_start=501
+  _globals['_CHUNK']._serialized_end=654
+  _globals['_SPAN']._serialized_start=656
+  _globals['_SPAN']._serialized_end=690
+  _globals['_DOCUMENTINFO']._serialized_start=693
+  _globals['_DOCUMENTINFO']._serialized_end=863
+  _globals['_GRANT']._serialized_start=865
+  _globals['_GRANT']._serialized_end=921
+  _globals['_GETDOCUMENTREQUEST']._serialized_start=923
+  _globals['_GETDOCUMENTREQUEST']._serialized_end=964
+  _globals['_GETDOCUMENTRESPONSE']._serialized_start=967
+  _globals['_GETDOCUMENTRESPONSE']._serialized_end=1124
+  _globals['_BATCHGETCHUNKSREQUEST']._serialized_start=1126
+  _globals['_BATCHGETCHUNKSREQUEST']._serialized_end=1168
+  _globals['_BATCHGETCHUNKSRESPONSE']._serialized_start=1170
+  _globals['_BATCHGETCHUNKSRESPONSE']._serialized_end=1288
+  _globals['_RETRIEVALSERVICE']._serialized_start=1406
+  _globals['_RETRIEVALSERVICE']._serialized_end=1646
 # @@protoc_insertion_point(module_scope)

@@ -121,12 +121,17 @@ class SearchResponse(_message.Message):
     RESPONSE_ID_FIELD_NUMBER: _builtins.int
     FRESHNESS_FIELD_NUMBER: _builtins.int
     DENSE_ONLY_FIELD_NUMBER: _builtins.int
+    NOT_RERANKED_FIELD_NUMBER: _builtins.int
     response_id: _builtins.str
     """Names this answer in the audit log."""
     dense_only: _builtins.bool
     """True when words were asked for as well as meaning, and the index of words was down: the hits are those of
     SEARCH_MODE_DENSE. It says something about the service, and nothing about any passage. SEARCH_MODE_KEYWORD alone is
     UNAVAILABLE then.
+    """
+    not_reranked: _builtins.bool
+    """True when this deployment orders passages once more with a reranker, and it was down. It says something about the
+    service, and nothing about any passage.
     """
     @_builtins.property
     def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Hit]:
@@ -143,10 +148,11 @@ class SearchResponse(_message.Message):
         response_id: _builtins.str = ...,
         freshness: _common_pb2.Freshness | None = ...,
         dense_only: _builtins.bool = ...,
+        not_reranked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["freshness", b"freshness"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_only", b"dense_only", "freshness", b"freshness", "hits", b"hits", "response_id", b"response_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dense_only", b"dense_only", "freshness", b"freshness", "hits", b"hits", "not_reranked", b"not_reranked", "response_id", b"response_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -163,7 +169,7 @@ class Hit(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     GRANTS_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
-    """1 is the best."""
+    """1 is the best, by meaning and words, or by what the deployment's reranker makes of the passages."""
     score: _builtins.float
     """Cosine of the query and the passage, in [-1, 1]; it depends on nothing else. The rank may rest on words, too, so
     that a later hit can have a larger score.
