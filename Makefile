@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench-retrieval test check chaos-audit fuzz setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo bench-retrieval test check chaos chaos-audit chaos-sync chaos-service soak drain fuzz setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,11 +23,25 @@ bench-retrieval: setup-dev ## Measure searching under permissions beside other s
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint deploy/constraints.txt --editable '.[bench]' --no-build-isolation
 	@$(BIN)/python -m benchmarks.bench_retrieval $(ARGS)
 
+chaos: chaos-audit chaos-sync ## Break the audit log and syncs, 200 times each; writes the results
+
+chaos-sync: setup-dev ## Break syncs: killed, full disks, sources that hang, lie, answer in part, vanish (ROUNDS=…)
+	@$(BIN)/python -m tests.service.sync_chaos --rounds $(or $(ROUNDS),204) --report
+
 chaos-audit: setup-dev ## Break the audit log of a service under load, 200 times (ROUNDS=…)
 	@$(BIN)/python -m tests.service.audit_chaos --rounds $(or $(ROUNDS),200) --report
 
+soak: setup-dev ## Change, load, kill and check a service for a while, and check all it told (SOAK_MINUTES=20)
+	@$(BIN)/python -m tests.soak --minutes $(or $(SOAK_MINUTES),20) --report $(SOAK_ARGS)
+
+chaos-service: setup-dev ## Kill a service under load and see what it left (KILLS=100)
+	@$(BIN)/python -m tests.soak --kills $(or $(KILLS),100) --report $(SOAK_ARGS)
+
 fuzz: setup-dev ## Give every parser of outside bytes 20,000 damaged inputs each (FUZZ_ARGS="-k settings")
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/fuzz tests/acl/test_bad_input.py --timeout 3600 $(FUZZ_ARGS)
+
+drain: setup-dev ## Stop and start a service under load, 20 times (ROUNDS=…)
+	@$(BIN)/python -m tests.service.drain_rounds --rounds $(or $(ROUNDS),20) --report
 
 setup: ## Install Remit into $(VENV)
 	@PYTHON="$(PYTHON)" VENV="$(VENV)" deploy/venv.sh

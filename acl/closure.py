@@ -51,21 +51,27 @@ class Memberships:
             for group in groups:
                 self._count(member, group, 1)
 
-    def put(self, group: Principal, members: Collection[Principal]) -> None:
-        """Say who is directly in a group, in place of what was put before; nobody: the group is gone."""
-        before, now = self._put.pop(group, frozenset()), frozenset(members)
-        if now:
-            self._put[group] = now
-        for member in before - now:
-            left = tuple(one for one in self._groups[member] if one != group)
-            if left:
-                self._groups[member] = left
+    def put(self, groups: Mapping[Principal, Collection[Principal]]) -> None:
+        """Say who is directly in each group, in place of what was put before; nobody: the group is gone."""
+        lost: dict[Principal, set[Principal]] = {}
+        got: dict[Principal, set[Principal]] = {}
+        for group, members in groups.items():
+            before, now = self._put.pop(group, frozenset()), frozenset(members)
+            if now:
+                self._put[group] = now
+            for member in before - now:
+                lost.setdefault(member, set()).add(group)
+                self._count(member, group, -1)
+            for member in now - before:
+                got.setdefault(member, set()).add(group)
+                self._count(member, group, 1)
+        # Each member once, however many groups it is in.
+        for member in lost.keys() | got.keys():
+            kept = set(self._groups.get(member, ())).difference(lost.get(member, ())).union(got.get(member, ()))
+            if kept:
+                self._groups[member] = tuple(sorted(kept))
             else:
                 del self._groups[member]
-            self._count(member, group, -1)
-        for member in now - before:
-            self._groups[member] = tuple(sorted({*self._groups.get(member, ()), group}))
-            self._count(member, group, 1)
 
     def _count(self, member: Principal, group: Principal, by: int) -> None:
         if group.realm == member.realm:

@@ -3,6 +3,7 @@
 Against a Samba domain controller and an OpenLDAP server on this machine, which it starts itself (as root), and over a
 graph of memberships in memory. Cold: the directory is asked. Cached: its answer is kept. Revocation: from the change at
 the directory, with the default settings, until `Identity` no longer lets the person pass: a search decides on that.
+Of a source's own groups, from the change at the source, with a run that begins then: a schedule adds its interval.
 Warm-up: one question.
 
     python -m benchmarks.bench_directories
@@ -26,6 +27,7 @@ import psutil
 from acl.closure import Memberships
 from acl.principal import Principal, Realm
 from benchmarks.report import Report
+from connectors.base import own_realm
 from connectors.directories.active_directory import ActiveDirectory
 from connectors.directories.base import Watched
 from connectors.directories.ldap import Ldap
@@ -38,6 +40,8 @@ from service.errors import UnauthenticatedError
 from service.identity import Identity
 from service.lookups import Keeping
 from service.roles import Roles
+from service.source_groups import SourceGroups
+from tests.service.sync_support import SOURCE, open_world
 from tests.support import samba, slapd
 
 SEED: Final = 20261125
@@ -53,6 +57,7 @@ def main() -> None:
     report = Report("directories", SEED)
     closure(report)
     with tempfile.TemporaryDirectory() as folder:
+        source_groups(report, Path(folder))
         with samba.running_domain() as domain:
             active_directory(report, domain, Path(folder))
         with slapd.running_slapd() as server:
@@ -89,6 +94,52 @@ def closure(report: Report) -> None:
     report.add("closure_p50_ms", statistics.median(times), "ms", "<= 1", len(times))
     report.add("closure_p99_ms", _share(times, 0.99), "ms", n=len(times))
     report.add("closure_principals_p50", statistics.median(sizes), "principals", n=len(sizes))
+
+
+def source_groups(report: Report, folder: Path) -> None:
+    """100,000 people in 20,000 groups that a source has itself, of which one loses a member now and then."""
+    chance = random.Random(SEED)
+    own, people = own_realm(SOURCE), Realm("static:people")
+    groups = [Principal(own, f"group-{number}") for number in range(20_000)]
+    users = [Principal(people, f"user-{number}") for number in range(100_000)]
+    inside: dict[Principal, set[Principal]] = {group: set() for group in groups}
+    for number, group in enumerate(groups[1:], 1):
+        inside[groups[number // 5]].add(group)
+    for user in users:
+        for group in chance.sample(groups, 8):
+            inside[group].add(user)
+    with open_world(folder) as world:
+        world.source.groups = inside
+        report.add("source_groups_first_pass_s", _timed(world.sync), "s")
+        report.add("source_groups_unchanged_pass_s", _timed(world.sync), "s")
+        gc.collect()
+        before = psutil.Process().memory_info().rss
+        joined = SourceGroups(world.catalog, {SOURCE: timedelta(days=1)}, lambda: world.clock.time)
+        held = {users[0]: ("user-0",)}
+        report.add("source_groups_load_s", _timed(lambda: joined.join(held, frozenset({people}))), "s")
+        gc.collect()
+        report.add("source_groups_mb", (psutil.Process().memory_info().rss - before) / 2**20, "MB", "<= 200")
+        times = [
+            _timed(lambda user=user: joined.join({user: ("x",)}, frozenset({people}))) * 1e3  # type: ignore[misc]
+            for user in chance.sample(users, 2_000)
+        ]
+        report.add("source_closure_p50_ms", statistics.median(times), "ms", "<= 1", len(times))
+        whole, after_commit = [], []
+        for user in chance.sample(users, 4 * TRIALS):
+            # A group without groups inside: who is taken out of it is in it by no other way.
+            group = next(one for one in groups[5_000:] if user in inside[one])
+            assert group in joined.join({user: ("x",)}, frozenset({people})).paths
+            inside[group].discard(user)
+            started = time.perf_counter()
+            world.sync()
+            committed = time.perf_counter()
+            assert group not in joined.join({user: ("x",)}, frozenset({people})).paths
+            whole.append(time.perf_counter() - started)
+            after_commit.append((time.perf_counter() - committed) * 1e3)
+    report.add("revocation_p50_s_source", statistics.median(whole), "s", n=len(whole))
+    report.add("revocation_p95_s_source", _share(whole, 0.95), "s", n=len(whole))
+    report.add("revocation_max_s_source", max(whole), "s", n=len(whole))
+    report.add("revocation_after_commit_max_ms_source", max(after_commit), "ms", n=len(after_commit))
 
 
 def active_directory(report: Report, domain: samba.SambaDomain, folder: Path) -> None:

@@ -41,7 +41,7 @@ from service.index.follow import follow
 from service.index.planner import SearchPath, Tuning
 
 QUERIES: Final = 40
-PEERS_UP_TO: Final = {"lancedb": 100_000}
+PEERS_UP_TO: Final = {"lancedb": 100_000, "wardowl": 100_000}
 """The rest is measured at any number of chunks."""
 WORKLOADS_UP_TO: Final = 100_000
 
@@ -306,7 +306,7 @@ def peer(world: World, name: str, queries: int) -> Metrics:
             return found
         finally:
             server.close()
-    kinds: dict[str, Any] = {"edge": peers.EdgeDefault, "lancedb": peers.Lance}
+    kinds: dict[str, Any] = {"edge": peers.EdgeDefault, "lancedb": peers.Lance, "wardowl": peers.Wardowl}
     other = kinds[name](cache() / f"{name}-{chunks}-{SEED}", world.vectors, world.organisation)
     try:
         asked = queries if name == "edge" else max(5, queries // 2)
@@ -435,7 +435,7 @@ def main() -> None:
                 run.part("stall", lambda: stall(sizes[0]))
             if "service" not in skip:
                 run.part("service", lambda: end_to_end.measure(quick=given.quick))
-        for name in ("edge", "lancedb", "pgvector"):
+        for name in ("edge", "lancedb", "pgvector", "wardowl"):
             if name not in skip and size <= PEERS_UP_TO.get(name, size):
                 run.part(
                     f"{name} {size}",

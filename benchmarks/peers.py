@@ -96,6 +96,14 @@ class Postgres:
             self._build(vectors, organisation)
             self.build_s = time.perf_counter() - start
             _finish(folder)
+        with _session(self.uri) as owner:
+            # Its default of 128 MB would have it fetch a million vectors from the system's cache, page by page.
+            known = owner.execute("show shared_buffers").fetchone()
+            owner.execute("alter system set shared_buffers = '4GB'")
+        if known != ("4GB",):
+            self._server.cleanup()
+            self._server = pgserver.get_server(folder / "data", cleanup_mode="stop")
+            self.uri = self._server.get_uri()
 
     def policy(self, name: str) -> PostgresPolicy:
         """A session under one of the policies, `join` or `array`."""
@@ -192,6 +200,87 @@ def _session(uri: str) -> Any:
     if session.execute("select 1 from pg_extension where extname = 'vector'").fetchone():
         register_vector(session)
     return session
+
+
+class Wardowl:
+    """The library `wardowl` over PostgreSQL with pgvector: the principals on each chunk, its filter inside the search.
+
+    As its documentation has it: `MetadataACLAuthorizer`, HNSW and GIN by `create_schema`, every hit checked again.
+    """
+
+    def __init__(self, folder: Path, vectors: Vectors, organisation: Organisation) -> None:
+        import pgserver
+        from psycopg_pool import ConnectionPool
+        from wardowl.backends.pgvector import PgVectorBackend, create_schema
+
+        self.build_s = 0.0
+        self._ask: Any = None
+        fresh = not _done(folder)
+        self._server = pgserver.get_server(folder / "data", cleanup_mode="stop")
+        self._pool = ConnectionPool(
+            self._server.get_uri(), min_size=1, max_size=1, open=True, kwargs={"options": "-c statement_timeout=10s"}
+        )
+        self._backend = PgVectorBackend(self._pool)
+        if fresh:
+            start = time.perf_counter()
+            with self._pool.connection() as session:
+                session.execute("set statement_timeout = 0")
+            create_schema(self._pool, DIMENSION, hnsw=False)
+            self._add(vectors, organisation)
+            with self._pool.connection() as session:
+                session.execute("set maintenance_work_mem = '4GB'")
+                session.execute("set max_parallel_maintenance_workers = 2")
+            create_schema(self._pool, DIMENSION)
+            with self._pool.connection() as session:
+                session.execute("analyze")
+                session.execute("reset all")
+            self.build_s = time.perf_counter() - start
+            _finish(folder)
+
+    def _add(self, vectors: Vectors, organisation: Organisation) -> None:
+        from wardowl import Document
+
+        named: list[list[str]] = [[] for _ in range(2 * ACLS)]
+        for acl, principal in organisation.entries().tolist():
+            named[acl].append(f"p{principal}")
+        for at in range(0, len(vectors), _BATCH):
+            part = vectors[at : at + _BATCH]
+            rows = range(at, at + len(part))
+            documents = [
+                Document(
+                    str(row),
+                    "",
+                    {
+                        "spread": named[int(organisation.spread[row])],
+                        "together": named[int(organisation.together[row])],
+                    },
+                )
+                for row in rows
+            ]
+            self._backend.add(documents, part.tolist())
+
+    def enter(self, caller: Caller) -> None:
+        """See `Peer`."""
+        from wardowl import MetadataACLAuthorizer, PermissionedRetriever, Query, Subject
+
+        field = "spread" if caller.kind == "random" else "together"
+        retriever = PermissionedRetriever(self._backend, MetadataACLAuthorizer(groups_field=field))
+        subject = Subject(caller.name, groups=[f"p{one}" for one in caller.principals.tolist()])
+        self._ask = lambda query: retriever.retrieve(Query(vector=query.tolist()), subject, k=LIMIT).hits
+
+    def search(self, query: Vectors) -> list[int]:
+        """See `Peer`."""
+        from psycopg import errors
+
+        try:
+            return [int(hit.id) for hit in self._ask(query)]
+        except errors.QueryCanceled:
+            return []  # nothing within ten seconds
+
+    def close(self) -> None:
+        """See `Peer`."""
+        self._pool.close()
+        self._server.cleanup()
 
 
 class Lance:

@@ -13,6 +13,7 @@ _LOOKS: Final = {
     "edge": ("Qdrant Edge, default filter", "C0", "s--"),
     "lancedb": ("LanceDB", "C2", "^--"),
     "pgvector_join": ("pgvector, RLS by join", "C4", "v--"),
+    "wardowl": ("wardowl over pgvector", "C6", "*--"),
     "pgvector_array": ("pgvector, RLS by array", "C5", "x--"),
 }
 _NAME: Final = re.compile(rf"(p50_ms|recall_at_10)_({'|'.join(_LOOKS)})_(\d+)_random-(.+)")

@@ -14,6 +14,7 @@ from typing import Final, Literal
 from acl.principal import realm
 from connectors.base import Change, Cursor, Finding, ScanComplete, Upsert
 from connectors.errors import FatalError, RetriableError, SkippableError
+from connectors.notices import Watch
 from connectors.posix import survey
 from connectors.posix.again import look_again
 from connectors.posix.content import read_file, too_large
@@ -21,6 +22,7 @@ from connectors.posix.folder import LOOK, Folder, chain, scope_id
 from connectors.posix.inode import CLOSED, GONE, LOST, Inode, inode_of_descriptor, inode_of_name, lost, origin_of
 from connectors.posix.names import decode, encode
 from connectors.posix.walk import Rules, Walk, version_of
+from connectors.posix.watch import TreeWatch
 
 
 class Filesystem:
@@ -74,6 +76,10 @@ class Filesystem:
                 raise self._unmounted(path)
         yield from look_again(walk)
         yield ScanComplete({"version": 1, "root": walk.root, "mounts": dict(walk.nested)})
+
+    def watch(self) -> Watch:
+        """Watch every folder below the root, and those above it. See `connectors.notices.Watchable`."""
+        return TreeWatch(self._root)
 
     def read(self, document: Upsert, limit_bytes: int) -> bytes:
         """Return the content of `document.version`, if everything is as it was sent, before and after reading."""

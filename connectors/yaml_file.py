@@ -29,8 +29,17 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _TAG: Final = "tag:yaml.org,2002:"
 
 
+_LONGEST: Final = 600
+"""Characters of a complaint."""
+
+
 class YamlFileError(Exception):
     """The text is not what it must be: one sentence with file, line, key and what was expected."""
+
+    def __init__(self, message: str) -> None:
+        # It quotes what stands in the file, which may turn the line around or go on for ever on somebody's screen.
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in message)
+        super().__init__(shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}…")
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,11 @@ class Access:
         with self._catalog.reader() as reader:
             return reader.seq
 
+    def all_ages(self) -> tuple[SourceAge, ...]:
+        """Return the ages of all configured sources that were ever read: for administrators alone."""
+        with self._catalog.reader() as reader:
+            return tuple(self._ages(reader, self._clock()).values())
+
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """Catch up with the catalog and hold both still. Its `at` is the moment of every decision and age in it."""

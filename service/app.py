@@ -23,7 +23,7 @@ import service
 from connectors import registry
 from connectors.base import Connector
 from connectors.directories.base import ATTRIBUTES, Directory, Watched
-from service import audit_copies, audit_keys, directories, leases, offline, secret_options
+from service import audit_copies, audit_keys, condition, directories, leases, offline, secret_options
 from service.access import Access
 from service.api import tls
 from service.api.access import AccessServicer
@@ -33,6 +33,7 @@ from service.api.evidence import LoggedCalls
 from service.api.gate import Gate
 from service.api.health import Health
 from service.api.index import IndexServicer
+from service.api.observed import Observed
 from service.api.retrieval import RetrievalServicer
 from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
@@ -65,10 +66,13 @@ from service.keys import Custody, open_provider
 from service.keys.store import KeyStore
 from service.keys.watch import KeyWatch
 from service.leases import LeaseWatch
+from service.limits import Meter
 from service.lookups import Keeping
+from service.metrics import Metrics, State
 from service.preview import Preview
 from service.purge import Purge
 from service.rebuild import InPlace, Rebuilds, Renewable
+from service.removal import Removals
 from service.rerank import ModelReranker
 from service.review import People, Review
 from service.roles import Roles
@@ -85,6 +89,7 @@ from service.stores.records import RunState, StoredRun
 from service.sync import SyncEngine, policy_of
 from service.sync_records import held_record, lease_record
 from service.terms import TermHash
+from service.traces import open_traces
 
 log = structlog.get_logger()
 
@@ -112,7 +117,7 @@ class App:
         audit: AuditLog,
         calls: LoggedCalls,
         runs: SourceRuns,
-        keys: KeyWatch,
+        parts: Mapping[str, condition.Failure],
         configuration: Configuration,
     ) -> None:
         self._settings = settings
@@ -122,7 +127,7 @@ class App:
         self._audit = audit
         self._calls = calls
         self._runs = runs
-        self._keys = keys
+        self._parts = parts
         self._configuration = configuration
         self.closing = ExitStack()
 
@@ -143,20 +148,23 @@ class App:
             loop.create_task(
                 self._health.watch(
                     lambda: self._audit.failure or self._authenticator.failure,
-                    parts={"remit.v1.CustodyService": lambda: self._keys.failure},
+                    parts=self._parts,
                 )
             ),
             loop.create_task(self._authenticator.follow()),
             loop.create_task(self._calls.summarize()),
         ]
         try:
-            self._runs.timetable.start()
+            self._runs.begin()
             ready(Listening(*bound))
             await ended.wait()
             log.info("stopping")
             await self._health.close()
-            # Runs before the listeners: they write for seconds, and a watch of one ends with it.
+            # Runs before the listeners: they write for seconds, and a watch of one ends with it. Meanwhile whoever asks
+            # for health is told, and everybody else is still answered.
+            told = loop.create_task(asyncio.sleep(self._settings.listen.drain.total_seconds()))
             await loop.run_in_executor(None, self._runs.close)
+            await told
         finally:
             for task in beside:
                 task.cancel()
@@ -192,8 +200,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     def bound(new: Settings) -> Settings:
         return secret_options.bound(new, lambda: provider)
 
-    settings = bound(settings)
     configuration = Configuration(settings, make, bound)
+    settings = configuration.settings
     for one in settings.sources:
         make(one, settings.base).close()  # every option is checked before anything is opened
     opened = _directories(settings, closing)
@@ -211,6 +219,8 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     audit, audit_reader, retention = _open_audit(
         settings, folder, audit_keys.bodies(keys, audit_key), audit_key, closing
     )
+    configuration.withhold(catalog.removals())
+    settings = configuration.settings
     for one in settings.sources:
         catalog.add_source(one.name, one.kind)
     roles = Roles(settings.roles)
@@ -229,6 +239,10 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
 
     def connect(name: str) -> Connector:
         return require_domain(configuration.connect(name), opened.values())
+
+    def too_short(new: Settings) -> list[str]:
+        with catalog.reader() as reader:
+            return leases.too_short(new.sources, reader.clocks())
 
     def finished(run: StoredRun) -> None:
         # A run that has ended can be searched: both indexes follow before anybody is told.
@@ -250,12 +264,15 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         policy=lambda name: policy_of(configuration.settings, name),
         on_held=lambda stop: audit.append_blocking(held_record(stop)),
     )
+    removals = Removals(catalog, configuration, audit.append_blocking, indexes.notify)
+    closing.callback(removals.close)
     runs = SourceRuns(
         {one.name: one for one in settings.sources},
         catalog,
         engine,
         connect,
         lambda run: audit.append_blocking(_run_record(run)),
+        removals,
     )
     closing.callback(runs.close)
 
@@ -278,9 +295,13 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
         lambda new: extractor.limit(new.limits.max_document_bytes),
         lambda new: engine.limit(new.limits.max_document_bytes),
         lambda new: runs.use(new.sources),
+        lambda new: removals.look(),
+        refuse=too_short,
     )
+    removals.start()
     with access.snapshot():
         pass  # reads all rules once, so that the first question does not wait for it
+    groups.join({}, frozenset())  # and all groups
     callers = Callers(identity, access.latest)
     executor = Executor()
     closing.callback(executor.close)
@@ -332,14 +353,43 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     }
     health = Health([one.full_name for one in (*CALLER_SERVICES, *ADMINISTRATOR_SERVICES)])
     calls = LoggedCalls(audit, audit_key, keep_queries=settings.audit.keep_queries)
+    parts = condition.parts(
+        audit=condition.of(audit),
+        issuers=condition.of(authenticator),
+        keys=condition.of(watch),
+        indexes=[condition.of(one) for one in indexes.followers],
+        directories=identity.failures(),
+        proving=[identity.exhausted(name) for name in dict.fromkeys(one.directory for one in settings.issuers)],
+    )
+    meter = Meter(settings.limits.calls)
+    state = State(access.all_ages, parts, lambda: meter.under_way, lambda: shadow.measured, audit_reader)
     server = Server(
-        wrapper=Wrapper(authenticator=authenticator, callers=callers, auditor=calls, gate=gate, executor=executor),
+        wrapper=Wrapper(
+            authenticator=authenticator,
+            callers=callers,
+            auditor=_observed(settings, state, calls, closing),
+            gate=gate,
+            executor=executor,
+            meter=meter,
+        ),
         health=health,
         callers=[Served(one, servicers[one.name]) for one in CALLER_SERVICES],
         administrators=[Served(one, servicers[one.name]) for one in ADMINISTRATOR_SERVICES],
         arrivals=calls.arrivals,
     )
-    return App(settings, authenticator, server, health, audit, calls, runs, watch, configuration)
+    return App(settings, authenticator, server, health, audit, calls, runs, parts, configuration)
+
+
+def _observed(settings: Settings, state: State, calls: LoggedCalls, closing: ExitStack) -> Observed:
+    metrics = Metrics(state)
+    if settings.observe.metrics is not None:
+        _, close = metrics.serve(settings.observe.metrics)
+        closing.callback(close)
+    traces = None
+    if settings.observe.traces:
+        traces = open_traces(settings.observe.traces)
+        closing.callback(traces.close)
+    return Observed(calls, metrics, traces)
 
 
 def _reranker(settings: Settings, closing: ExitStack) -> ModelReranker | None:

@@ -55,7 +55,7 @@ Alert = WebhookAlert | SyslogAlert
 
 _KEPT: Final = timedelta(days=400)
 _LEAST: Final = timedelta(days=90)
-CLASSES: Final = ("query", "access", "admin", "ingest", "control", "heartbeat", "audit")
+CLASSES: Final = ("query", "access", "admin", "ingest", "control", "heartbeat", "audit", "on_behalf")
 """The classes of records that expire; by name, so that reading the settings loads none of the log."""
 
 

@@ -29,12 +29,19 @@ class Current:
 
     as_of: a change of the catalog that is certainly not newer than the resolution.
     actor: the service that named the caller; what it may not read itself, nobody gets through it. None without one.
+    incomplete: somebody could not say what the caller holds, or what the service does.
     """
 
     subject: Subject
     resolved: Resolved
     as_of: int
     actor: Caller | None = None
+    actor_incomplete: bool = False
+
+    @property
+    def incomplete(self) -> bool:
+        """See the class."""
+        return self.resolved.incomplete or self.actor_incomplete
 
 
 class Callers:
@@ -64,7 +71,7 @@ class Callers:
         _check_named(resolved, subject.on_behalf)
         actor = self._resolver.resolve(subject.on_behalf.service, mark=self._latest, need=need)
         # A text that is newer than the groups of either is newer than the pair.
-        return Current(subject, resolved, min(resolved.as_of, actor.as_of), actor.caller)
+        return Current(subject, resolved, min(resolved.as_of, actor.as_of), actor.caller, actor.incomplete)
 
 
 def _check_named(person: Resolved, by: OnBehalf) -> None:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final
@@ -49,34 +49,52 @@ class Reloaded:
 class Configuration:
     """The settings of a running service. Safe to use from several threads.
 
-    make: makes connectors. bind: puts secrets in the place of options that name them, or raises SettingsError.
-    register: has the catalog know a source by name and kind; may raise StartError.
-    record: makes a record durable, or raises AuditUnavailableError.
+    loaded: as the file has them. make: makes connectors. bind: puts secrets in the place of what names them; raises
+    StartError.
     """
 
-    def __init__(
-        self, settings: Settings, make: Make, bind: Callable[[Settings], Settings] = lambda settings: settings
-    ) -> None:
-        self._settings = settings
+    def __init__(self, loaded: Settings, make: Make, bind: Callable[[Settings], Settings] = lambda one: one) -> None:
+        """Raises StartError."""
+        self._loaded = loaded
+        self._settings = bind(loaded)
         self._make = make
         self._bind = bind
         self._lock = threading.Lock()
+        self._removed: frozenset[str] = frozenset()
         self._register: Callable[[str, str], None] = lambda name, kind: None
         self._record: Callable[[Record], object] = lambda record: None
+        self._refuse: Callable[[Settings], Iterable[str]] = lambda settings: ()
         self._followers: list[Callable[[Settings], None]] = []
 
     @property
     def settings(self) -> Settings:
-        """The settings in force."""
-        return self._settings
+        """The settings in force: without the sources that were removed."""
+        removed = self._removed
+        if not removed:
+            return self._settings
+        kept = tuple(one for one in self._settings.sources if one.name not in removed)
+        return replace(self._settings, sources=kept)
 
     def names(self) -> frozenset[str]:
-        """Return the names of all sources."""
-        return frozenset(one.name for one in self._settings.sources)
+        """Return the names of all sources in force."""
+        return frozenset(one.name for one in self.settings.sources)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The sources that the file names, removed or not."""
+        return frozenset(one.name for one in self._loaded.sources)
+
+    def withhold(self, names: Collection[str]) -> None:
+        """Leave these sources out, whatever the file says: they were removed."""
+        with self._lock:
+            if self._removed == frozenset(names):
+                return
+            self._removed = frozenset(names)
+            self._tell()
 
     def connect(self, name: str) -> Connector:
         """Make the connector of a source. Raises NotFoundError and StartError."""
-        settings = self._settings
+        settings = self.settings
         for one in settings.sources:
             if one.name == name:
                 return self._make(one, settings.base)
@@ -87,9 +105,14 @@ class Configuration:
         register: Callable[[str, str], None],
         record: Callable[[Record], object],
         *followers: Callable[[Settings], None],
+        refuse: Callable[[Settings], Iterable[str]] = lambda settings: (),
     ) -> None:
-        """Say who is told of new settings; called once, before the first reload. A follower does not raise."""
-        self._register, self._record = register, record
+        """Say who is told of new settings; called once, before the first reload. A follower does not raise.
+
+        register: has the catalog know a source by name and kind; may raise StartError. record: makes a record durable,
+        or raises AuditUnavailableError. refuse: says what else is wrong with settings, a sentence each.
+        """
+        self._register, self._record, self._refuse = register, record, refuse
         self._followers.extend(followers)
 
     def reload(self) -> Reloaded:
@@ -103,35 +126,59 @@ class Configuration:
         return result
 
     def _reload(self) -> Reloaded:
-        before = self._settings
+        before = self._loaded
         try:
-            after = self._bind(load(before.file))
+            after = load(before.file)
         except SettingsError as err:
             return Reloaded(before.sha256, "", problems=err.mistakes)
-        problems = [*_fixed(before, after), *self._unusable(before, after)]
+        problems = list(_fixed(before, after))
+        named = self.named
+        problems += [
+            f"{one.place('name')}: `{one.name}` was removed and is still being purged: try again when it is gone"
+            for one in after.sources
+            if one.name in self._removed and one.name not in named
+        ]
+        bound = self._settings
+        try:
+            bound = self._bound(after)
+            problems += [*self._unusable(bound), *self._refuse(bound)]
+        except RemitError as err:
+            problems.append(str(err))
         changed = _changed(before, after)
         if problems:
             return Reloaded(before.sha256, after.sha256, changed, tuple(problems))
         try:
             for one in after.sources:
-                self._register(one.name, one.kind)
+                if one.name not in self._removed:
+                    self._register(one.name, one.kind)
             self._record(settings_record(before.sha256, after.sha256, changed))
         except StartError as err:
             return Reloaded(before.sha256, after.sha256, changed, (str(err),))
         except RemitError as err:
             log.error("settings_not_stored", error=type(err).__name__)
             return Reloaded(before.sha256, after.sha256, changed, ("it cannot be written down: the log says why",))
-        self._settings = after
-        for tell in self._followers:
-            tell(after)
+        self._loaded, self._settings = after, bound
+        self._tell()
         return Reloaded(before.sha256, after.sha256, changed)
 
-    def _unusable(self, before: Settings, after: Settings) -> list[str]:
-        known = {one.name: one for one in before.sources}
+    def _tell(self) -> None:
+        settings = self.settings
+        for tell in self._followers:
+            tell(settings)
+
+    def _bound(self, after: Settings) -> Settings:
+        """With secrets; a source that is the same stays the same value, so that nobody takes it for another."""
+        same = {one.name for one in after.sources if one in self._loaded.sources}
+        known = {one.name: one for one in self._settings.sources}
+        bound = self._bind(after)
+        return replace(bound, sources=tuple(known[one.name] if one.name in same else one for one in bound.sources))
+
+    def _unusable(self, after: Settings) -> list[str]:
+        known = {one.name: one for one in self._settings.sources}
         problems: list[str] = []
         for one in after.sources:
             former = known.get(one.name)
-            if former == one:
+            if former is one:
                 continue
             if former is not None and former.kind != one.kind:
                 problems.append(f"{one.place('kind')}: `{one.name}` is of kind `{former.kind}`: give it a new name")

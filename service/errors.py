@@ -74,5 +74,9 @@ class OverloadedError(RemitError):
     """More work is waiting than the service accepts."""
 
 
+class DrainingError(UnavailableError):
+    """The service is stopping and takes no more calls."""
+
+
 class StartError(RemitError):
     """The service or a command cannot start; the message is one sentence for people. Exit code 2."""

@@ -22,8 +22,9 @@ from typing import Final, Protocol
 
 from acl.model import Caller
 from acl.principal import Principal, Realm
-from connectors.base import of_source
+from connectors.base import of_source, own_realm
 from connectors.directories import base as directories
+from service import condition
 from service.authn import Subject
 from service.directories import Link
 from service.errors import DirectoryUnavailableError, UnauthenticatedError
@@ -33,6 +34,8 @@ from service.source_groups import Joined, NoGroups
 
 MAX_RESOLUTION_AGE: Final = timedelta(seconds=60)
 """How long what a directory said may be used where its settings say nothing else."""
+
+"""How the names begin by which the standard health service tells of directories."""
 
 _INCOMPLETE_FOR_S: Final = 1.0
 _MOST_JOINED: Final = 50_000
@@ -54,6 +57,11 @@ class Resolved:
     left_out: Mapping[str, str] = field(default_factory=dict)
     as_of: int = 0
     sources_left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unsaid(self) -> Mapping[str, str]:
+        """Everybody who could not say what the subject holds, with the reason; sources by the realm of their groups."""
+        return {**self.left_out, **{own_realm(name): why for name, why in self.sources_left_out.items()}}
 
     @property
     def incomplete(self) -> bool:
@@ -118,6 +126,15 @@ class Identity:
         """Return a directory by its name, None when none is configured under it."""
         found = self._lookups.get(name)
         return None if found is None else found.directory
+
+    def failures(self) -> dict[str, condition.Failure]:
+        """By directory, what says why it does not answer."""
+        return {name: condition.of(one) for name, one in self._lookups.items()}
+
+    def exhausted(self, name: str) -> condition.Failure:
+        """Return what says why nobody can be resolved in a directory: it has not answered for too long."""
+        lookups = self._lookups[name]
+        return lambda: lookups.exhausted
 
     def supposing(self, resolved: Resolved, lost: Iterable[Principal], gained: Iterable[Principal]) -> Caller:
         """Return what somebody would hold without some principals of directories and with others: for reports alone.
@@ -220,7 +237,8 @@ class Identity:
         for part in parts.values():
             for principal, path in part.resolution.paths.items():
                 paths.setdefault(principal, path)
-        roles = self._roles.of(paths)
+        unsure = self._not_asked(parts, left_out)
+        roles = self._roles.of(paths, unsure) if left_out else self._roles.of(paths)
         joined = self._groups.join(paths, self._complete(parts))
         paths.update(joined.paths)
         complete = joined.complete
@@ -246,6 +264,14 @@ class Identity:
         # Groups of sources are as of now, which is later than every one of these.
         as_of = min(part.as_of for part in parts.values())
         return Resolved(caller, together, roles, dict(left_out), as_of, joined.left_out)
+
+    def _not_asked(self, parts: Mapping[str, Kept], left_out: Mapping[str, str]) -> Callable[[Realm], bool]:
+        """Whether principals of a realm may be held besides: by directories left out, and those behind them alone."""
+        names = list(left_out)
+        for name in names:
+            names += [one.target for one in self._links.get(name, ()) if one.target not in (*names, *parts)]
+        silent = [self._lookups[name].directory for name in names]
+        return lambda realm: any(directory.feeds(realm) for directory in silent)
 
     def _complete(self, parts: Mapping[str, Kept]) -> frozenset[Realm]:
         said = {name: part.resolution.complete for name, part in parts.items()}

@@ -103,7 +103,9 @@ sources: []
 #    id_domain: corp                 # uid and gid numbers on these files are those of `id_domain: corp` in people.yaml
 #    ancestors_above_root: enforce   # folders above the root count too; `trust` for a tree that is exported elsewhere
 #    max_permissions_age: 24h        # older permissions withhold the source's documents
-#    every: 15m                      # how often it is read; without it only people start runs
+#    every: 15m                      # how often it is read, and early after a change that is noticed; without it
+#                                    # only people start runs
+#    permissions_every: 5m           # rules alone, in between
 #    canaries: ["*/salaries-board.md"]   # documents that nobody may be given: one in an answer stops the source
 
 # How long records of the audit log are kept, by class; 400d for each that is not named, never below the minimum.

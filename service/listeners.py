@@ -8,11 +8,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from connectors.yaml_file import Field
 
+_LONGEST_DRAIN: Final = timedelta(minutes=5)
 _ADDRESS: Final = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]+)):(?P<port>[0-9]{1,5})")
 
 
@@ -54,17 +56,19 @@ class Listen:
     """The listeners. tls: None only where all are on loopback and plaintext was asked for.
 
     services: for service accounts, which prove themselves by a client certificate; None: there is no such listener.
+    drain: how long health says NOT_SERVING and calls are still answered before listening ends.
     """
 
     callers: Address
     administrators: Address
     tls: Tls | None
     services: Address | None = None
+    drain: timedelta = timedelta(0)
 
 
 def read(item: Field, base: Path) -> Listen:
     """Read the mapping. Raises YamlFileError."""
-    entries = item.mapping(["callers", "administrators", "services", "insecure_loopback", "tls"])
+    entries = item.mapping(["callers", "administrators", "services", "insecure_loopback", "tls", "drain"])
     places = {name: item.need(entries, name, "host:port") for name in ("callers", "administrators")}
     if "services" in entries:
         places["services"] = entries["services"]
@@ -75,12 +79,15 @@ def read(item: Field, base: Path) -> Listen:
             other = next(other for other, address in addresses.items() if address == found)
             place.fail(f"expected another address than that of the {other}, found `{found}`")
         addresses[name] = found
+    drain = entries["drain"].duration() if "drain" in entries else timedelta(0)
+    if drain > _LONGEST_DRAIN:
+        entries["drain"].expected("at most `5m`")
     insecure = "insecure_loopback" in entries and entries["insecure_loopback"].flag()
     if "tls" in entries:
         if insecure:
             entries["insecure_loopback"].fail("stands beside `tls`, expected only one of them")
         tls = _tls(entries["tls"], base, services=entries.get("services"))
-        return Listen(addresses["callers"], addresses["administrators"], tls, addresses.get("services"))
+        return Listen(addresses["callers"], addresses["administrators"], tls, addresses.get("services"), drain)
     if "services" in places:
         places["services"].fail("asks for client certificates, expected `tls` with `client_ca` beside it")
     if not insecure:
@@ -90,7 +97,7 @@ def read(item: Field, base: Path) -> Listen:
     for name, place in places.items():
         if not addresses[name].is_loopback:
             place.fail(f"expected a loopback address such as `127.0.0.1:7420` without TLS, found `{addresses[name]}`")
-    return Listen(addresses["callers"], addresses["administrators"], None)
+    return Listen(addresses["callers"], addresses["administrators"], None, drain=drain)
 
 
 def _tls(item: Field, base: Path, services: Field | None) -> Tls:

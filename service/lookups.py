@@ -26,6 +26,7 @@ from connectors.directories.base import (
     DirectoryError,
     DirectoryUnavailableError,
     Resolution,
+    Telling,
     UnknownSubjectError,
     Watched,
 )
@@ -77,13 +78,32 @@ class Lookups:
         self._position = ""
         self._ended: Final = threading.Event()
         self._thread: threading.Thread | None = None
-        self._reachable = True
+        self._failure: str | None = None
+        self._failing_since: float | None = None
         self.epoch = 0
 
     @property
     def keeps(self) -> bool:
         """False for a directory that is asked every time, as its answers cost nothing."""
         return self._keep_s > 0
+
+    @property
+    def failure(self) -> str | None:
+        """Why the directory does not answer, None while it does; with the directory's own words, for operators."""
+        if isinstance(self.directory, Telling):
+            return self.directory.failure()
+        return self._failure
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why nobody can be resolved here now: it has not answered for so long that no kept answer counts."""
+        if isinstance(self.directory, Telling):
+            return self.directory.failure()
+        since = self._failing_since
+        # Without a poll beside the questions nobody would notice that it answers again.
+        if since is None or not self.keeps or self._clock() - since < self._max_s:
+            return None
+        return f"directory `{self.directory.name}` has not answered for {self._clock() - since:.0f} s"
 
     def resolve(self, attribute: str, value: str, *, mark: Callable[[], int], need: int = 0) -> Kept:
         """Return the directory's answer, a kept one where it may be.
@@ -94,13 +114,22 @@ class Lookups:
         if not self.keeps:
             as_of = mark()
             asked_at = self._clock()
-            return Kept(self.directory.resolve(attribute, value), asked_at, as_of)
+            try:
+                answer = self.directory.resolve(attribute, value)
+            except DirectoryUnavailableError as err:
+                self._failed(err.detail)
+                raise
+            except UnknownSubjectError:
+                self._failed(None)
+                raise
+            self._failed(None)
+            return Kept(answer, asked_at, as_of)
         key = (attribute, value)
         with self._lock:
             kept = self._kept.get(key)
             if kept is not None and kept.as_of >= need and self._clock() - kept.asked_at < self._keep_s:
                 return kept
-            if kept is not None and not self._reachable and self._may_count(kept, need):
+            if kept is not None and self.failure is not None and self._may_count(kept, need):
                 return kept  # rather than wait for a time-out at every question
             question = self._asked.get(key)
             mine = question is None or question.as_of < need
@@ -158,17 +187,23 @@ class Lookups:
             try:
                 self.poll()
             except DirectoryUnavailableError as err:
-                if self._reachable:
-                    log.warning("directory_unavailable", directory=self.directory.name, detail=err.detail)
-                self._reachable = False
+                self._failed(err.detail)
             except Exception:
                 log.exception("directory_poll_failed", directory=self.directory.name)
                 self._position = ""
                 self._drop(Changes("", True))
             else:
-                if not self._reachable:
-                    log.info("directory_available", directory=self.directory.name)
-                self._reachable = True
+                self._failed(None)
+
+    def _failed(self, why: str | None) -> None:
+        """Remember whether the directory answers, and say once that it does not, and once that it does again."""
+        if self._failure is None and why is not None:
+            log.warning("directory_unavailable", directory=self.directory.name, detail=why)
+            self._failing_since = self._clock()
+        elif self._failure is not None and why is None:
+            log.info("directory_available", directory=self.directory.name)
+            self._failing_since = None
+        self._failure = why
 
     def _ask(self, key: Key, question: _Question, epoch: int) -> None:
         asked_at = self._clock()

@@ -18,11 +18,12 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
+from service.deadline import DeadlinePassedError, remaining
 from service.errors import UnavailableError
 from service.frames import Blob, receive, send
 
@@ -134,9 +135,10 @@ class Child:
         """Ask the child and wait for its answer.
 
         timeout_s: from the moment that the child is ready and free, sending included.
-        Raises ChildRefusedError, ChildCrashedError, ChildTimeoutError (the child is killed).
+        Raises ChildRefusedError, ChildCrashedError, ChildTimeoutError (the child is killed), and DeadlinePassedError
+        when its turn does not come before the call ends that is worked for (the child is left alone).
         """
-        with self._lock:
+        with self._turn():
             stream = self._ensure_started()
             deadline = time.monotonic() + (self._call_timeout_s if timeout_s is None else timeout_s)
             header = {"method": method, "params": params}
@@ -148,6 +150,17 @@ class Child:
             if not isinstance(result, dict):
                 raise self._crashed("sent an answer without a result")
             return result, received
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for one's turn, and no longer than somebody waits for the answer. Raises DeadlinePassedError."""
+        left = remaining()
+        if not self._lock.acquire(timeout=-1 if left is None else left):
+            raise DeadlinePassedError(f"the {self.name} process was busy until the deadline")
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def stop(self) -> None:
         """End the child once it is free; the next call starts another."""

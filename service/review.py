@@ -35,6 +35,14 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A person with the way to each principal."""
+
+    current: Current
+    paths: Mapping[Principal, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
 class Supposed:
     """A person as they are, and as they would be. exact: everything that depends on the change is in `then`."""
 
@@ -157,6 +165,11 @@ class Review:
     def __init__(self, people: People, checks: Checks) -> None:
         self._people = people
         self._checks = checks
+
+    def resolve(self, person: Person) -> Held:
+        """Return everything that the person holds now. Raises NotFoundError."""
+        current = self._people.resolve(person)
+        return Held(current, self._people.paths(current))
 
     def check(self, person: Person, document_ids: Sequence[str]) -> Checked:
         """Return for each document whether the person may read it now."""

@@ -5,10 +5,10 @@ Which method asks for which role is `service.api.methods`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from acl.principal import Principal
+from acl.principal import Principal, Realm
 
 OPERATOR: Final = "operator"
 ACCESS_ADMIN: Final = "access-admin"
@@ -57,12 +57,16 @@ class Roles:
         self._bindings = dict(bindings)
         self.epoch += 1
 
-    def of(self, principals: Iterable[Principal]) -> frozenset[str]:
+    def of(
+        self, principals: Iterable[Principal], unsure: Callable[[Realm], bool] = lambda realm: False
+    ) -> frozenset[str]:
         """The roles of somebody who holds these principals.
 
         Somebody who holds two that are separated, by different groups, has none of the two: which one was meant is
-        not ours to say.
+        not ours to say. Nor has somebody a role who may hold one that is separated from it.
+        unsure: whether other principals of a realm may be held too, because a directory does not say.
         """
-        held = frozenset(principals)
-        found = frozenset(role for role, bound in self._bindings.items() if bound & held)
-        return frozenset(role for role in found if not any(separated(role, other) for other in found))
+        held, bindings = frozenset(principals), self._bindings
+        found = frozenset(role for role, bound in bindings.items() if bound & held)
+        possible = found | {role for role, bound in bindings.items() if any(unsure(one.realm) for one in bound)}
+        return frozenset(role for role in found if not any(separated(role, other) for other in possible))

@@ -373,7 +373,7 @@ def facts_of(snapshot: Snapshot, current: Current, sources: frozenset[str]) -> F
         known = {age.source for age in snapshot.ages(current.actor, sources)}
         ages = tuple(age for age in ages if age.source in known)
     return Facts(
-        Freshness(current.resolved.caller.resolved_at, ages, current.resolved.incomplete),
+        Freshness(current.resolved.caller.resolved_at, ages, current.incomplete),
         snapshot.epochs(frozenset(age.source for age in ages)),
     )
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
 from connectors.secret import Secret, SecretError
+from service.keys.moving import Moving
 from service.keys.opening import open_provider
 from service.keys.provider import KeyProvider, ProviderError
 from service.keys.sealed import SealedSecret, read_blob
@@ -41,6 +42,8 @@ class KvSecret:
             from service.keys.vault import VaultKey
 
             provider = self.provider()
+            if isinstance(provider, Moving):
+                provider = provider.current
             if not isinstance(provider, VaultKey):
                 raise SecretError("secrets in Vault are read where `keys.provider` is `vault`")
             try:
@@ -55,11 +58,11 @@ def bound(settings: Settings, provider: Callable[[], KeyProvider] | None = None)
 
     provider: opened when the first secret is read, and by default then, as the settings say. Raises SettingsError.
     """
-    opened = provider or _Once(settings)
-    sources = [replace(one, options=_bound(one.options, one.place, settings.base, opened)) for one in settings.sources]
-    directories = [
-        replace(one, options=_bound(one.options, one.place, settings.base, opened)) for one in settings.directories
-    ]
+    opened, mistakes = provider or _Once(settings), list[str]()
+    sources = [replace(one, options=_bound(one, settings.base, opened, mistakes)) for one in settings.sources]
+    directories = [replace(one, options=_bound(one, settings.base, opened, mistakes)) for one in settings.directories]
+    if mistakes:
+        raise SettingsError(*mistakes)
     return replace(settings, sources=tuple(sources), directories=tuple(directories))
 
 
@@ -96,9 +99,15 @@ class _Once:
 
 
 def _bound(
-    options: Mapping[str, object], place: Callable[[str], str], base: Path, provider: Callable[[], KeyProvider]
+    one: SourceSettings | DirectorySettings, base: Path, provider: Callable[[], KeyProvider], mistakes: list[str]
 ) -> dict[str, object]:
-    return {key: _secret(key, value, place(key), base, provider) for key, value in options.items()}
+    found = dict(one.options)
+    for key, value in one.options.items():
+        try:
+            found[key] = _secret(key, value, one.place(key), base, provider)
+        except SettingsError as err:
+            mistakes += err.mistakes
+    return found
 
 
 def _secret(key: str, value: object, place: str, base: Path, provider: Callable[[], KeyProvider]) -> object:

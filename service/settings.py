@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from functools import partial
@@ -18,8 +18,19 @@ from typing import Any, Final, Literal
 from acl.errors import InvalidValueError
 from acl.principal import Principal, realm
 from connectors import yaml_file
+from connectors.base import of_source
 from connectors.yaml_file import Field, YamlFileError
-from service import audit_settings, directories, issuers, key_settings, listeners, roles, service_accounts
+from service import (
+    audit_settings,
+    directories,
+    issuers,
+    key_settings,
+    limits,
+    listeners,
+    observing,
+    roles,
+    service_accounts,
+)
 from service.audit_settings import AuditSettings
 from service.directories import DirectorySettings, Link
 from service.errors import StartError
@@ -28,8 +39,10 @@ from service.index.planner import MAX_BITS, Tuning
 from service.index.qdrant_settings import QdrantSettings
 from service.issuers import IssuerSettings
 from service.key_settings import KeySettings
+from service.limits import CallLimits
 from service.listeners import Address, Listen, Tls
 from service.mistakes import Mistakes, MistakesError
+from service.observing import ObserveSettings
 from service.schedules import Schedule
 from service.service_accounts import ServiceAccount
 
@@ -54,14 +67,14 @@ _MAX_BYTES: Final = 1024 * 1024
 
 _AGES: Final = ("max_permissions_age", "max_memberships_age", "max_content_age")
 _SHARES: Final = ("max_widening", "max_purge")
-_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "watch", "canaries"})
+_OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "permissions_every", "watch", "canaries"})
 """What the service reads of a source; the rest is its connector's."""
 
 _APART: Final = "expected another group: who audits changes nothing, and who changes something does not audit it"
 
 _KEYS: Final = (
     *("version", "data", "listen", "keys", "issuers", "service_accounts", "directories", "links", "roles"),
-    *("embedding", "reranking", "index", "limits", "sources", "audit", "backup"),
+    *("embedding", "reranking", "index", "limits", "sources", "audit", "backup", "observe"),
 )
 
 
@@ -122,9 +135,10 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """max_document_bytes: a larger document is skipped with the reason `too large`."""
+    """max_document_bytes: a larger document is skipped with the reason `too large`. calls: what one caller may have."""
 
     max_document_bytes: int
+    calls: CallLimits = field(default_factory=CallLimits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +176,7 @@ class Settings:
     sources: tuple[SourceSettings, ...]
     audit: AuditSettings
     backup: BackupSettings
+    observe: ObserveSettings = field(default_factory=ObserveSettings)
     sha256: str = field(default="", compare=False)
 
 
@@ -211,6 +226,9 @@ def _read(root: Field, path: Path) -> Settings:
     audit = mistakes.of(
         lambda: audit_settings.read(entries["audit"], base) if "audit" in entries else AuditSettings(), AuditSettings()
     )
+    observe = mistakes.of(
+        lambda: observing.read(entries["observe"]) if "observe" in entries else ObserveSettings(), ObserveSettings()
+    )
     backup = mistakes.of(lambda: _backup(entries.get("backup"), base), BackupSettings(base, base))
     if listen is not None and listen.services is None and "service_accounts" in entries:
         mistakes.of(
@@ -256,6 +274,7 @@ def _read(root: Field, path: Path) -> Settings:
         sources=sources,
         audit=audit,
         backup=backup,
+        observe=observe,
     )
 
 
@@ -305,7 +324,7 @@ def _bound(item: Field, listed: tuple[DirectorySettings, ...]) -> Principal:
             found = Principal.parse(text)
     except InvalidValueError:
         item.expected(what)
-    if found.realm.startswith("source:"):
+    if of_source(found.realm):
         item.fail(f"expected a group of a directory, found `{text}`: a source does not say who administers")
     # A class is everybody with an account: that is no role.
     if found.is_class:
@@ -349,8 +368,9 @@ def _index(item: Field | None) -> Tuning:
 
 
 def _limits(item: Field | None) -> Limits:
-    entries = item.mapping(["max_document_mb"]) if item is not None else {}
-    return Limits((entries["max_document_mb"].whole(1, 2048) if "max_document_mb" in entries else 64) * 1024 * 1024)
+    entries = item.mapping(["max_document_mb", *limits.KEYS]) if item is not None else {}
+    megabytes = entries["max_document_mb"].whole(1, 2048) if "max_document_mb" in entries else 64
+    return Limits(megabytes * 1024 * 1024, limits.read(entries))
 
 
 def _backup(item: Field | None, base: Path) -> BackupSettings:
@@ -379,20 +399,19 @@ def _source(one: Field) -> SourceSettings:
     entries = one.mapping()
     name = one.need(entries, "name", "a name").name()
     kind = one.need(entries, "kind", "a connector such as `filesystem`").name("a connector's kind")
-    ages = {key: entries[key].duration() for key in _AGES if key in entries}
-    age = ages.get("max_permissions_age", timedelta(hours=24))
+    given = {key: entries[key].duration() for key in _AGES if key in entries}
+    age = given.get("max_permissions_age", timedelta(hours=24))
+    ages = {"max_permissions_age": age, "max_memberships_age": age, "max_content_age": timedelta(days=30), **given}
     shares = {key: entries[key].share() for key in _SHARES if key in entries}
     options = {key: value for key, value in entries.items() if key not in _OF_A_SOURCE}
     return SourceSettings(
         name=name,
         kind=kind,
-        max_permissions_age=age,
-        max_memberships_age=ages.get("max_memberships_age", age),
-        max_content_age=ages.get("max_content_age", timedelta(days=30)),
+        **ages,
         max_widening=shares.get("max_widening", 0.2),
         max_purge=shares.get("max_purge", 0.2),
         options={key: value.plain() for key, value in options.items()},
-        schedule=_schedule(entries, age),
+        schedule=_schedule(entries, ages.items()),
         canaries=tuple(i.text("a pattern of locations") for i in entries["canaries"].items())
         if "canaries" in entries
         else (),
@@ -405,12 +424,18 @@ def _name_alone(one: Field) -> SourceSettings:
     return SourceSettings(one.need(one.mapping(), "name", "a name").name(), "", timedelta(0), {})
 
 
-def _schedule(entries: Mapping[str, Field], age: timedelta) -> Schedule | None:
+def _schedule(entries: Mapping[str, Field], ages: Iterable[tuple[str, timedelta]]) -> Schedule | None:
     if "every" not in entries:
-        if "watch" in entries:
-            entries["watch"].fail("changes are read early beside a schedule, expected `every` too")
+        for key in ("watch", "permissions_every"):
+            if key in entries:
+                entries[key].fail("is beside a schedule, expected `every` too")
         return None
     every = entries["every"].duration()
-    if every >= age:
-        entries["every"].fail("expected less than `max_permissions_age`, or documents are withheld between two runs")
-    return Schedule(every, entries["watch"].flag() if "watch" in entries else True)
+    rules = entries["permissions_every"].duration() if "permissions_every" in entries else None
+    if rules is not None and rules >= every:
+        entries["permissions_every"].fail("expected less than `every`, which verifies permissions too")
+    for key, age in ages:
+        shorter = "permissions_every" if rules is not None and key != "max_content_age" else "every"
+        if (every if shorter == "every" or rules is None else rules) >= age:
+            entries[shorter].fail(f"expected less than `{key}`, or documents are withheld between two runs")
+    return Schedule(every, entries["watch"].flag() if "watch" in entries else True, rules)

@@ -98,14 +98,18 @@ class SourceGroups:
         self._lock: Final = threading.Lock()
         self._state = _State()
         self._revision: int | None = None
+        self._limited = 0
 
     def limit(self, limits: Mapping[str, timedelta]) -> None:
         """Use other limits from now on: the groups of a source that they do not name are not known."""
         self._limits = dict(limits)
+        self._limited += 1
 
     def settled(self) -> int | None:
         """Return a number that stays the same as long as no group changed; None: nobody can tell at the moment."""
-        return self._catalog.memberships_revision.settled()
+        revision = self._catalog.memberships_revision.settled()
+        # Neither ever gets smaller, so the sum changes with each of them.
+        return None if revision is None else revision + self._limited
 
     def join(self, held: Mapping[Principal, tuple[str, ...]], complete: frozenset[Realm]) -> Joined:
         """Return what somebody belongs to in sources who holds `held` in directories; `complete`: realms of those."""
@@ -128,8 +132,10 @@ class SourceGroups:
             # INVARIANT: what was applied half way says nothing: it is dropped, and read from 0 next time.
             state, self._state, self._revision = self._state, _State(), None
             with self._catalog.reader() as reader:
+                members: dict[Principal, frozenset[Principal]] = {}
                 for change in reader.groups_since(state.seq):
-                    _apply(state, change)
+                    _apply(state, change, members)
+                state.graph.put(members)
                 state.passes = reader.group_passes()
                 state.seq = reader.seq
             self._state, self._revision = state, revision
@@ -166,13 +172,14 @@ def _wrong(name: str, known: Pass, unknown: int, now: datetime, limit: timedelta
     return f"the members of {unknown} groups of source `{name}` are not known" if unknown else None
 
 
-def _apply(state: _State, change: GroupChange) -> None:
+def _apply(state: _State, change: GroupChange, known: dict[Principal, frozenset[Principal]]) -> None:
+    """Take one change. known: is told who is in a group from now on."""
     state.sources.add(change.source)
     before = state.groups.pop(change.id, None)
     state.unknown.get(change.source, {}).pop(change.id, None)
     found = change.group
     if before is not None and (not isinstance(found, Group) or found.principal != before.principal):
-        state.graph.put(before.principal, ())
+        known[before.principal] = frozenset()
         state.names.pop(before.principal, None)
     match found:
         case None:
@@ -184,6 +191,6 @@ def _apply(state: _State, change: GroupChange) -> None:
             state.names[principal] = name
             if isinstance(members, Unknown):
                 state.unknown.setdefault(change.source, {})[change.id] = members.reason
-                state.graph.put(principal, ())
+                known[principal] = frozenset()
             else:
-                state.graph.put(principal, members)
+                known[principal] = members

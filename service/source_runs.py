@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from connectors.base import Connector, Finding, Level
 from connectors.errors import ConnectorError
 from service.api.sources import RunPage, SourceState
 from service.errors import NotFoundError
-from service.schedules import Schedule, waits_for_a_person
+from service.removal import Removals
+from service.schedules import History, Schedule, waits_for_a_person
 from service.settings import SourceSettings
 from service.stores.catalog import Catalog
-from service.stores.records import StoredRun, StoredSource, SyncPass
+from service.stores.records import Removal, RunState, StoredRun, StoredSource, SyncPass
 from service.sync import SyncEngine
 from service.timetable import Timetable
+from service.watches import Watches
 
 
 class SourceRuns:
@@ -33,6 +35,7 @@ class SourceRuns:
         engine: SyncEngine,
         connect: Callable[[str], Connector],
         on_started: Callable[[StoredRun], object],
+        removals: Removals,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._sources = dict(sources)
@@ -40,18 +43,31 @@ class SourceRuns:
         self._engine = engine
         self._connect = connect
         self._on_started = on_started
+        self._removals = removals
         self._threads: set[threading.Thread] = set()
         self._lock = threading.Lock()
         self.timetable = Timetable(self, _schedules(self._sources), now)
+        self._watches = Watches(connect, self.timetable.notice)
+        self._watches.use(_watched(self._sources))
+
+    def begin(self) -> None:
+        """Start runs by schedule, and watch what was read before."""
+        for name in self._sources:
+            if any(run.state is RunState.SUCCEEDED for run in self.history(name, 1).runs):
+                self._watches.begin(name, late=False)
+        self.timetable.start()
 
     def states(self) -> Sequence[SourceState]:
         """See `Sources`."""
+        removed = self._catalog.removals()
         with self._catalog.reader() as reader:
-            stored = [one for one in reader.sources() if one.name in self._sources]
-        return [self._state(one) for one in stored]
+            stored = [one for one in reader.sources() if one.name in self._sources or one.name in removed]
+        return [self._state(one, removed.get(one.name)) for one in stored]
 
-    def _state(self, stored: StoredSource) -> SourceState:
-        settings, latest = self._sources[stored.name], () if stored.latest_run is None else (stored.latest_run,)
+    def _state(self, stored: StoredSource, removal: Removal | None) -> SourceState:
+        settings, latest = self._sources.get(stored.name), () if stored.latest_run is None else (stored.latest_run,)
+        if settings is None:
+            return SourceState(stored, timedelta(0), timedelta(0), removal=removal)
         return SourceState(
             stored,
             settings.max_permissions_age,
@@ -66,6 +82,11 @@ class SourceRuns:
         if found is None:
             raise NotFoundError(f"no source is called `{name}`")
         return found
+
+    def remove(self, name: str) -> SourceState:
+        """See `Sources`."""
+        self._removals.remove(name)
+        return self.state(name)
 
     def check(self, name: str) -> Sequence[Finding]:
         """See `Sources`."""
@@ -123,11 +144,12 @@ class SourceRuns:
         self._engine.cancel(run_id)
         return self.run(run_id)
 
-    def latest(self, name: str, limit: int) -> Sequence[StoredRun]:
-        """Return the latest runs over a source, the newest first."""
+    def history(self, name: str, limit: int) -> History:
+        """See `service.timetable.Runs`."""
         with self._catalog.reader() as reader:
-            found = reader.runs(name, limit)
-        return [self._live(run) for run in found]
+            found, clocks = reader.runs(name, limit), reader.clocks().get(name, {})
+        content = clocks.get(SyncPass.CONTENT)
+        return History([self._live(run) for run in found], None if content is None else content.verified_at)
 
     def _live(self, stored: StoredRun) -> StoredRun:
         """The run with the counts that are not written down before its end."""
@@ -144,11 +166,13 @@ class SourceRuns:
             differ = {name for name, one in before.items() if self._sources.get(name) != one}
         for name in differ:
             self._engine.cancel_source(name)
+        self._watches.use(_watched(self._sources), differ)
         self.timetable.replace(_schedules(self._sources), differ)
 
     def close(self) -> None:
         """Start no run any more, stop every one and wait for its end."""
         self.timetable.close()
+        self._watches.close()
         self._engine.stop()
         with self._lock:
             threads = tuple(self._threads)
@@ -161,7 +185,8 @@ class SourceRuns:
 
     def _execute(self, name: str, execute: Callable[[], StoredRun]) -> None:
         try:
-            execute()
+            if execute().state is RunState.SUCCEEDED:
+                self._watches.begin(name, late=True)
         finally:
             self.timetable.ran(name)
             with self._lock:
@@ -170,3 +195,7 @@ class SourceRuns:
 
 def _schedules(sources: Mapping[str, SourceSettings]) -> dict[str, Schedule]:
     return {name: one.schedule for name, one in sources.items() if one.schedule is not None}
+
+
+def _watched(sources: Mapping[str, SourceSettings]) -> frozenset[str]:
+    return frozenset(name for name, one in sources.items() if one.schedule is not None and one.schedule.watch)

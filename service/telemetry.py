@@ -23,6 +23,7 @@ ALLOWED: Final = frozenset(
         "chunk_id",
         "directory",
         "document_id",
+        "part",
         "place",
         "request_id",
         "rpc",

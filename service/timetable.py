@@ -13,8 +13,8 @@ from typing import Final, Protocol
 import structlog
 
 from service.errors import RemitError, SyncRunningError
-from service.schedules import HISTORY, Notice, Schedule, due, waits_for_a_person
-from service.stores.records import RunState, StoredRun
+from service.schedules import HISTORY, History, Notice, Schedule, due, waits_for_a_person
+from service.stores.records import RunState, StoredRun, SyncPass
 
 log = structlog.get_logger()
 
@@ -28,11 +28,11 @@ _AGAIN: Final = timedelta(minutes=1)
 class Runs(Protocol):
     """What is needed of `service.source_runs.SourceRuns`."""
 
-    def start(self, name: str) -> StoredRun:
+    def start(self, name: str, sync_pass: SyncPass) -> StoredRun:
         """Open a run and return at once. Raises RemitError."""
 
-    def latest(self, name: str, limit: int) -> Sequence[StoredRun]:
-        """Return the latest runs over a source, the newest first."""
+    def history(self, name: str, limit: int) -> History:
+        """Return the latest runs over a source, at most `limit`."""
 
 
 class Timetable:
@@ -46,7 +46,7 @@ class Timetable:
         self._now = now
         self._changed = threading.Condition()
         self._schedules = dict(schedules)
-        self._history: dict[str, Sequence[StoredRun]] = {}
+        self._history: dict[str, History] = {}
         self._notices: dict[str, Notice] = {}
         self._not_before: dict[str, datetime] = {}
         self._since: dict[str, datetime] = {}
@@ -105,7 +105,9 @@ class Timetable:
         if schedule is None:
             return None
         found = due(schedule, self._read(source), self._now(), notice)
-        return found if found is None or not_before is None else max(found, not_before)
+        if found is None:
+            return None
+        return found.at if not_before is None else max(found.at, not_before)
 
     def _wake(self) -> None:
         self._again = True
@@ -123,17 +125,17 @@ class Timetable:
     def _look(self, source: str, schedule: Schedule) -> float:
         """Start the run over a source when it is due; return in how many seconds to look again."""
         try:
-            runs = self._remembered(source)
+            history = self._remembered(source)
             now = self._now()
             with self._changed:
-                at = due(schedule, runs, now, self._notices.get(source))
+                found = due(schedule, history, now, self._notices.get(source))
                 not_before = self._not_before.get(source)
-            self._tell(source, runs)
-            if at is None:
+            self._tell(source, history.runs)
+            if found is None:
                 return _LONGEST_SLEEP_S
-            at = at if not_before is None else max(at, not_before)
+            at = found.at if not_before is None else max(found.at, not_before)
             if at <= now:
-                self._begin(source)
+                self._begin(source, found.sync_pass)
                 return _LONGEST_SLEEP_S
             return (at - now).total_seconds()
         except SyncRunningError:
@@ -144,15 +146,15 @@ class Timetable:
                 self._not_before[source] = self._now() + _AGAIN
             return _AGAIN.total_seconds()
 
-    def _begin(self, source: str) -> None:
+    def _begin(self, source: str, sync_pass: SyncPass) -> None:
         with self._changed:
             if self._closed:
                 return
-        self._runs.start(source)
+        self._runs.start(source, sync_pass)
         with self._changed:
             self._history.pop(source, None)
 
-    def _remembered(self, source: str) -> Sequence[StoredRun]:
+    def _remembered(self, source: str) -> History:
         with self._changed:
             found = self._history.get(source)
         if found is None:
@@ -163,14 +165,14 @@ class Timetable:
                     self._history[source] = found
         return found
 
-    def _read(self, source: str) -> Sequence[StoredRun]:
+    def _read(self, source: str) -> History:
         """The latest runs that count, and one that is under way."""
-        found = self._runs.latest(source, HISTORY)
+        found = self._runs.history(source, HISTORY)
         with self._changed:
             since = self._since.get(source)
         if since is None:
             return found
-        return [run for run in found if run.started_at >= since or run.state is RunState.RUNNING]
+        return History([run for run in found.runs if run.started_at >= since or run.state is RunState.RUNNING])
 
     def _tell(self, source: str, runs: Sequence[StoredRun]) -> None:
         """Say loudly, once for each run, that somebody must act."""

@@ -129,6 +129,14 @@ class Findable(Protocol):
 
 
 @runtime_checkable
+class Telling(Protocol):
+    """A directory that knows by itself, and at once, whether it can answer."""
+
+    def failure(self) -> str | None:
+        """Return why nobody can be resolved now, None while all is well."""
+
+
+@runtime_checkable
 class Listed(Directory, Protocol):
     """A directory that can list its people, and say what somebody would hold in other groups: for reports alone."""
 

@@ -120,6 +120,14 @@ class StaticDirectory:
         groups = (*user.groups, found) if member else tuple(one for one in user.groups if one != found)
         return self._resolution(accounts, replace(user, groups=groups), at)
 
+    def failure(self) -> str | None:
+        """See `Telling`."""
+        try:
+            self._accounts()
+        except DirectoryUnavailableError as err:
+            return err.detail
+        return None
+
     def accounts(self) -> tuple[str, ...]:
         """See `Listed`."""
         return tuple(sorted(user.id for user in self._accounts().people.users.values() if user.enabled))

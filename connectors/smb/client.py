@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
+from smbprotocol.change_notify import ChangeNotifyFlags, CompletionFilter, FileSystemWatcher
 from smbprotocol.connection import Connection
 from smbprotocol.create_contexts import CreateContextName
 from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
@@ -27,6 +28,7 @@ from smbprotocol.tree import TreeConnect
 
 from acl.dialects.ntfs import READ_ATTRIBUTES, READ_CONTROL, READ_DATA, SYNCHRONIZE
 from connectors.errors import FatalError, RetriableError
+from connectors.notices import Noticed
 from connectors.smb import rpc, samr, srvsvc
 
 _T = TypeVar("_T")
@@ -42,6 +44,15 @@ _REQUESTS: Final = 3
 """How many requests one name takes: open, ask, close."""
 
 _SHARE_ALL: Final = 0x7
+_CHANGES: Final = (
+    CompletionFilter.FILE_NOTIFY_CHANGE_FILE_NAME
+    | CompletionFilter.FILE_NOTIFY_CHANGE_DIR_NAME
+    | CompletionFilter.FILE_NOTIFY_CHANGE_ATTRIBUTES
+    | CompletionFilter.FILE_NOTIFY_CHANGE_SIZE
+    | CompletionFilter.FILE_NOTIFY_CHANGE_LAST_WRITE
+    | CompletionFilter.FILE_NOTIFY_CHANGE_CREATION
+    | CompletionFilter.FILE_NOTIFY_CHANGE_SECURITY
+)
 _WRITE_DATA: Final = 0x2
 _NORMAL: Final = 0x80
 _FOLDER_CLASS: Final = 37
@@ -294,6 +305,15 @@ class Share:
         except (SMBException, OSError) as err:
             raise self._lost(err) from err
 
+    def notices(self) -> ShareNotices:
+        """Begin to wait for changes anywhere in the share; this object is of no other use from then on."""
+        root = Open(self._tree, "")
+        try:
+            self._create(root, READ_DATA | SYNCHRONIZE, CreateOptions.FILE_DIRECTORY_FILE)
+        except (SMBException, OSError) as err:
+            raise self._lost(err) from err
+        return ShareNotices(self, root, self._lost)
+
     def _call(self, interface: rpc.Interface, request: bytes) -> list[bytes]:
         """Return all fragments of the answer to a request."""
         pipe = self._bound(interface)
@@ -408,6 +428,47 @@ class Share:
         return self._lost(err)
 
 
+class ShareNotices:
+    """CHANGE_NOTIFY over a whole share. See `connectors.notices.Watch`.
+
+    The server is asked for no details: it only says that something changed, or so much that it lost count, which is
+    the same. Between two questions it keeps for the open folder what happened. SOURCE: [MS-SMB2] 2.2.35, 3.3.5.19.
+    """
+
+    def __init__(self, share: Share, root: Open, lost: Callable[[Exception], RetriableError]) -> None:
+        self._share = share
+        self._root = root
+        self._lost = lost
+        self._asked = self._ask()
+
+    def wait(self, timeout_s: float) -> Noticed | None:
+        """See `connectors.notices.Watch`."""
+        if not self._asked.response_event.wait(timeout_s):
+            return None
+        try:
+            # Nothing at all: the connection is gone.
+            if self._asked.result is None:
+                raise SMBException("the watch was ended")
+        except SMBException as err:
+            raise self._lost(err) from err
+        except (ValueError, struct.error):
+            pass  # details that nobody asked for, and that cannot be read: something changed
+        self._asked = self._ask()
+        return Noticed()
+
+    def close(self) -> None:
+        """See `connectors.notices.Watch`."""
+        self._share.close()
+
+    def _ask(self) -> FileSystemWatcher:
+        asked = FileSystemWatcher(self._root)
+        try:
+            asked.start(_CHANGES, ChangeNotifyFlags.SMB2_WATCH_TREE, output_buffer_length=0)
+        except (SMBException, OSError) as err:
+            raise self._lost(err) from err
+        return asked
+
+
 def _output(response: bytes) -> bytes:
     """The buffer of an answer to QUERY_INFO or QUERY_DIRECTORY; offsets count from the header, which has 64 bytes."""
     _, offset, length = struct.unpack_from("<HHI", response)
@@ -449,6 +510,9 @@ def _entries(data: bytes) -> Iterator[Entry]:
                 yield Entry(name, attributes, file_id, created)
             if not after:
                 return
+            if after < _ENTRY.size:
+                # INVARIANT: each entry is behind the one before, so that reading ends after as many as have room.
+                raise SMBException("a listing is damaged: entries lie in each other")
             place += after
     except (struct.error, UnicodeDecodeError) as err:
         raise SMBException("a listing is damaged") from err

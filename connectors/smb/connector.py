@@ -32,6 +32,7 @@ from connectors.base import (
 )
 from connectors.errors import ConnectorError, FatalError, RetriableError, SkippableError
 from connectors.media_types import UNKNOWN, media_type
+from connectors.notices import Watch
 from connectors.posix.names import display
 from connectors.smb.client import DIRECTORY, REPARSE_POINT, Entry, Look, NameFailedError, Share
 from connectors.smb.local_groups import LocalGroups
@@ -140,6 +141,18 @@ class Smb:
         finally:
             share.close()
         yield ScanComplete({"version": 1})
+
+    def watch(self) -> Watch:
+        """Have the server say when something changes in the share. See `connectors.notices.Watchable`.
+
+        It says nothing of the share's own permissions and of groups: the schedule meets those.
+        """
+        share = self._connect()
+        try:
+            return share.notices()
+        except BaseException:
+            share.close()
+            raise
 
     def read(self, document: Upsert, limit_bytes: int) -> bytes:
         """Return the content of `document.version`, if file and share are what was sent, before and after reading."""

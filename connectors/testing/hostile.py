@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Final
@@ -78,6 +78,8 @@ class Faults:
     unknown_groups: groups whose members cannot be read.
     groups_incomplete: the groups never end: MembershipsEnd does not come.
     groups_unread: why MembershipsEnd says that not all could be read.
+    incomplete_scopes: scopes that are sent as not listed in full.
+    unknown_scopes: scopes that are sent with rules that are not understood.
     scopes_last: containers come after their documents, which the protocol forbids.
     flood: this many extra skips without native_id, as from a folder full of FIFOs.
     after_complete: changes sent after ScanComplete, which the protocol forbids.
@@ -100,6 +102,8 @@ class Faults:
     unknown_groups: set[Principal] = field(default_factory=set)
     groups_incomplete: bool = False
     groups_unread: str = ""
+    incomplete_scopes: set[ScopeId] = field(default_factory=set)
+    unknown_scopes: set[ScopeId] = field(default_factory=set)
     scopes_last: bool = False
     flood: int = 0
     after_complete: tuple[Change, ...] = ()
@@ -248,7 +252,14 @@ class MemorySource:
             scope = self.scopes.get(scope_id)
             if scope is not None and scope_id not in self.faults.withhold_scopes:
                 self._sent[scope_id] = scope
-                yield _scope_change(scope_id, scope)
+                yield _scope_change(scope_id, self._disturbed(scope_id, scope))
+
+    def _disturbed(self, scope_id: ScopeId, scope: MemoryScope) -> MemoryScope:
+        if scope_id in self.faults.incomplete_scopes:
+            scope = replace(scope, complete=False)
+        if scope_id in self.faults.unknown_scopes:
+            scope = replace(scope, clause=Unknown("the source was told not to say"))
+        return scope
 
     def _scopes_again(self) -> Iterator[Change]:
         """Send containers that are not what they were when they were sent; as unknown those that are gone."""

@@ -27,6 +27,9 @@ _PAGE_BYTES: Final = 8 * 1024 * 1024
 _MOST_CLASSES: Final = 16
 _LAST: Final = 2**62
 
+_PROOFS: Final = frozenset({"isolation", "revocation", "oracle", "all"})
+_MOST_CHECKS: Final = 1_000_000
+
 _KINDS: Final = {
     audit_pb2.AUDIT_CLASS_QUERY: Kind.QUERY,
     audit_pb2.AUDIT_CLASS_ACCESS: Kind.ACCESS,
@@ -36,6 +39,7 @@ _KINDS: Final = {
     audit_pb2.AUDIT_CLASS_HEARTBEAT: Kind.HEARTBEAT,
     audit_pb2.AUDIT_CLASS_AUDIT: Kind.AUDIT,
     audit_pb2.AUDIT_CLASS_STANDING: Kind.STANDING,
+    audit_pb2.AUDIT_CLASS_ON_BEHALF: Kind.ON_BEHALF,
 }
 
 
@@ -149,6 +153,18 @@ class AuditServicer:
                 checkpoint=signed.note.encode(), first_size=request.first_size, hashes=hashes
             )
         )
+
+    async def RecordProof(self, request: audit_pb2.RecordProofRequest, call: Call) -> Reply:
+        """Check the result; the record of the call, which is durable before the answer leaves, is what holds it."""
+        if request.proof not in _PROOFS:
+            raise InvalidRequestError("proof", "no such proof")
+        if request.result not in audit_pb2.ProofResult.values()[1:]:
+            raise InvalidRequestError("result", "no such result")
+        if len(request.report_sha256) != 32:
+            raise InvalidRequestError("report_sha256", "not a SHA-256")
+        if not 1 <= request.checks <= _MOST_CHECKS or not 0 <= request.failed <= request.checks:
+            raise InvalidRequestError("checks", "not a number of checks")
+        return Reply(audit_pb2.RecordProofResponse(response_id=call.request_id))
 
 
 def _records(entries: Iterable[Entry]) -> list[audit_pb2.AuditRecord]:

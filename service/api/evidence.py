@@ -28,6 +28,7 @@ from service.authn import TokenRefusedError
 from service.callers import Current
 from service.checks import Checked
 from service.errors import AuditUnavailableError
+from service.limits import RateLimitedError
 from service.reading import Passage
 from service.search import Answer, Query, Trace
 
@@ -48,6 +49,8 @@ _KINDS: Final = {
     "remit.v1.IndexService": Kind.ADMIN,
     "remit.v1.StandingService": Kind.ADMIN,
 }
+# A result of a control is one, however it came into the log.
+_KIND_OF_METHOD: Final = {"remit.v1.AuditService/RecordProof": Kind.CONTROL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,13 @@ class CheckEvidence:
     about: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class HeldEvidence:
+    """Somebody else was resolved, to say what they hold."""
+
+    current: Current
+
+
 class Log(Protocol):
     """What keeps records: `service.audit.log.AuditLog`."""
 
@@ -100,7 +110,7 @@ class LoggedCalls:
         self._key = key
         self._clock = clock
         self._keep_queries = keep_queries
-        self._floods = Floods("UNAUTHENTICATED")
+        self._floods = {reason: Floods(reason) for reason in ("UNAUTHENTICATED", "RATE_LIMITED", "DRAINING")}
         self.arrivals = Arrivals(METHODS, clock)
 
     async def summarize(self, every_s: float = 1.0) -> None:
@@ -108,12 +118,15 @@ class LoggedCalls:
         while True:
             for _ in range(_ARRIVALS_EVERY):
                 await asyncio.sleep(every_s)
-                await self._write(self._floods.take())
+                await self._write(self._flooded())
             await self._write(self.arrivals.take())
 
     async def flush(self) -> None:
         """Record what was counted so far."""
-        await self._write([*self._floods.take(), *self.arrivals.take()])
+        await self._write([*self._flooded(), *self.arrivals.take()])
+
+    def _flooded(self) -> list[Record]:
+        return [record for floods in self._floods.values() for record in floods.take()]
 
     async def _write(self, counted: Iterable[Record]) -> None:
         for one in counted:
@@ -125,9 +138,11 @@ class LoggedCalls:
 
     async def record(self, entry: Entry) -> None:
         """See `service.api.wrapper.Auditor`."""
-        if entry.subject is None and entry.reason == self._floods.reason:
-            what = " ".join(part for part in (entry.rpc, _detail(entry.error)) if part)
-            if self._floods.counted(entry.peer, what, entry.received_at):
+        floods = self._floods.get(entry.reason)
+        if floods is not None and entry.caller is None:
+            who = "" if entry.subject is None else entry.subject.subject
+            what = " ".join(part for part in (entry.rpc, _detail(entry.error), who) if part)
+            if floods.counted(entry.peer, what, entry.received_at):
                 return
         made = self._call(entry)
         if len(made.returned) <= _PASSAGES_A_RECORD:
@@ -139,7 +154,9 @@ class LoggedCalls:
             await self._log.append(replace(made, returned=part).record())
 
     def _call(self, entry: Entry) -> Call:
-        kind = _KINDS[entry.rpc.partition("/")[0]]
+        kind = _KIND_OF_METHOD.get(entry.rpc) or _KINDS[entry.rpc.partition("/")[0]]
+        if entry.subject is not None and entry.subject.on_behalf is not None:
+            kind = Kind.ON_BEHALF
         caller, decided_at, answer = entry.caller, entry.received_at, None
         if isinstance(entry.evidence, SearchEvidence | ReadingEvidence):
             answer = entry.evidence.answer
@@ -152,7 +169,7 @@ class LoggedCalls:
             kind=kind,
             rpc=entry.rpc,
             response_id=entry.request_id,
-            code=_code(entry.reason),
+            code=code_of(entry.reason),
             latency=max(self._clock() - entry.received_at, timedelta(0)),
             peer=entry.peer,
             reason=entry.reason,
@@ -165,7 +182,7 @@ class LoggedCalls:
             else Authority.of(caller.resolved.caller, decided_at, caller.resolved.roles),
             asked=self._asked(entry),
             returned=() if answer is None else _returned(answer),
-            about=None if checks is None or not checks.about else _about(checks.answer.caller),
+            about=_about(entry.evidence),
             checked=() if checks is None else checks.answer.checked,
             epochs={} if facts is None else facts.epochs,
             withheld={} if answer is None else answer.withheld,
@@ -193,7 +210,7 @@ class LoggedCalls:
         )
 
 
-def _code(reason: str) -> str:
+def code_of(reason: str) -> str:
     """The name of the status."""
     if reason == GIVEN_UP:
         return GIVEN_UP
@@ -207,6 +224,8 @@ def _detail(error: Exception | None) -> str:
             return ""
         case TokenRefusedError(why=why):
             return why
+        case RateLimitedError(limit=limit):
+            return limit
         case _:
             return type(error).__name__
 
@@ -240,7 +259,7 @@ def _target(request: Message | None) -> str:
             target = request.name
         case source_pb2.ApproveHoldRequest() | source_pb2.RejectHoldRequest():
             target = request.hold_id
-        case source_pb2.ListSyncRunsRequest():
+        case source_pb2.ListSyncRunsRequest() | source_pb2.RemoveSourceRequest():
             target = request.name
         case source_pb2.GetSyncRunRequest() | source_pb2.WatchSyncRunRequest() | source_pb2.CancelSyncRunRequest():
             target = request.run_id
@@ -262,6 +281,7 @@ def _conditions(request: Message | None) -> dict[str, str]:
             review_pb2.CheckUserAccessRequest()
             | review_pb2.ExplainUserAccessRequest()
             | review_pb2.ListUserDocumentsRequest()
+            | review_pb2.ResolveUserRequest()
         ):
             named = {"user": request.user.user, "directory": request.user.directory}
             return {name: value[:_LONGEST_TARGET] for name, value in named.items() if value}
@@ -276,6 +296,16 @@ def _conditions(request: Message | None) -> dict[str, str]:
             given = {"document_id": request.document_id, "person": request.person}
         case audit_pb2.ExportAuditRecordsRequest():
             given = {"first_index": str(request.first_index), "follow": "true" if request.follow else ""}
+        case audit_pb2.RecordProofRequest():
+            return {
+                "proof": request.proof[:_LONGEST_TARGET],
+                "result": audit_pb2.ProofResult.Name(request.result).removeprefix("PROOF_RESULT_").lower()
+                if request.result in audit_pb2.ProofResult.values()
+                else str(request.result),
+                "report_sha256": request.report_sha256[:32].hex(),
+                "checks": str(request.checks),
+                "failed": str(request.failed),
+            }
         case _:
             return {}
     for name in ("start_time", "end_time"):
@@ -310,7 +340,14 @@ def _actor(entry: Entry) -> Actor | None:
     return Actor(subject.issuer, subject.subject, subject.token_id, subject.directory, account, acting)
 
 
-def _about(current: Current) -> About:
+def _about(evidence: object) -> About | None:
+    match evidence:
+        case CheckEvidence(answer, about=True):
+            current = answer.caller
+        case HeldEvidence(current):
+            pass
+        case _:
+            return None
     found = current.resolved
     return About(current.subject.directory, found.resolution.account_id, principals_digest(found.caller.principals))
 

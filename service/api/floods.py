@@ -1,7 +1,8 @@
 """Floods of refused calls: each address has some records a second, and one with a count for all that came beyond.
 
-Only calls that proved nobody are counted here: they were told nothing, so nothing waits for their records. What is
-counted and not yet written is lost when the process is killed: at most the counts of one second.
+Only calls that proved nobody, or were refused for their number, are counted here: they were told nothing, so nothing
+waits for their records. What is counted and not yet written is lost when the process is killed: at most the counts of
+one second.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ class Health:
         self._open = False
         self._failing = False
         self._parts: dict[str, str] = {}
+        self._known: frozenset[str] = frozenset()
 
     async def open(self) -> None:
         """Say SERVING, unless something fails."""
@@ -43,20 +44,29 @@ class Health:
         """Ask again and again whether something fails, and say so. Runs until it is cancelled.
 
         failure: why nothing can be answered, None while all is well: `AuditLog.failure`, `Authenticator.failure`.
-        parts: by the full name of a service, why that one alone cannot do all that it is for.
+        parts: by the full name of a service, why that one alone cannot do all that it is for; and by the name of
+        something that services rest on, such as `directory/people`, why it is not well. They may block.
         """
+        self._known = frozenset(parts or ())
+        await self._say()
         while True:
             why = failure()
-            found = {name: said for name, one in (parts or {}).items() if (said := one()) is not None}
+            found = await asyncio.get_running_loop().run_in_executor(None, _ill, parts or {})
             if (why is not None) != self._failing or found.keys() != self._parts.keys():
                 if (why is not None) != self._failing:
                     log.error("not_serving", detail=why) if why is not None else log.info("serving_again")
+                for name in found.keys() - self._parts.keys():
+                    log.warning("part_not_serving", part=name, detail=found[name])
                 self._failing, self._parts = why is not None, found
                 await self._say()
             await asyncio.sleep(every_s)
 
     async def _say(self) -> None:
         status = health_pb2.HealthCheckResponse
-        for name in self._services:
+        for name in sorted({*self._services, *self._known}):
             well = self._open and not self._failing and name not in self._parts
             await self.servicer.set(name, status.SERVING if well else status.NOT_SERVING)
+
+
+def _ill(parts: Mapping[str, Callable[[], str | None]]) -> dict[str, str]:
+    return {name: said for name, one in parts.items() if (said := one()) is not None}

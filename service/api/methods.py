@@ -59,6 +59,7 @@ METHODS: Final = {
     "remit.v1.ReviewService/ListGrants": Rule(
         ACCESS_ADMIN, default_s=60.0, longest_s=600.0, also=frozenset({AUDITOR, SOURCE_OWNER})
     ),
+    "remit.v1.ReviewService/ResolveUser": _REVIEW,
     "remit.v1.ReviewService/PreviewChange": Rule(
         ACCESS_ADMIN, default_s=60.0, longest_s=600.0, also=frozenset({AUDITOR})
     ),
@@ -73,6 +74,7 @@ METHODS: Final = {
     "remit.v1.SourceService/CancelSyncRun": Rule(OPERATOR, also=frozenset({SOURCE_OWNER})),
     # A watch follows a run to its end; it ends with the credential at the latest.
     "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S, also=_LOOKS),
+    "remit.v1.SourceService/RemoveSource": _OPERATOR,
     "remit.v1.SourceService/ReloadSettings": Rule(OPERATOR, default_s=60.0, longest_s=600.0),
     "remit.v1.SourceService/ListHolds": _LOOK,
     # Who runs syncs does not decide what they may open: that is for those who answer for access.
@@ -91,6 +93,7 @@ METHODS: Final = {
     "remit.v1.StandingService/LiftLegalHold": _KEY_ADMIN,
     "remit.v1.StandingService/ListStoppedSources": Rule(OPERATOR, also=frozenset({ACCESS_ADMIN, AUDITOR})),
     "remit.v1.StandingService/ClearSource": Rule(OPERATOR, also=frozenset({ACCESS_ADMIN})),
+    "remit.v1.AuditService/RecordProof": _AUDITOR,
     "remit.v1.CustodyService/GetKeyStatus": _KEY_ADMIN,
     "remit.v1.CustodyService/RotateKeys": _KEY_ADMIN,
     "remit.v1.CustodyService/RewrapKeys": _KEY_ADMIN,

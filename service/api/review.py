@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from remit.v1 import review_pb2
 
 from service.api import wire, wire_access, wire_review
-from service.api.evidence import CheckEvidence
+from service.api.evidence import CheckEvidence, HeldEvidence
 from service.api.pages import PageTokens
 from service.api.wrapper import Call, Reply
 from service.audience import Audience
@@ -82,6 +82,11 @@ class ReviewServicer:
         rows, following = await self._executor.run(self._grants.page, told, first, size)
         token = "" if following is None else self._tokens.write(following, request, call)
         return Reply(wire_review.grants_response(rows, token, call.request_id))
+
+    async def ResolveUser(self, request: review_pb2.ResolveUserRequest, call: Call) -> Reply:
+        """Return everything that somebody holds."""
+        found = await self._executor.run(self._review.resolve, wire_access.person(request.user))
+        return Reply(wire_access.resolve_user_response(found, call.request_id), HeldEvidence(found.current))
 
     async def PreviewChange(self, request: review_pb2.PreviewChangeRequest, call: Call) -> Reply:
         """Say what a change would do."""

@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from remit.v1 import access_pb2, audit_pb2, custody_pb2, index_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
 from service.api.arrivals import Arrivals
+from service.api.hang_up import hang_up
 from service.api.health import Health
 from service.api.tls import Certificates
 from service.api.wrapper import Wrapper
@@ -51,10 +52,16 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    ("grpc.http2.max_ping_strikes", 2),
+    ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.max_connection_age_ms", 30 * 60_000),
     ("grpc.max_connection_age_grace_ms", 60_000),
 )
-_MOST_CALLS = 512
+# How many calls are under way is bounded by whom they are of (`service.limits`); this keeps those of nobody in bounds.
+_MOST_CALLS = 16_384
+_TOLD_AT = 0.8
+"""The share of the grace after which calls that are still under way are ended."""
+_QUIET_S = 0.3
 _ADMINISTRATOR_OPTIONS = tuple(o for o in _OPTIONS if not o[0].startswith("grpc.max_connection_age"))
 
 
@@ -80,6 +87,8 @@ class Server:
     ) -> None:
         """arrivals: counts the calls that reach no method of ours."""
         self._health = health
+        self._wrapper = wrapper
+        self._ports: frozenset[int] = frozenset()
 
         def listener(served: Sequence[Served], options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
             return _listener(wrapper, health, served, options, arrivals)
@@ -110,17 +119,42 @@ class Server:
             if certificates is None:
                 raise StartError(f"cannot listen on {services}: services prove themselves by TLS")
             third = _bind(self._services, services, certificates, client=True)
+        self._ports = frozenset(one.port for one in (first, second, third) if one is not None)
         for server in self._all:
             await server.start()
         await self._health.open()
         return first, second, third
 
     async def stop(self, grace_s: float) -> None:
-        """Say NOT_SERVING, take no more calls, and give those under way `grace_s`."""
+        """Say NOT_SERVING, take no more calls, and give those under way `grace_s`.
+
+        1. Streams have no end of their own: they are told at once. New calls are refused with a status that lets their
+           callers try again.
+        2. What is left shortly before the end of the grace is told the same, because gRPC would cut it with a status
+           that does not.
+        3. gRPC stops, and in the same moment connections end from below, see `hang_up`.
+        """
         await self._health.close()
+        self._wrapper.refuse()
+        self._wrapper.drain(streams_alone=True)
+        if grace_s > 0:
+            await self._settled(grace_s * _TOLD_AT)
+            self._wrapper.drain(streams_alone=False)
+            await self._settled(grace_s * (1 - _TOLD_AT) / 2)
         async with asyncio.TaskGroup() as group:
             for server in self._all:
-                group.create_task(server.stop(grace_s))
+                group.create_task(server.stop(grace_s * (1 - _TOLD_AT) / 2))
+            # INVARIANT: before the first of these tasks runs, and no message is read or sent in between.
+            hang_up(self._ports)
+
+    async def _settled(self, most_s: float) -> None:
+        """Return when no call was under way for a moment, or after so long."""
+        loop = asyncio.get_running_loop()
+        until, busy = loop.time() + most_s, loop.time()
+        while (now := loop.time()) < until and now - busy < min(_QUIET_S, most_s / 2):
+            if not self._wrapper.idle:
+                busy = now
+            await asyncio.sleep(0.005)
 
     async def wait(self) -> None:
         """Return when all listeners have ended."""

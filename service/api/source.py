@@ -105,6 +105,12 @@ class SourceServicer(HoldMethods):
         _seen(run.source, call)
         return Stream(self._watch(run))
 
+    async def RemoveSource(self, request: source_pb2.RemoveSourceRequest, call: Call) -> Reply:
+        """Remove a source."""
+        name = _seen(wire.name("name", request.name), call)
+        removed = await self._executor.run(self._sources.remove, name)
+        return Reply(source_pb2.RemoveSourceResponse(source=wire.source(removed)))
+
     async def ReloadSettings(self, request: source_pb2.ReloadSettingsRequest, call: Call) -> Reply:
         """Read the settings again."""
         return Reply(wire.reload_response(await self._executor.run(self._reload)))

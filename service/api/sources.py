@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from connectors.base import Finding
-from service.stores.records import StoredRun, StoredSource, SyncPass
+from service.stores.records import Removal, StoredRun, StoredSource, SyncPass
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class SourceState:
     """A configured source with what is stored of it.
 
     next_run_at: None without a schedule, and while a run is under way. waits_for_a_person: the latest run failed by
-    what only a person can mend.
+    what only a person can mend. removal: None unless it was removed.
     """
 
     stored: StoredSource
@@ -24,6 +24,7 @@ class SourceState:
     max_content_age: timedelta
     next_run_at: datetime | None = None
     waits_for_a_person: bool = False
+    removal: Removal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,10 @@ class Sources(Protocol):
     """Configured sources and their runs. Every method blocks and may be called from several threads."""
 
     def states(self) -> Sequence[SourceState]:
-        """Return every configured source, by name."""
+        """Return every configured source, and every removed one, by name."""
+
+    def remove(self, name: str) -> SourceState:
+        """Withhold a source from now on, and have it purged. Raises NotFoundError."""
 
     def state(self, name: str) -> SourceState:
         """Return one source. Raises NotFoundError."""

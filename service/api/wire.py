@@ -23,7 +23,7 @@ from service.configuration import Reloaded
 from service.errors import InvalidRequestError
 from service.reading import DocumentView, Passage
 from service.search import Answer, Freshness, Mode, Query
-from service.stores.records import Live, Phase, RunState, StoredRun, SyncPass
+from service.stores.records import Live, Phase, Removal, RunState, StoredRun, SyncPass
 
 MAX_QUERY_BYTES: Final = 8192
 MAX_LIMIT: Final = 100
@@ -249,8 +249,15 @@ def source(state: SourceState) -> source_pb2.Source:
         waits_for_a_person=state.waits_for_a_person,
         content_verified_at=_optional(content.verified_at if content is not None else None),
         max_content_age=duration(state.max_content_age),
+        removal=_REMOVALS[state.removal],
     )
 
+
+_REMOVALS: Final = {
+    None: source_pb2.REMOVAL_STATE_UNSPECIFIED,
+    Removal.PURGING: source_pb2.REMOVAL_STATE_PURGING,
+    Removal.PURGED: source_pb2.REMOVAL_STATE_PURGED,
+}
 
 _PASSES: Final = {
     SyncPass.CONTENT: source_pb2.SYNC_PASS_CONTENT,

@@ -16,7 +16,7 @@ from service.callers import Current
 from service.checks import Checked, Explained, Explanation, Page, Standing, Why, why
 from service.errors import InvalidRequestError
 from service.reading import DocumentView
-from service.review import Person
+from service.review import Held, Person
 
 MAX_DOCUMENTS: Final = 100
 MAX_PAGE: Final = 1000
@@ -144,7 +144,23 @@ def user(current: Current) -> review_pb2.User:
         directory=current.subject.directory,
         account=found.resolution.account_id,
         display_name=found.resolution.display_name,
-        left_out=sorted({*found.left_out, *found.sources_left_out}),
+        left_out=sorted(found.unsaid),
+    )
+
+
+def resolve_user_response(found: Held, response_id: str) -> review_pb2.ResolveUserResponse:
+    """Write everything that somebody holds."""
+    resolved = found.current.resolved
+    held = sorted((principal.token, path) for principal, path in found.paths.items())
+    return review_pb2.ResolveUserResponse(
+        user=user(found.current),
+        principals=[access_pb2.HeldPrincipal(token=token, path=path) for token, path in held],
+        roles=sorted(resolved.roles),
+        complete_realms=sorted(resolved.caller.complete),
+        left_out=[review_pb2.LeftOut(name=name, reason=why) for name, why in sorted(resolved.unsaid.items())],
+        resolved_at=wire.moment(resolved.caller.resolved_at),
+        expires_at=wire.moment(resolved.caller.expires_at),
+        response_id=response_id,
     )
 
 

@@ -4,12 +4,13 @@ Every method of every service is registered through `Wrapper.handlers`, which wa
 files; one without a row in `methods` or without a handler is a StartError. In this order, for every call:
 
 1. a deadline: the call's own, at most the method's longest, the method's default when it brings none
-2. the credential is verified, the caller resolved, the method's role checked
-3. the request's bytes become a message, and not before the caller is known
-4. the handler returns a reply or raises
-5. the gate looks at the reply
-6. the audit record is durable
-7. the reply leaves, or the status of the error
+2. the credential is verified, and the call counted against the limits of whom it proves
+3. the caller is resolved, the method's role checked
+4. the request's bytes become a message, and not before the caller is known
+5. the handler returns a reply or raises
+6. the gate looks at the reply
+7. the audit record is durable
+8. the reply leaves, or the status of the error
 
 Handlers never touch gRPC: `context.abort` is called here and nowhere else, because an abort that is not awaited lets
 the handler go on and answers OK with the data.
@@ -38,12 +39,27 @@ from service.api.methods import METHODS, Rule
 from service.api.status import DETAILS_KEY, Failure, failure_of
 from service.authn import Credentials, Subject
 from service.callers import Current
-from service.errors import AuditUnavailableError, InvalidRequestError, RoleRequiredError, StartError
+from service.deadline import DeadlinePassedError, within
+from service.errors import (
+    AuditUnavailableError,
+    DrainingError,
+    InvalidRequestError,
+    RoleRequiredError,
+    StartError,
+    UnauthenticatedError,
+)
 from service.executor import Executor
 from service.keys.provider import ProviderError
+from service.limits import Meter
 from service.stores.errors import StorageError
 
 log = structlog.get_logger()
+
+SLOWEST_SENDER_S = 10.0
+"""How long a call may wait for the bytes of its request."""
+
+SLOWEST_READER_S = 60.0
+"""How long one message of a stream may wait for its reader."""
 
 GIVEN_UP = "CANCELLED"
 """The reason of a call whose caller did not wait for its end. Nobody is told, so it is none of the API."""
@@ -164,7 +180,10 @@ class _Method:
 
 
 class Wrapper:
-    """clock: the time of records and decisions. new_id: names calls; never guessable from another's."""
+    """clock: the time of records and decisions. new_id: names calls; never guessable from another's.
+
+    meter: what callers may have; the default limits without one.
+    """
 
     def __init__(
         self,
@@ -177,6 +196,7 @@ class Wrapper:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         new_id: Callable[[], str] = lambda: secrets.token_hex(16),
         rules: Mapping[str, Rule] = METHODS,
+        meter: Meter | None = None,
     ) -> None:
         self._authenticator = authenticator
         self._callers = callers
@@ -186,6 +206,35 @@ class Wrapper:
         self._clock = clock
         self._new_id = new_id
         self._rules = rules
+        self._meter = meter or Meter()
+        self._running: dict[asyncio.Timeout, bool] = {}
+        self._cut: set[asyncio.Timeout] = set()
+        self._refusing = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way."""
+        return not self._running
+
+    def refuse(self) -> None:
+        """Answer every call from now on that it may be tried again elsewhere."""
+        self._refusing = True
+
+    def drain(self, *, streams_alone: bool) -> None:
+        """End calls that are under way, with a status that lets their callers try again elsewhere."""
+        for limit, stream in list(self._running.items()):
+            if stream or not streams_alone:
+                self._cut.add(limit)
+                limit.reschedule(asyncio.get_running_loop().time())
+
+    @contextlib.asynccontextmanager
+    async def _within(self, limit: asyncio.Timeout, *, stream: bool) -> AsyncGenerator[None]:
+        async with limit:
+            self._running[limit] = stream
+            try:
+                yield
+            finally:
+                del self._running[limit]
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods of `service`, each of them wrapped.
@@ -208,30 +257,34 @@ class Wrapper:
         if handle is None or descriptor.client_streaming:
             raise StartError(f"the method `{rpc}` has no handler")
         method = _Method(rpc, rule, GetMessageClass(descriptor.input_type), handle)
-        # Messages are parsed and built within the wrapper: what gRPC did itself would answer outside of it.
+        # Messages are read, parsed and built within the wrapper: what gRPC did itself would answer outside of it. To
+        # gRPC every method takes a stream, of which one message is read: so a call whose message never comes is known
+        # by its credential before, counted, and ended. On the wire it is the same.
         if descriptor.server_streaming:
 
-            async def stream(raw: bytes, context: _Context) -> None:
-                failure = await self._stream(method, raw, context)
+            async def stream(_: object, context: _Context) -> None:
+                failure = await self._stream(method, context)
                 if failure is not None:
                     await _abort(context, failure)
 
-            return grpc.unary_stream_rpc_method_handler(stream)
+            return grpc.stream_stream_rpc_method_handler(stream)
 
-        async def unary(raw: bytes, context: _Context) -> bytes:
-            answer = await self._unary(method, raw, context)
+        async def unary(_: object, context: _Context) -> bytes:
+            answer = await self._unary(method, context)
             if isinstance(answer, Failure):
                 await _abort(context, answer)
             return answer
 
-        return grpc.unary_unary_rpc_method_handler(unary)
+        return grpc.stream_unary_rpc_method_handler(unary)
 
-    async def _unary(self, method: _Method, raw: bytes, context: _Context) -> bytes | Failure:
+    async def _unary(self, method: _Method, context: _Context) -> bytes | Failure:
         trial = self._begin(method, context)
-        limit = asyncio.timeout(_seconds(method.rule, context))
+        seconds = _seconds(method.rule, context)
+        limit = asyncio.timeout(seconds)
         try:
-            async with limit:
-                reply: Reply = await method.handle(*await self._admit(method, trial, raw, context))
+            async with self._within(limit, stream=False):
+                with await self._metered(trial, context, stream=False), within(seconds):
+                    reply: Reply = await method.handle(*await self._admit(method, trial, context))
                 await self._gate.check(reply.message, trial.request_id)
                 data = reply.message.SerializeToString(deterministic=True)
                 trial.evidence = reply.evidence
@@ -242,32 +295,41 @@ class Wrapper:
             await self._given_up(trial)
             raise
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
-            return await self._failed(trial, err, limit.expired())
+            return await self._failed(trial, err, limit)
 
-    async def _stream(self, method: _Method, raw: bytes, context: _Context) -> Failure | None:
+    async def _stream(self, method: _Method, context: _Context) -> Failure | None:
         trial = self._begin(method, context)
         limit = asyncio.timeout(_seconds(method.rule, context))
         try:
-            async with limit:
-                message, call = await self._admit(method, trial, raw, context)
-                left = (call.caller.subject.expires_at - self._clock()).total_seconds()
-                deadline = limit.when()
-                assert deadline is not None
-                # A stream does not outlive the credential that opened it.
-                limit.reschedule(min(deadline, asyncio.get_running_loop().time() + left))
-                stream: Stream = await method.handle(message, call)
-                async with aclosing(stream.messages) as messages:
-                    trial.recorded = True
-                    await self._auditor.record(trial.entry("", None))
-                    async for one in messages:
-                        await self._gate.check(one, trial.request_id)
-                        await context.write(one.SerializeToString(deterministic=True))
+            async with self._within(limit, stream=True):
+                with await self._metered(trial, context, stream=True):
+                    await self._send(method, trial, context, limit)
             return None
         except asyncio.CancelledError:
             await self._given_up(trial)
             raise
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
-            return await self._failed(trial, err, limit.expired())
+            return await self._failed(trial, err, limit)
+
+    async def _send(self, method: _Method, trial: _Trial, context: _Context, limit: asyncio.Timeout) -> None:
+        message, call = await self._admit(method, trial, context)
+        left = (call.caller.subject.expires_at - self._clock()).total_seconds()
+        deadline = limit.when()
+        assert deadline is not None
+        # A stream does not outlive the credential that opened it.
+        limit.reschedule(min(deadline, asyncio.get_running_loop().time() + left))
+        stream: Stream = await method.handle(message, call)
+        async with aclosing(stream.messages) as messages:
+            trial.recorded = True
+            await self._auditor.record(trial.entry("", None))
+            async for one in messages:
+                await self._gate.check(one, trial.request_id)
+                # Whoever does not read holds a message of ours in memory: for so long, and not until the deadline.
+                try:
+                    async with asyncio.timeout(SLOWEST_READER_S):
+                        await context.write(one.SerializeToString(deterministic=True))
+                except TimeoutError as err:
+                    raise DeadlinePassedError("the reader of a stream does not read") from err
 
     def _begin(self, method: _Method, context: _Context) -> _Trial:
         handled()
@@ -275,15 +337,28 @@ class Wrapper:
         structlog.contextvars.bind_contextvars(request_id=trial.request_id, rpc=trial.rpc)
         return trial
 
-    async def _admit(self, method: _Method, trial: _Trial, raw: bytes, context: _Context) -> tuple[Message, Call]:
-        """Steps 2 and 3."""
-        trial.subject = await self._authenticator.identify(_credentials(context))
+    async def _metered(
+        self, trial: _Trial, context: _Context, *, stream: bool
+    ) -> contextlib.AbstractContextManager[None]:
+        """The credential is verified, and the call counted within what is returned."""
+        if self._refusing:
+            raise DrainingError("the service is stopping")
+        try:
+            trial.subject = await self._authenticator.identify(_credentials(context))
+        except UnauthenticatedError:
+            self._meter.unproven(trial.peer)
+            raise
+        return self._meter.admit(_counted_as(trial.subject), stream=stream)
+
+    async def _admit(self, method: _Method, trial: _Trial, context: _Context) -> tuple[Message, Call]:
+        """Steps 3 and 4."""
+        assert trial.subject is not None
         trial.caller = await self._executor.run(self._callers.resolve, trial.subject)
         if method.rule.role is not None and not method.rule.opens(trial.caller.resolved.roles):
             raise RoleRequiredError(method.rule.role)
         message = method.request()
         try:
-            message.ParseFromString(raw)
+            message.ParseFromString(await _received(context))
         except DecodeError as err:
             raise InvalidRequestError("request", "the request is not a message of this method") from err
         trial.request = message
@@ -295,8 +370,11 @@ class Wrapper:
             with contextlib.suppress(AuditUnavailableError):
                 await self._auditor.record(trial.entry(GIVEN_UP, None))
 
-    async def _failed(self, trial: _Trial, error: Exception, late: bool) -> Failure:
-        failure = Failure("DEADLINE_EXCEEDED") if late else failure_of(error, trial.request_id)
+    async def _failed(self, trial: _Trial, error: Exception, limit: asyncio.Timeout) -> Failure:
+        failure = failure_of(error, trial.request_id)
+        if limit.expired():
+            failure = Failure("DRAINING" if limit in self._cut else "DEADLINE_EXCEEDED")
+        self._cut.discard(limit)
         trial.evidence = None
         if failure.reason == "INTERNAL":
             # Where, and never the message: it may hold a document's text.
@@ -326,6 +404,24 @@ def _credentials(context: _Context) -> Credentials:
         tls_version=b"".join(tls.get("ssl_tls_version", ())).decode("ascii", "replace"),
         on_behalf_of=values("remit-on-behalf-of"),
     )
+
+
+async def _received(context: _Context) -> bytes:
+    """The bytes of the request. Raises InvalidRequestError when none come."""
+    try:
+        async with asyncio.timeout(SLOWEST_SENDER_S):
+            raw = await context.read()
+    except TimeoutError as err:
+        raise DeadlinePassedError("the request of a call does not come") from err
+    if not isinstance(raw, bytes):
+        raise InvalidRequestError("request", "the call ended without a request")
+    return raw
+
+
+def _counted_as(subject: Subject) -> str:
+    """Whose limits a call counts against: a service's own, whomever it names."""
+    own = subject if subject.on_behalf is None else subject.on_behalf.service
+    return f"{own.issuer} {own.subject}"
 
 
 def _seconds(rule: Rule, context: _Context) -> float:

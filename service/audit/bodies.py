@@ -42,6 +42,7 @@ _PLACE: Final = b"remit audit record 1"
 _KINDS: Final = (
     *(Kind.QUERY, Kind.ACCESS, Kind.ADMIN, Kind.INGEST, Kind.CONTROL, Kind.HEARTBEAT, Kind.AUDIT),
     Kind.STANDING,
+    Kind.ON_BEHALF,
 )
 _CODES: Final = {kind.value: bytes([code]) for code, kind in enumerate(_KINDS)}
 

@@ -19,6 +19,8 @@ from acl.principal import Principal
 from service.audit.errors import RecordError
 from service.audit.record import MAX_BYTES, Kind, Record, micros, record, timestamp
 
+_RETRIEVAL: Final = "remit.v1.RetrievalService/"
+
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -301,7 +303,7 @@ class Call:
                 "approximate": q.approximate,
                 "mode": q.mode,
             } | ({"sealed": q.sealed} if q.sealed else {})
-        if self.kind is Kind.QUERY:
+        if self.kind is Kind.QUERY or (self.kind is Kind.ON_BEHALF and self.rpc.startswith(_RETRIEVAL)):
             body["returned"] = []
         if self.about is not None:
             body["about"] = self.about.body()
@@ -347,6 +349,11 @@ def run_record(
     if failure:
         body["failure"] = failure
     return record(Kind.INGEST, body)
+
+
+def removal_record(event: str, source: str, documents: int) -> Record:
+    """The record of a source that is withheld (`source_removed`) or gone (`source_purged`)."""
+    return record(Kind.INGEST, {"event": event, "source": source, "documents": documents})
 
 
 def settings_record(before: str, after: str, changed: Sequence[str]) -> Record:

@@ -107,7 +107,7 @@ def _class_of(record: Mapping[str, Any]) -> tuple[int, int, int]:
     match record["class"]:
         case "standing" if body.get("event") == "source stopped":
             return 2, _FINDING, _CREATE
-        case "query":
+        case "query" | "on_behalf" as kind if kind == "query" or "RetrievalService/" in str(body.get("rpc", "")):
             search = str(body.get("rpc", "")).endswith("/Search")
             return 6, _DATASTORE, _QUERY if search else _READ
         case "control" | "heartbeat" | "ingest":

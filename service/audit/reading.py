@@ -107,6 +107,11 @@ class AuditReader:
         """How many records are durable."""
         return self._log.size
 
+    @property
+    def behind(self) -> int:
+        """How many records cannot be found by what they name yet."""
+        return max(self._log.size - self._index.size, 0)
+
     def by_response(self, response_id: str) -> list[Entry]:
         """The records of one answer, in order; empty when there is none. Raises as `page`."""
         wanted = Wanted(response_id=response_id)

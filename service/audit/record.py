@@ -36,6 +36,7 @@ class Kind(Enum):
     HEARTBEAT = "heartbeat"  # nothing happened, and the log was there
     AUDIT = "audit"  # calls that read the audit log
     STANDING = "standing"  # what stands until another record ends it: holds, expiries, stopped sources; never expires
+    ON_BEHALF = "on_behalf"  # calls of a service that names a person, whatever they ask for
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Read and verify the audit log (role `auditor`).", rich_markup_mode=None)
 
-CLASSES: Final = ("query", "access", "admin", "ingest", "control", "heartbeat", "audit", "standing")
+CLASSES: Final = ("query", "access", "admin", "ingest", "control", "heartbeat", "audit", "on_behalf", "standing")
 _PAGE: Final = 1000
 
 Folder = Annotated[

@@ -1,31 +1,29 @@
-"""`remit directory check` and `remit directory resolve`: what the directories say, asked from here.
+"""`remit directory`: can the directories be read, and what does somebody hold?
 
-They use the settings and the passwords that the service uses, so whoever may read those files may ask.
+`check` asks the directories from here, before there is a service, with the settings and passwords that it will use:
+whoever may read those files may ask. `resolve` asks the service, which wants a role for that and writes a record.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from service.cli.connect import Json, context
+from service.cli.connect import As, Json, Token, context
 from service.cli.screen import out, print_json
 from service.errors import StartError
 
 if TYPE_CHECKING:
     from connectors.directories.base import Directory, Finding
-    from service.identity import Resolved
-    from service.settings import Settings
 
 app = typer.Typer(help="Directories: can they be read, and what does somebody hold?", no_args_is_help=True)
 
-From = Annotated[str, typer.Option("--directory", help="A directory of the settings; else the first.")]
+From = Annotated[str, typer.Option("--directory", help="The person's directory; else the first of the settings.")]
 
 
 @app.command("check")
@@ -70,65 +68,28 @@ def resolve(
     ctx: typer.Context,
     user: Annotated[str, typer.Argument(help="A login name, or the immutable id that tokens name.")],
     directory: From = "",
+    token: Token = "",
+    person: As = "",
     json: Json = False,
 ) -> None:
-    """Show everything that somebody holds, in every linked directory, with the way to each."""
-    from connectors.directories.base import DirectoryError, Watched
-
-    settings = context(ctx).settings
-    names = [one.name for one in settings.directories]
-    name = directory or names[0]
-    if name not in names:
-        raise StartError(f"there is no directory `{name}`, expected one of {', '.join(f'`{one}`' for one in names)}")
-    with ExitStack() as closing:
-        opened = _open(settings, closing)
-        attribute, value = _named(opened[name], next(o.kind for o in settings.directories if o.name == name), user)
-        started = time.perf_counter()
-        found = _resolve(settings, opened, name, attribute, value)
-        took = time.perf_counter() - started
-        paths = dict(found.resolution.paths)
-        own = opened[name]
-        if isinstance(own, Watched):
-            try:
-                paths.update(own.explain(attribute, value).paths)
-            except DirectoryError as err:
-                raise StartError(err.detail) from err
-    held = sorted((principal.token, path) for principal, path in paths.items())
+    """Show everything that somebody holds, with the way to each (role `auditor` or `access-admin`); it is recorded."""
+    with context(ctx).reviewer(token, person) as reviewer:
+        found = reviewer.resolve_user(user, directory=directory)
     if json:
-        print_json(
-            {
-                "subject": found.caller.subject,
-                "display_name": found.resolution.display_name,
-                "principals": [{"token": token, "path": path} for token, path in held],
-                "complete_realms": sorted(found.caller.complete),
-                "left_out": dict(found.left_out),
-                "resolved_at": found.caller.resolved_at,
-                "took_ms": round(took * 1e3, 1),
-            }
-        )
+        print_json(found)
         return
-    out.print(f"[bold]{escape(found.resolution.display_name)}[/] ({escape(found.caller.subject)})")
+    who = found.user
+    out.print(f"[bold]{escape(who.display_name)}[/] ({escape(who.directory)}/{escape(who.account)})")
+    out.print(f"roles: {', '.join(found.roles) or 'none'}")
     table = Table("principal", "by", box=None, pad_edge=False)
-    for token, path in held:
-        table.add_row(escape(token), escape(" → ".join(path)))
+    for held in found.principals:
+        table.add_row(escape(held.token), escape(" → ".join(held.path)))
     out.print(table)
-    out.print(f"known in full: {', '.join(sorted(found.caller.complete)) or 'no realm'}")
+    out.print(f"known in full: {', '.join(found.complete_realms) or 'no realm'}")
     for left, reason in found.left_out.items():
         out.print(f"[red]left out[/] {escape(left)}: {escape(reason)}")
-    out.print(f"resolved at {found.caller.resolved_at:%H:%M:%S %Z} in {took * 1e3:.1f} ms")
-
-
-def _open(settings: Settings, closing: ExitStack) -> dict[str, Directory]:
-    from connectors.directories.base import Watched
-    from service import directories, secret_options
-
-    settings = secret_options.bound(settings)
-    opened: dict[str, Directory] = {}
-    for one in settings.directories:
-        opened[one.name] = found = directories.build(one, settings.base)
-        if isinstance(found, Watched):
-            closing.callback(found.close)
-    return opened
+    age = (datetime.now(UTC) - found.resolved_at).total_seconds()
+    out.print(f"as of {found.resolved_at:%H:%M:%S %Z}, {max(age, 0):.0f} s ago; record {found.response_id}")
 
 
 def _named(directory: Directory, kind: str, user: str) -> tuple[str, str]:
@@ -147,16 +108,6 @@ def _named(directory: Directory, kind: str, user: str) -> tuple[str, str]:
     except DirectoryError as err:
         raise StartError(err.detail) from err
     return attribute, found or user
-
-
-def _resolve(settings: Settings, opened: dict[str, Directory], name: str, attribute: str, value: str) -> Resolved:
-    from service.authn import Subject
-    from service.identity import Identity
-    from service.roles import Roles
-
-    expires = datetime.now(UTC) + timedelta(minutes=1)
-    subject = Subject("", value, name, attribute, value, expires, "")
-    return Identity(opened, Roles(settings.roles), links=settings.links).resolve(subject)
 
 
 def _example(directory: Directory, kind: str, user: str) -> Finding:

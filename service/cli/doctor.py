@@ -130,6 +130,19 @@ def _data(settings: Settings) -> Iterator[Result]:
     if data.exists() and data.stat().st_mode & 0o077:
         yield Result("error", "data folder", f"{data} is open to others: `chmod 700 {data}`")
     yield _encrypted(here)
+    yield from _swap(Path("/proc/swaps"))
+
+
+def _swap(listed: Path) -> Iterator[Result]:
+    """Keys and passages are in memory while they are used: swap that is not encrypted would keep them on the disk."""
+    try:
+        places = [line.split()[0] for line in listed.read_text().splitlines()[1:] if line.strip()]
+    except OSError:
+        return
+    for place in places:
+        chain = _output("lsblk", "--noheadings", "--inverse", "--output", "TYPE", place).split()
+        if "crypt" not in chain and not place.startswith("/dev/zram"):
+            yield Result("warning", "swap", f"nothing says that {place} is encrypted: `swapoff {place}`, or encrypt it")
 
 
 def _encrypted(folder: Path) -> Result:
@@ -274,6 +287,27 @@ def _listeners(settings: Settings) -> Iterator[Result]:
             yield Result("ok", f"listener {address}")
         else:
             yield Result("error", f"listener {address}", "NOT_SERVING: the service's log says why")
+    yield from _asked_by_service(settings)
+
+
+def _asked_by_service(settings: Settings) -> Iterator[Result]:
+    """Whether the running service gets answers from its directories, which another account or network may not."""
+    from grpc import RpcError, insecure_channel
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from service.condition import DIRECTORY
+
+    with insecure_channel(str(settings.listen.administrators), [("grpc.enable_http_proxy", 0)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for one in settings.directories:
+            try:
+                request = health_pb2.HealthCheckRequest(service=f"{DIRECTORY}{one.name}")
+                status = stub.Check(request, timeout=5).status
+            except RpcError:
+                continue  # said above, or the service was started before this directory was in the settings
+            if status != health_pb2.HealthCheckResponse.SERVING:
+                why = "what names its realm is withheld; its log says `directory_unavailable` with the reason"
+                yield Result("error", f"directory `{one.name}` does not answer the running service", why)
 
 
 def _handshake(address: Address, chain: bytes) -> Result:

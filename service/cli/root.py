@@ -24,6 +24,7 @@ from service.cli import (
     index,
     keys,
     people,
+    prove,
     retrieval,
     serving,
     sources,
@@ -50,6 +51,7 @@ app.add_typer(hold.canary, name="canary")
 app.add_typer(directory.app, name="directory")
 app.add_typer(keys.app, name="keys")
 app.add_typer(evidence.app, name="evidence")
+app.add_typer(prove.app, name="prove")
 app.add_typer(index.app, name="index")
 app.add_typer(witness.app, name="witness")
 app.command("init")(serving.init)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +52,8 @@ def serve(
     if "grpc" in sys.modules:
         raise StartError("gRPC was imported before the versions of TLS were set")
     os.environ["GRPC_SSL_CIPHER_SUITES"] = "PSK-AES128-CBC-SHA"
+    # Keys are in memory, and a crash must not write them to a file.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from service import telemetry
 
     settings = context(ctx).settings

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -22,6 +23,8 @@ app = typer.Typer(no_args_is_help=True, help="Sources and their syncs (role `ope
 
 for command in (holds.holds, holds.approve, holds.reject):
     app.command()(command)
+
+_POLL_S: Final = 0.5
 
 Name = Annotated[str, typer.Argument(help="The source's name.")]
 
@@ -54,6 +57,8 @@ def list_sources(ctx: typer.Context, token: Token = "", person: As = "", json: J
 
 
 def _next(one: Source) -> str:
+    if one.removal is not None:
+        return f"[yellow]removed, {one.removal.value}[/]"
     if one.waits_for_a_person:
         return f"[red]somebody must act: `remit source runs {one.name}`[/]"
     if one.next_run_at is not None:
@@ -182,3 +187,32 @@ def watch(
         run = progress.follow(admin, run_id, json=json)
     if run.state.value != "succeeded":
         raise typer.Exit(1)
+
+
+@app.command()
+def remove(
+    ctx: typer.Context,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until everything is purged.")] = False,
+    token: Token = "",
+    person: As = "",
+    json: Json = False,
+) -> None:
+    """Remove a source: withheld on the next query, purged in the background with its keys. There is no way back."""
+    with context(ctx).admin(token, person) as admin:
+        if not yes:
+            there = admin.get_source(name)
+            typer.confirm(f"remove `{name}` with {there.documents:,} documents?", abort=True)
+        removed = admin.remove_source(name)
+        purged = removed.removal is not None and removed.removal.value == "purged"
+        while wait and not purged:
+            time.sleep(_POLL_S)
+            states = {one.name: one.removal for one in admin.list_sources()}
+            state = states.get(name)
+            purged = state is None or state.value == "purged"
+    if json:
+        print_json(removed)
+        return
+    left = "everything is purged" if purged else f"{removed.documents:,} documents are being purged"
+    out.print(f"{name} is withheld, {left}; its name is free once remit.yaml does not name it any more", markup=False)

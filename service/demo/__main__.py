@@ -19,7 +19,8 @@ from typing import Final
 from remit.client import RemitError, SyncState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service.demo import facl, layout, people
+from service import facl
+from service.demo import layout, people
 from service.demo.evidence import audit, closed
 from service.demo.question import QUESTION, ask, on_disk
 from service.demo.refusals import refuse

@@ -17,8 +17,7 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from service.demo import facl
-from service.demo.facl import Entry
+from service import facl
 from service.demo.people import (
     ENGINEERING,
     ERIN,
@@ -31,6 +30,7 @@ from service.demo.people import (
     SALES,
     STAFF,
 )
+from service.facl import Entry
 
 _REMOVAL_S: Final = 5.0
 IDS: Final = range(20001, 21000)

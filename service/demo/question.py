@@ -15,7 +15,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from service.demo import facl, people
+from service import facl
+from service.demo import people
 from service.demo.screen import BrokenClaimError, Screen
 
 QUESTION: Final = "What discount was approved for Helios, and what does it do to the margin?"

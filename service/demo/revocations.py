@@ -7,7 +7,8 @@ from typing import Final
 
 from remit.client import SyncRun, SyncState
 
-from service.demo import facl, people
+from service import facl
+from service.demo import people
 from service.demo.calls import Outcome
 from service.demo.question import OPEN_TO_ALL, QUESTION, Found, documents
 from service.demo.screen import BrokenClaimError, Screen

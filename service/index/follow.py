@@ -112,6 +112,8 @@ def follow(
 class Follower(Generic[T]):
     """A thread that follows whenever it is told that the catalog has changed, and looks after the index every second.
 
+    failure: why it is behind, None while it is not.
+
     What it applied is searched at once, and made durable when nobody has searched for a second: a search that comes
     while the disk is written waits for it, 3 ms on a good disk and 200 on a busy one. Nothing is lost by that: after a
     crash the feed begins where the index was durable. A load of searches without a gap puts it off, but not for ever.
@@ -124,6 +126,7 @@ class Follower(Generic[T]):
         self._changed = threading.Event()
         self._closed = False
         self._unwritten = 0
+        self.failure: str | None = None
         self._thread = threading.Thread(target=self._run, name="index-follower", daemon=True)
 
     def start(self) -> None:
@@ -170,11 +173,11 @@ class Follower(Generic[T]):
                 self.settle()
                 self._write()
                 self._followed()
-                failing = False
+                failing, self.failure = False, None
             except UnavailableError as err:
                 if not failing:
                     log.error("index_fell_behind", detail=str(err))
-                failing = True
+                failing, self.failure = True, str(err)
 
     def _followed(self) -> None:
         """What else to do once the index is up to date."""

@@ -224,6 +224,12 @@ class QdrantIndex:
             steps.append(models.UpsertOperation(upsert=models.PointsList(points=points)))
         if removed:
             steps.append(models.DeleteOperation(delete=models.PointIdsList(points=sorted(removed))))
+        # Gone here before it is gone there: a search in between must not take it for lost. When the call below fails,
+        # the same items come again.
+        with self._scanning:
+            self._held = self._held - BitMap(removed)
+            if self._codes is not None:
+                self._codes.remove(removed)
         state = models.PointStruct(id=STATE_ID, vector={}, payload=self._state(last, held))
         steps.append(models.UpsertOperation(upsert=models.PointsList(points=[state])))
         with _asking():
@@ -233,7 +239,6 @@ class QdrantIndex:
                 rows = np.array([item.row for item in added], np.uint32)
                 if added:
                     self._codes.put(rows, np.stack([item.vector for item in added]).astype(np.float32))
-                self._codes.remove(removed)
             self._held, self._applied_seq = held, last
 
     def flush(self) -> int:
@@ -315,7 +320,7 @@ class QdrantIndex:
         """The second wall: nothing that was not asked for. And nothing missing, except what was just removed."""
         if not found <= wanted:
             raise SearchUnavailableError("the Qdrant server returned a chunk outside the permitted ones")
-        if whole and (wanted - found) & set(self._held):
+        if whole and BitMap(wanted - found) & self._held:
             self._doubted = True
             raise SearchUnavailableError("the Qdrant server has lost passages; the index is read again")
 

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 import hmac
 import os
+import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,7 @@ class FileKey:
     def __init__(self, path: Path) -> None:
         """Read the keys. Raises StartError with what is wrong with the file and what to do."""
         self._path = path
+        self._lock = threading.Lock()
         self._load(_read(path))
 
     @property
@@ -78,22 +80,25 @@ class FileKey:
 
     def check(self) -> None:
         """See `KeyProvider`. A file that is gone, or another's, would end with the process: nothing starts again."""
-        try:
-            found = _read(self._path)
-        except StartError as err:
-            raise ProviderError(str(err)) from err
-        if _ids(found).keys() != self._keys.keys():
+        with self._lock:  # not while the file is being changed
+            try:
+                found = _read(self._path)
+            except StartError as err:
+                raise ProviderError(str(err)) from err
+            same = _ids(found).keys() == self._keys.keys()
+        if not same:
             raise ProviderError(f"the key file `{self._path}` holds another key than `{self.key_id}`: restore it")
 
     def close(self) -> None:
         """See `KeyProvider`."""
 
     def _write(self, keys: list[bytes]) -> None:
-        try:
-            durable_file.replace(self._path, _text(keys))
-        except OSError as err:
-            raise ProviderError(f"the key file `{self._path}` cannot be written: {err.strerror}") from err
-        self._load(keys)
+        with self._lock:
+            try:
+                durable_file.replace(self._path, _text(keys))
+            except OSError as err:
+                raise ProviderError(f"the key file `{self._path}` cannot be written: {err.strerror}") from err
+            self._load(keys)
 
     def _load(self, keys: list[bytes]) -> None:
         self._keys = _ids(keys)

@@ -19,6 +19,11 @@ class Moving:
         self._previous = previous
 
     @property
+    def current(self) -> KeyProvider:
+        """The new one."""
+        return self._current
+
+    @property
     def key_id(self) -> str:
         """See `KeyProvider`."""
         return self._current.key_id

@@ -32,7 +32,7 @@ from service.stores.holds import Acls
 from service.stores.known import KnownDocuments, known_rules, occupied
 from service.stores.memberships import Revision, known_groups
 from service.stores.reader import Reader
-from service.stores.records import Counts, RunState, StoredRun, SyncPass
+from service.stores.records import Counts, Removal, RunState, StoredRun, SyncPass
 from service.stores.runs import INTERRUPTED, run_from_row, seal_report
 from service.stores.sealing import Sealing
 from service.stores.sqlite import open_readers, open_writer
@@ -44,6 +44,9 @@ log = structlog.get_logger()
 
 KEYS: Final = "keys.sqlite"
 """The key store's file in its folder."""
+
+
+_REMOVED: Final = "removed:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,8 @@ class Catalog:
             found = connection.scalar(select(schema.sources.c.kind).where(schema.sources.c.name == name))
             if found is None:
                 connection.execute(insert(schema.sources).values(name=name, kind=kind))
+            elif not found:  # the name of one that was removed
+                connection.execute(update(schema.sources).where(schema.sources.c.name == name).values(kind=kind))
             elif found != kind:
                 raise StartError(f"source `{name}` is stored as one of kind `{found}`, not `{kind}`: name it anew")
 
@@ -237,6 +242,34 @@ class Catalog:
         with self.writer(source, fence) as writer:
             writer.remove_buried()
         return documents
+
+    def forget_source(self, source: str, fence: int) -> None:
+        """Remove everything of a source with its keys; what is left is its name, which holds nothing."""
+        with self.writer(source, fence) as writer:
+            writer.forget_source()
+        self._keys.shred_source(source)
+        with self.writer(source, fence) as writer:
+            writer.remove_buried()
+
+    def removals(self) -> dict[str, Removal]:
+        """Return the sources that were removed, by name, and how far that is."""
+        with storage_errors(self._path), self._readers.begin() as connection:
+            about = _about(connection)
+        return {
+            name.removeprefix(_REMOVED): Removal(value) for name, value in about.items() if name.startswith(_REMOVED)
+        }
+
+    def mark_removed(self, source: str, state: Removal) -> None:
+        """Note that a source was removed, and how far that is."""
+        values = [{"name": _REMOVED + source, "value": state.value}]
+        with self._write() as connection:
+            connection.execute(insert(schema.about).prefix_with("OR REPLACE"), values)
+
+    def free_name(self, source: str) -> None:
+        """Let the name of a source that is gone be used again, for one of any kind."""
+        with self._write() as connection:
+            connection.execute(delete(schema.about).where(schema.about.c.name == _REMOVED + source))
+            connection.execute(update(schema.sources).where(schema.sources.c.name == source).values(kind=""))
 
     def renew(self) -> None:
         """Have the next start build the index anew: what it holds now may remember what was forgotten."""

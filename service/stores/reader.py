@@ -182,6 +182,13 @@ class Reader:
                 wanted.setdefault(row.name, set()).add(row.document_id)
         return {source: self._sealing.documents(source, ids) for source, ids in wanted.items()}
 
+    def ordinals(self, source: str, limit: int) -> list[int]:
+        """Return some documents of a source, at most `limit`."""
+        documents = schema.documents.c
+        wanted = select(documents.ordinal).join(schema.sources, schema.sources.c.id == documents.source)
+        wanted = wanted.where(schema.sources.c.name == source, documents.deleted.is_(False)).limit(limit)
+        return list(self._connection.scalars(wanted))
+
     def same_content(self, ordinal: int, content: bytes) -> bool:
         """True when the document's text is stored and was made from this content (keyed hash)."""
         documents = schema.documents.c

@@ -114,6 +114,13 @@ class PassClock:
     took: timedelta
 
 
+class Removal(Enum):
+    """How far the removal of a source is. PURGED: nothing of it is left but its name."""
+
+    PURGING = "purging"
+    PURGED = "purged"
+
+
 class RunState(Enum):
     """Where a run stands."""
 

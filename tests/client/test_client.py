@@ -17,6 +17,7 @@ from remit.client import (
     Client,
     InvalidRequestError,
     NotFoundError,
+    RateLimitedError,
     RemitError,
     RoleRequiredError,
     UnauthenticatedError,
@@ -25,6 +26,7 @@ from remit.client import (
 )
 
 from service.errors import SearchUnavailableError
+from service.limits import CallLimits
 from tests.service.harness import FINANCE, SALES, Service, allow, serving
 
 
@@ -183,7 +185,7 @@ def test_everything_public_is_exported() -> None:
     """What the package names exists, and every error is a RemitError."""
     assert all(hasattr(remit.client, name) for name in remit.client.__all__)
     errors = [getattr(remit.client, name) for name in remit.client.__all__ if name.endswith("Error")]
-    assert len(errors) == 12
+    assert len(errors) == 13
     assert all(issubclass(error, RemitError) for error in errors)
 
 
@@ -198,3 +200,49 @@ async def test_the_example_of_the_readme_runs(service: Service, capsys: pytest.C
 
     assert "the plan of sales" in capsys.readouterr().out
     assert len(found[1].strip().splitlines()) <= 10
+
+
+async def test_what_may_pass_is_tried_again_and_what_changes_something_is_not(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search that the index refuses twice is answered; a sync that fails is not started twice."""
+    real, asked = service.index.search, [0]
+
+    def at_times(*args: object, **options: object) -> object:
+        asked[0] += 1
+        if asked[0] <= 2:
+            raise SearchUnavailableError("gone")
+        return real(*args, **options)  # type: ignore[arg-type]  # handed on as they came
+
+    monkeypatch.setattr(service.index, "search", at_times)
+    async with service.client("alice") as client:
+        assert (await client.search("plan")).hits
+    assert asked[0] > 2
+
+    started = [0]
+
+    def failing(*_: object) -> None:
+        started[0] += 1
+        raise SearchUnavailableError("gone")
+
+    monkeypatch.setattr(service.sources, "start", failing)
+
+    def administer() -> None:
+        with (
+            AdminClient(str(service.administrators), token=service.token("olga"), insecure_loopback=True) as admin,
+            pytest.raises(UnavailableError),
+        ):
+            admin.start_sync("company")
+
+    await asyncio.to_thread(administer)
+    assert started[0] == 1
+
+
+async def test_a_limit_is_a_typed_error_with_the_time_to_wait(tmp_path: Path) -> None:
+    """The limit is named."""
+    async with serving(tmp_path / "remit", limits=CallLimits(calls_per_second=1, burst=1)) as service:
+        async with service.client("alice") as client:
+            calls = [client.get_caller() for _ in range(5)]
+            with pytest.raises(RateLimitedError, match="calls_per_second") as limited:
+                await asyncio.gather(*calls)
+        assert 0 < limited.value.retry_s <= 1.0

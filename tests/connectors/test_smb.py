@@ -217,14 +217,28 @@ def test_a_listing_names_only_what_is_in_the_folder() -> None:
 
 @given(data=st.binary(max_size=300), place=st.integers(0, 200), value=st.integers(0, 255))
 def test_damaged_answers_are_errors_of_the_connection(data: bytes, place: int, value: int) -> None:
-    """Whatever a server sends is entries or a look, or SMBException; and reading it ends."""
+    """Whatever a server sends is entries or a look, or SMBException; and reading it ends: no more than have room."""
     damaged = bytearray(listing("a.txt", "b.txt"))
     damaged[place % len(damaged)] = value
     for answer_ in (data, bytes(damaged)):
+        read = 0
         with suppress(SMBException):
-            list(itertools.islice(client._entries(answer_), 1000))
+            for _ in client._entries(answer_):
+                read += 1
+        assert read <= len(answer_) // 104
         with suppress(SMBException):
             client._look(answer_, b"")
+
+
+@pytest.mark.parametrize("after", [1, 8, 103])
+def test_a_listing_whose_entries_lie_in_each_other_is_damaged(after: int) -> None:
+    """A full answer would otherwise be read once for each of its bytes; entries behind each other are read."""
+    good = listing(*(f"{number}.txt" for number in range(500)))
+    bad = struct.pack("<I", after) + good[4:]
+
+    with pytest.raises(SMBException):
+        list(client._entries(bad))
+    assert len(list(client._entries(good))) == 500
 
 
 # A share in memory.

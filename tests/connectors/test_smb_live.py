@@ -19,7 +19,8 @@ from acl.model import Caller, Clause, Unknown
 from acl.principal import Principal
 from connectors.base import Connector, Level, Membership, MembershipsEnd, ScopeChange, Skip, Upsert, own_realm
 from connectors.directories.base import Watched
-from connectors.errors import FatalError
+from connectors.errors import FatalError, RetriableError
+from connectors.notices import Noticed, Watchable
 from connectors.registry import build, build_directory
 from connectors.smb.rules import AD, BITS, SHARE
 from connectors.testing.contract import CONNECTOR_CHECKS, World
@@ -419,7 +420,7 @@ def with_groups(callers: Mapping[str, Caller], groups: Mapping[Principal, Member
     graph = Memberships()
     for group, change in groups.items():
         assert not isinstance(change.members, Unknown), change
-        graph.put(group, change.members)
+        graph.put({group: change.members})
     found: dict[str, Caller] = {}
     for name, caller in callers.items():
         closure = graph.closure(caller.principals, frozenset({AD, OWN}))
@@ -530,3 +531,79 @@ def test_the_directory_knows_the_servers_domain(share: FileServer, options: dict
     finally:
         assert isinstance(directory, Watched)
         directory.close()
+
+
+def test_the_server_says_when_something_changes(share: FileServer, admin: Client, options: dict[str, object]) -> None:
+    """Content, names and places, at every depth and by another client; silence is no notice.
+
+    Rules only of what lies in the root: Samba sees a descriptor change by the kernel's notices, which end there.
+    """
+    admin.write("top.txt", b"text")
+    admin.folder("a")
+    admin.folder("a\\b")
+    admin.write("a\\b\\old.txt", b"text")
+    connector = build("smb", options, Path("/"), "drive")
+    assert isinstance(connector, Watchable)
+    watch = connector.watch()
+    changes: dict[str, Callable[[], None]] = {
+        "a new file": lambda: admin.write("a\\b\\new.txt", b"text"),
+        "other content": lambda: admin.write("a\\b\\old.txt", b"other text"),
+        "other rules": lambda: admin.set_descriptor("top.txt", descriptor([], "S-1-5-18")),
+        "another name": lambda: admin.rename("a\\b\\new.txt", "a\\renamed.txt"),
+        "another place": lambda: admin.rename("a\\b", "c"),
+        "a folder that was moved": lambda: admin.write("c\\new.txt", b"text"),
+        "a removal": lambda: admin.remove("a\\renamed.txt"),
+    }
+    try:
+        assert watch.wait(0.3) is None
+        sent(options)  # a run changes nothing, so it brings no other one forward
+        assert watch.wait(0.3) is None
+        for what, change in changes.items():
+            change()
+            assert watch.wait(30) == Noticed(), what
+            while watch.wait(0.5) is not None:
+                pass
+    finally:
+        watch.close()
+        watch.close()
+
+
+def test_a_flood_of_changes_is_noticed_although_nobody_listens(
+    share: FileServer, admin: Client, options: dict[str, object]
+) -> None:
+    """What happens between two questions is kept, however much it is."""
+    connector = build("smb", options, Path("/"), "drive")
+    assert isinstance(connector, Watchable)
+    watch = connector.watch()
+    try:
+        for number in range(300):
+            admin.write(f"{number}-{'long' * 20}.txt", b"")
+        assert watch.wait(30) == Noticed()
+        admin.write("last.txt", b"")
+        assert watch.wait(30) == Noticed()
+    finally:
+        watch.close()
+
+
+def test_a_watch_whose_server_is_gone_ends(share: FileServer, admin: Client, options: dict[str, object]) -> None:
+    """It says so, within its time; a new one notices again. A wrong password begins none."""
+    connector = build("smb", options, Path("/"), "drive")
+    assert isinstance(connector, Watchable)
+    watch = connector.watch()
+    watch._share._connection.transport._sock.shutdown(2)  # type: ignore[attr-defined]  # the line is cut
+
+    with pytest.raises(RetriableError):
+        all(watch.wait(1) is None for _ in range(20))
+    watch.close()
+    again = connector.watch()
+    admin.write("new.txt", b"")
+    assert again.wait(30) == Noticed()
+    again.close()
+
+    wrong = Path(str(options["password_file"])).with_name("wrong")
+    wrong.write_text("not the password\n")
+    wrong.chmod(0o600)
+    refused = build("smb", {**options, "password_file": str(wrong)}, Path("/"), "drive")
+    assert isinstance(refused, Watchable)
+    with pytest.raises(FatalError):
+        refused.watch()

@@ -11,8 +11,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from service import facl
 from service.demo import __main__ as demo
-from service.demo import facl
 from service.demo.calls import random_id
 from service.demo.layout import LayoutError
 from service.demo.refusals import forge

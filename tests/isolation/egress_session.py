@@ -121,6 +121,7 @@ def live() -> None:
     run("restore", "backups/content", "--keys", "backups/keys")
     with served():
         run("search", "lighthouse", "--as", "bob")
+        run("index", "rebuild", "--as", "alice")
 
 
 def used() -> None:
@@ -150,6 +151,11 @@ def used() -> None:
     run("audit", "verify", "--as", "adam")
     run("audit", "checkpoint", "--as", "adam")
     run("audit", "export", "exported", "--as", "adam")
+    hold = value(run("audit", "hold", "add", "--why", "a test", "--as", "alice", "--json"), "hold_id")
+    run("audit", "hold", "list", "--as", "alice")
+    run("audit", "hold", "lift", hold, "--why", "the test ended", "--as", "alice")
+    run("canary", "list", "--as", "alice")
+    run("canary", "clear", "company", "--why", "a test", "--as", "alice")
     run("witness", "init", "witness.example.com/remit")
     watching = ("--log-key", "keys/audit.pub", "--state", "witness", "--once", "--as", "adam")
     run("witness", "run", *watching)

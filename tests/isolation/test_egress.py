@@ -22,6 +22,7 @@ EVIDENCE = "evidence at-rest"
 EXPECTED = {
     "keys create": "exists already",
     "audit tail": 130,
+    "canary clear": "does not exist",
 }
 """Commands that end otherwise than well, and how: there is nothing to be done, or they go on until they are stopped."""
 

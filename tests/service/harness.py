@@ -41,6 +41,7 @@ from service.api.evidence import LoggedCalls
 from service.api.gate import Gate
 from service.api.health import Health
 from service.api.index import IndexServicer
+from service.api.observed import Observed
 from service.api.retrieval import RetrievalServicer
 from service.api.review import ReviewServicer
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES, Served, Server
@@ -72,8 +73,11 @@ from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.index.planner import SearchPath, Tuning
 from service.index.postings import Postings
 from service.keys import Custody, KeyStore, open_provider
+from service.limits import CallLimits, Meter
+from service.metrics import Metrics, State
 from service.preview import Preview
 from service.rebuild import Rebuilds
+from service.removal import Removals
 from service.review import People, Review
 from service.roles import Roles
 from service.search import Retrieval
@@ -87,6 +91,7 @@ from service.stores.folder import DataFolder, open_folder
 from service.stores.records import StoredRun, SyncPass
 from service.sync import SyncEngine
 from service.terms import TermHash, query_terms
+from service.traces import Traces
 from tests.service.sync_support import CountingEmbedder, ParagraphExtractor
 
 COMPANY: Final = "company"
@@ -98,6 +103,8 @@ FINANCE: Final = Principal(CORP, "gid-20102")
 EVERYBODY: Final = Principal(CORP, "other")
 
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+UNHURRIED: Final = CallLimits(1_000_000, 1_000_000, 512, 512, 1_000_000)
+"""Limits that no test reaches that is about something else."""
 LOOPBACK: Final = Address("127.0.0.1", 0)
 TUNING: Final = Tuning(threads=2)
 
@@ -305,6 +312,7 @@ class EngineSources:
         self._engine = engine
         self._source = source
         self.threads: list[threading.Thread] = []
+        self.removals: Removals | None = None
 
     def states(self) -> list[SourceState]:
         """See `Sources`."""
@@ -342,6 +350,14 @@ class EngineSources:
         if stored is None:
             raise NotFoundError("no such run")
         return stored
+
+    def remove(self, name: str) -> SourceState:
+        """See `Sources`."""
+        assert self.removals is not None
+        self.removals.remove(name)
+        with self._catalog.reader() as reader:
+            found = next(one for one in reader.sources() if one.name == name)
+        return SourceState(found, timedelta(0), timedelta(0), removal=self._catalog.removals()[name])
 
     def runs(self, name: str, before: int | None, limit: int) -> RunPage:
         """See `Sources`."""
@@ -394,6 +410,7 @@ class Service:
     shadow: Shadow
     audit: AuditLog
     calls: LoggedCalls
+    metrics: Metrics
     health: Health
     executor: Executor
     sources: EngineSources
@@ -521,18 +538,20 @@ async def serving(
     audit_timeout_s: float = 5.0,
     shred_approvals: int = 1,
     canaries: Sequence[str] = (),
+    limits: CallLimits = UNHURRIED,
+    traces: Traces | None = None,
 ) -> AsyncIterator[Service]:
     """Run a service on an empty source. edge: with the real index process. new_id: names the calls.
 
-    tuning: of the real index. audit_timeout_s: how long the audit log may take to become durable.
-    canaries: patterns of places whose documents nobody may be given.
+    tuning: of the real index. audit_timeout_s: how long the audit log may take to become durable. limits: of callers.
+    traces: takes the spans of calls. canaries: patterns of places whose documents nobody may be given.
     """
     if not (folder / "remit.yaml").exists():
         initial.write(folder)
         (folder / "people.yaml").write_text(PEOPLE)
         text = (folder / "remit.yaml").read_text().replace("embedding: {kind: model}", "embedding: {kind: hash}")
         text = text.replace("auditor: [group:auditors]", "auditor: [group:auditors]\n" + CONTENT_ROLE)
-        text += "backup: {folder: ..}\n"
+        text = text.replace("version: 1\n", "version: 1\nbackup: {folder: ..}\n")
         text = text.replace("store: ./keystore}", f"store: ./keystore, shred_approvals: {shred_approvals}}}")
         text = text.replace("127.0.0.1:7420", "127.0.0.1:0").replace("127.0.0.1:7421", "127.0.0.1:0")
         source = f"sources:\n  - name: {COMPANY}\n    kind: memory\n    max_permissions_age: {max_permissions_age}\n"
@@ -585,14 +604,17 @@ async def serving(
         )
         executor = Executor(threads=2, waiting=32)
         calls = LoggedCalls(log, key, clock, keep_queries=config.audit.keep_queries)
+        meter = Meter(limits)
+        metrics = Metrics(State(access.all_ages, {}, lambda: meter.under_way, lambda: shadow.measured, audit_reader))
         wrapper = Wrapper(
             authenticator=Authenticator(config.issuers, now=clock),
             callers=callers,
-            auditor=calls,
+            auditor=Observed(calls, metrics, traces, clock),
             gate=Gate(Patterns({one.name: one.canaries for one in config.sources if one.canaries}), stops, log),
             executor=executor,
             clock=clock,
             new_id=new_id,
+            meter=meter,
         )
         sources = EngineSources(config, catalog, engine, source_in_memory)
         checks = Checks(access, catalog.sealing, callers)
@@ -608,6 +630,7 @@ async def serving(
             lambda new: access.limit(leases.of_all(new)),
             lambda new: roles.use(new.roles),
         )
+        sources.removals = Removals(catalog, configuration, log.append_blocking, lambda: None)
         custody = Custody(keys)
 
         def settle() -> None:
@@ -677,6 +700,7 @@ async def serving(
                 shadow,
                 log,
                 calls,
+                metrics,
                 health,
                 executor,
                 sources,

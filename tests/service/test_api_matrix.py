@@ -46,6 +46,7 @@ _REQUESTS: dict[str, Message] = {
     "ReviewService/ListDocuments": review_pb2.ListDocumentsRequest(),
     "ReviewService/ListReaders": review_pb2.ListReadersRequest(document_id="x"),
     "ReviewService/ListGrants": review_pb2.ListGrantsRequest(),
+    "ReviewService/ResolveUser": review_pb2.ResolveUserRequest(user=_ALICE),
     "ReviewService/PreviewChange": review_pb2.PreviewChangeRequest(
         membership=review_pb2.MembershipChange(user=_ALICE, group="sales")
     ),
@@ -62,6 +63,7 @@ _REQUESTS: dict[str, Message] = {
     "SourceService/ApproveHold": source_pb2.ApproveHoldRequest(hold_id="x"),
     "SourceService/RejectHold": source_pb2.RejectHoldRequest(hold_id="x"),
     "IndexService/RebuildIndex": index_pb2.RebuildIndexRequest(),
+    "SourceService/RemoveSource": source_pb2.RemoveSourceRequest(name="x"),
     "AuditService/GetAuditRecord": audit_pb2.GetAuditRecordRequest(response_id="x"),
     "AuditService/ListAuditRecords": audit_pb2.ListAuditRecordsRequest(),
     "AuditService/ExportAuditRecords": audit_pb2.ExportAuditRecordsRequest(),
@@ -74,6 +76,9 @@ _REQUESTS: dict[str, Message] = {
     "StandingService/LiftLegalHold": standing_pb2.LiftLegalHoldRequest(hold_id="x", why="settled"),
     "StandingService/ListStoppedSources": standing_pb2.ListStoppedSourcesRequest(),
     "StandingService/ClearSource": standing_pb2.ClearSourceRequest(name=COMPANY, why="understood"),
+    "AuditService/RecordProof": audit_pb2.RecordProofRequest(
+        proof="all", result=audit_pb2.PROOF_RESULT_PASSED, report_sha256=bytes(32), checks=1
+    ),
     "CustodyService/GetKeyStatus": custody_pb2.GetKeyStatusRequest(),
     "CustodyService/RotateKeys": custody_pb2.RotateKeysRequest(),
     "CustodyService/RewrapKeys": custody_pb2.RewrapKeysRequest(limit=10),
@@ -107,6 +112,7 @@ _FOR_AN_ACCESS_ADMIN = {
     "ReviewService/ListDocuments": "OK",
     "ReviewService/ListReaders": "NOT_FOUND",
     "ReviewService/ListGrants": "OK",
+    "ReviewService/ResolveUser": "OK",
     "ReviewService/PreviewChange": "OK",
     "SourceService/ListSources": "OK",
     "SourceService/GetSource": "OK",
@@ -134,6 +140,7 @@ _FOR_AN_OPERATOR = {
     "IndexService/RebuildIndex": "OK",
     "StandingService/ListStoppedSources": "OK",
     "StandingService/ClearSource": "NOT_FOUND",
+    "SourceService/RemoveSource": "NOT_FOUND",
 }
 _FOR_AN_AUDITOR = {
     **_FOR_A_CALLER,
@@ -146,6 +153,7 @@ _FOR_AN_AUDITOR = {
     "AuditService/GetConsistencyProof": "OK",
     "StandingService/ListLegalHolds": "OK",
     "StandingService/ListStoppedSources": "OK",
+    "AuditService/RecordProof": "OK",
 }
 _FOR_A_CONTENT_AUDITOR = {**_FOR_A_CALLER, "AuditService/GetQueryText": "NOT_FOUND"}
 _FOR_A_KEY_ADMIN = {

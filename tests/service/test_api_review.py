@@ -11,6 +11,8 @@ from google.protobuf.message import Message
 from remit.v1 import access_pb2, audit_pb2, review_pb2
 
 from acl.model import Clause, Effect, Rule, Unknown
+from acl.principal import Principal
+from connectors.base import own_realm
 from service.roles import Roles, owner_of
 from tests.service.harness import ALICE, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
@@ -205,3 +207,45 @@ async def test_documents_are_found_by_where_they_stand(service: Service, monkeyp
     assert list((await listed("odd")).documents) == []
     monkeypatch.setattr(Roles, "of", lambda self, principals: frozenset({owner_of("company")}))
     assert len((await listed("odd")).documents) == 1
+
+
+async def test_what_somebody_holds_is_told_to_auditors_and_recorded(service: Service) -> None:
+    """With the way to each, what is known in full and how old it is; the log has who asked and about whom."""
+    request = review_pb2.ResolveUserRequest(user=review_pb2.UserRef(user="bob"))
+    outcome = await ask(service, "ResolveUser", request, by="adam")
+    found = review_pb2.ResolveUserResponse.FromString(outcome.message)
+
+    assert (found.user.account, list(found.left_out)) == ("u-1002", [])
+    ways = {one.token: list(one.path) for one in found.principals}
+    assert ways["static:people:group-finance"] == ["bob", "fin-emea", "finance"]
+    assert list(found.complete_realms) == ["posix:corp", "static:people"]
+    assert found.resolved_at.ToDatetime() < found.expires_at.ToDatetime()
+    for token in ("alice", "olga", "kai"):
+        assert (await ask(service, "ResolveUser", request, by=token)).code == "PERMISSION_DENIED"
+
+    listed = await service.call(
+        "AuditService/ListAuditRecords",
+        audit_pb2.ListAuditRecordsRequest(person="u-1002", classes=[audit_pb2.AUDIT_CLASS_ACCESS]),
+        token=service.token("adam"),
+    )
+    (data,) = [one.data for one in audit_pb2.ListAuditRecordsResponse.FromString(listed.message).records]
+    assert b'"rpc":"remit.v1.ReviewService/ResolveUser"' in data
+    assert b'"about":{"account":"u-1002"' in data
+    assert found.response_id.encode() in data
+
+
+async def test_groups_of_sources_are_held_and_named_while_they_are_not_known(service: Service) -> None:
+    """As principals of the source while they are; with the source and the reason while they are not."""
+    service.source.groups = {Principal(own_realm("company"), "team"): {ALICE}}
+    service.sync()
+    request = review_pb2.ResolveUserRequest(user=review_pb2.UserRef(user="alice"))
+    found = review_pb2.ResolveUserResponse.FromString((await ask(service, "ResolveUser", request)).message)
+    assert "source:company:team" in {one.token for one in found.principals}
+    assert list(found.left_out) == []
+
+    service.source.faults.groups_unread = "a page did not come"
+    service.sync()
+    found = review_pb2.ResolveUserResponse.FromString((await ask(service, "ResolveUser", request)).message)
+    assert [one.name for one in found.left_out] == ["source:company"]
+    assert "a page did not come" in found.left_out[0].reason
+    assert list(found.user.left_out) == ["source:company"]

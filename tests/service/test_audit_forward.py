@@ -271,6 +271,8 @@ def test_events_have_the_classes_of_ocsf() -> None:
         (call(Kind.QUERY, "remit.v1.RetrievalService/GetDocument"), 600501, 1, 1),
         (call(Kind.QUERY, "remit.v1.RetrievalService/GetDocument", reason="NOT_FOUND"), 600501, 2, 2),
         (call(Kind.QUERY, "remit.v1.RetrievalService/Search", reason="UNAUTHENTICATED"), 300201, 2, 3),
+        (call(Kind.ON_BEHALF, "remit.v1.RetrievalService/Search"), 600504, 1, 1),
+        (call(Kind.ON_BEHALF, "remit.v1.AccessService/GetCaller"), 600399, 1, 1),
         (call(Kind.ADMIN, "remit.v1.SourceService/StartSync", reason="ROLE_REQUIRED"), 600399, 2, 3),
         (call(Kind.AUDIT, "remit.v1.AuditService/ListAuditRecords"), 600399, 1, 1),
         (parsed(run_record("started", "run", "company")), 600203, 1, 1),

@@ -82,6 +82,17 @@ def test_passages_that_are_written_by_hand_are_canonical(returned: list[Returned
     assert made.body == rfc8785.dumps(expected)
 
 
+@given(st.sampled_from(["Search", "GetDocument"]))
+def test_what_a_service_is_given_for_a_person_is_recorded_too(method: str) -> None:
+    """With the passages, and with none of them as none; a call that returns no content says nothing of any."""
+    passage = Returned(1, "s", "d", "1", "c", "00", 0, 1, 1, ())
+    call = Call(Kind.ON_BEHALF, f"remit.v1.RetrievalService/{method}", "r", "OK", timedelta(0))
+
+    assert json.loads(replace(call, returned=[passage]).record().body)["returned"] == [passage.body()]
+    assert json.loads(call.record().body)["returned"] == []
+    assert "returned" not in json.loads(replace(call, rpc="remit.v1.AccessService/GetCaller").record().body)
+
+
 def test_a_passage_with_broken_text_is_no_record() -> None:
     """A lone surrogate has no canonical form, wherever it stands."""
     broken = Returned(1, "\ud800", "d", "1", "c", "00", 0, 1, 1, ())

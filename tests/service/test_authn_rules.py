@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.authn import Authenticator, TokenRefusedError
+from service.errors import StartError
 from service.issuers import IssuerSettings
 from tests.service.authn_support import (
     AUDIENCE,
@@ -202,7 +203,17 @@ def test_an_algorithm_that_the_issuer_may_not_use_has_no_key(strict: IssuerSetti
     assert word(narrow, token()) == "unknown key"
 
 
-# --- which serialization, and what hides in it (the draft's additions) ---
+def test_a_key_that_is_no_point_of_its_curve_is_none(strict: IssuerSettings, tmp_path: Path) -> None:
+    """RFC 8725 3.4: another point, the one at infinity, and numbers beyond the field are refused at start."""
+    good = KEYS[1]
+    Authenticator([issuer(write_keys(tmp_path / "good", [good]))])
+    beyond = encode((2**256 - 1).to_bytes(32, "big"))
+    for changed in ({"x": good["y"], "y": good["x"]}, {"x": encode(bytes(32)), "y": encode(bytes(32))}, {"x": beyond}):
+        with pytest.raises(StartError, match="malformed or not a key of ES256"):
+            Authenticator([issuer(write_keys(tmp_path / "bad", [{**good, **changed}]))])
+
+
+# --- which serialization, and what hides in it (draft-ietf-oauth-rfc8725bis-03: 3.13 to 3.15) ---
 
 
 def test_encrypted_and_nested_tokens_are_not_opened(strict: IssuerSettings) -> None:
@@ -226,6 +237,24 @@ def test_encrypted_and_nested_tokens_are_not_opened(strict: IssuerSettings) -> N
          "wrong signature"),
     ):  # fmt: skip
         assert word(strict, refused) == why, refused
+    assert word(strict, good) == ""
+
+
+def test_a_token_is_three_texts_of_base64url_and_nothing_else(strict: IssuerSettings) -> None:
+    """The draft's 3.14: one character of another kind, wherever it stands, is no token; braces and quotes least of all.
+
+    Among them is a text that is a token to who splits it at dots, and JSON to who looks at its braces.
+    """
+    good = token(claims(client_id="app"))
+    head, body, signature = good.split(".")
+    others = [chr(code) for code in range(128) if not (chr(code).isalnum() or chr(code) in "-_.")]
+    for other in [*others, "\u00e9", "\u2024", "\uff0e"]:
+        for place in (0, 1, len(head), len(good) // 2, len(good) - 1, len(good)):
+            assert word(strict, good[:place] + other + good[place:]) == "not a bearer token", (other, place)
+    for split in (f"{good}.", f".{good}", good.replace(".", "..", 1), f"{head}.{body}", head, f"{good}.{signature}"):
+        assert word(strict, split) == "not a bearer token", split
+    polyglot = json.dumps({"protected": f"x.{body}.x", "payload": body, "signature": signature})
+    assert word(strict, polyglot) == "not a bearer token"
     assert word(strict, good) == ""
 
 

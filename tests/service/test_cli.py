@@ -136,6 +136,29 @@ def test_two_people_get_two_answers(running: Running) -> None:
     assert {hit["chunk"]["document"]["location"] for hit in bob["hits"]} == {"news.txt"}
 
 
+def test_a_crash_of_the_service_would_write_no_memory(running: Running) -> None:
+    """The process that holds the keys writes no core file, whatever the limits of whoever started it."""
+    pid = (running.folder / "data" / "lock").read_text().strip()
+
+    limits = Path(f"/proc/{pid}/limits").read_text()
+
+    (core,) = [line.split() for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert core[4:6] == ["0", "0"]
+
+
+def test_swap_that_may_be_plain_is_told(tmp_path: Path) -> None:
+    """A file, or a device that is not encrypted; none at all, and compressed memory, are well."""
+    from service.cli.doctor import _swap
+
+    listed = tmp_path / "swaps"
+    listed.write_text("Filename Type Size Used Priority\n/swapfile file 1 0 -2\n/dev/zram0 partition 1 0 100\n")
+
+    assert [(one.level, "/swapfile" in one.advice) for one in _swap(listed)] == [("warning", True)]
+    listed.write_text("Filename Type Size Used Priority\n")
+    assert list(_swap(listed)) == []
+    assert list(_swap(tmp_path / "none")) == []
+
+
 def test_search_explains_for_people(running: Running) -> None:
     """`--explain` shows each clause with the principal and the path."""
     done = running.run("search", "lamp", "--as", "bob", "--explain")

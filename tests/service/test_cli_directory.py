@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.root import app
-from service.errors import StartError, UnauthenticatedError
+from tests.service.test_cli import Running, lay_out, running, served
 from tests.support.servers import free_port
 from tests.support.slapd import PASSWORD, READER, SUFFIX, Slapd
+
+__all__ = ["running"]
 
 SETTINGS = """\
 version: 1
@@ -60,38 +64,63 @@ def run(folder: Path, *args: str, more: str = "") -> tuple[int, Any]:
     return done.exit_code, json.loads(done.stdout)
 
 
-def test_a_person_is_shown_with_the_way_to_each_principal(tmp_path: Path) -> None:
-    """By login name or by id; who is unknown or disabled is said to be so."""
-    for user in ("alice", "u-1"):
-        code, found = run(tmp_path, "resolve", user)
-        assert code == 0
-        ways = {one["token"]: one["path"] for one in found["principals"]}
-        assert ways["static:people:group-staff"] == ["alice", "sales", "staff"]
+def test_a_person_is_shown_with_the_way_to_each_principal(running: Running) -> None:
+    """By login name or by id, to an auditor, who is told which record it is; others are refused."""
+    for user in ("alice", "u-1001"):
+        found = running.json("directory", "resolve", user, "--as", "adam")
+        assert isinstance(found, dict)
+        assert {one["token"]: one["path"] for one in found["principals"]}["static:people:group-operators"] == [
+            "alice",
+            "operators",
+        ]
         assert found["complete_realms"] == ["posix:corp", "static:people"]
-        assert found["subject"] == "people/u-1"
-    for user in ("bob", "u-2", "nobody"):
-        with pytest.raises(UnauthenticatedError, match="no enabled account"):
-            run(tmp_path, "resolve", user)
-    with pytest.raises(StartError, match="there is no directory `peple`, expected one of `people`"):
-        run(tmp_path, "resolve", "alice", "--directory", "peple")
+        assert found["roles"] == ["key-admin", "operator"]
+    shown = running.run("directory", "resolve", "bob", "--as", "adam")
+    assert "Bob Berg" in shown.stdout
+    assert "posix:corp:uid-20002" in shown.stdout
+    record = shown.stdout.strip().rpartition("record ")[2]
+    assert "ResolveUser" in running.run("audit", "show", record, "--as", "adam").stdout
+    for user, person in (("alice", "bob"), ("nobody", "adam"), ("alice", "alice")):
+        assert running.run("directory", "resolve", user, "--as", person).returncode == 1
+    assert running.run("directory", "resolve", "alice", "--directory", "peple", "--as", "adam").returncode == 1
+
+
+def test_health_and_doctor_name_a_directory_that_is_down(tmp_path: Path) -> None:
+    """The service goes on, and `remit doctor` says which directory it is; mended, it is well again."""
+    lay_out(tmp_path)
+    with served(tmp_path) as service:
+        path = tmp_path / "people.yaml"
+        whole = path.read_text()
+
+        def complaints() -> list[str]:
+            found = json.loads(service.run("doctor", "--json").stdout.splitlines()[-1])
+            return [one["what"] for one in found if one["level"] == "error"]
+
+        token = json.loads(service.run("token", "bob", "--json").stdout)["token"]
+        assert "directory `people` does not answer the running service" not in complaints()
+        path.write_text("version: 1\n")
+        assert service.run("whoami", "--token", token).returncode == 1
+        eventually(lambda: "directory `people` does not answer the running service" in complaints())
+        path.write_text(whole)
+        assert service.run("whoami", "--token", token).returncode == 0
+        eventually(lambda: "directory `people` does not answer the running service" not in complaints())
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    ends = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < ends
+        time.sleep(0.2)
 
 
 @pytest.mark.live
-def test_linked_directories_are_shown_and_checked(tmp_path: Path, slapd: Slapd) -> None:
-    """What is held there and how long it took; one that is down is named with the reason, and the check fails."""
+def test_directories_are_checked_from_here(tmp_path: Path, slapd: Slapd) -> None:
+    """How long it took to resolve somebody there; one that is down is named, and the check fails."""
     unit = slapd.unit("cli")
     user = slapd.user(unit, "alice-x", number=41001)
-    inner = slapd.group(unit, "cli-inner", user)
-    outer = slapd.group(unit, "cli-outer", inner)
+    slapd.group(unit, "cli-inner", user)
     up = UNIX.format(port=slapd.ldaps, ca=slapd.ca, bind=READER, base=SUFFIX)
-
-    code, found = run(tmp_path, "resolve", "alice", more=up)
-    assert code == 0
-    assert f"ldap:unix:group-{slapd.uuid(outer)}" in {one["token"] for one in found["principals"]}
-    assert found["left_out"] == {}
-    code, found = run(tmp_path, "resolve", "alice-x", "--directory", "unix", more=up)
-    ways = {one["token"]: one["path"] for one in found["principals"]}
-    assert ways[f"ldap:unix:group-{slapd.uuid(outer)}"] == ["alice-x", "cli-inner", "cli-outer"]
 
     code, found = run(tmp_path, "check", more=up)
     assert {one["what"]: one["good"] for one in found["unix"]}["connection"]
@@ -100,10 +129,6 @@ def test_linked_directories_are_shown_and_checked(tmp_path: Path, slapd: Slapd) 
     assert "principals, in " in next(one["detail"] for one in found["unix"] if one["what"] == "example")
 
     down = UNIX.format(port=free_port(), ca=slapd.ca, bind=READER, base=SUFFIX)
-    code, found = run(tmp_path, "resolve", "alice", more=down)
-    assert code == 0
-    assert "cannot be reached" in found["left_out"]["unix"]
-    assert found["complete_realms"] == ["posix:corp", "static:people"]
     code, found = run(tmp_path, "check", more=down)
     assert code == 1
     assert [one["good"] for one in found["unix"]] == [False]

@@ -17,7 +17,6 @@ from remit.v1 import source_pb2
 
 from connectors.base import Connector
 from connectors.testing.hostile import MemorySource
-from service.audit import segments
 from service.audit.record import Record
 from service.configuration import Configuration
 from service.errors import AuditUnavailableError, NotFoundError, StartError
@@ -154,6 +153,20 @@ def test_a_source_that_cannot_be_made_refuses_all(world: World) -> None:
     assert world.nothing_happened()
 
 
+def test_what_else_is_wrong_with_settings_refuses_them(world: World) -> None:
+    """Such as a lease that is shorter than its pass takes, as it was measured; without it they are in force."""
+    world.file.write_text(TWO)
+    wrong = ["remit.yaml:26: sources[0].max_permissions_age: `60s` is shorter than twice the 40s that the pass took"]
+    world.configuration.follow(world.register, world.record, refuse=lambda settings: wrong)
+
+    result = world.configuration.reload()
+
+    assert result.problems == tuple(wrong)
+    assert world.nothing_happened()
+    wrong.clear()
+    assert world.configuration.reload().problems == ()
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
@@ -244,13 +257,14 @@ async def hits(service: Service, person: str) -> int:
 async def test_a_source_that_is_taken_out_is_withheld_on_the_next_query(service: Service) -> None:
     """And back with it, without reading it again: what is stored is as fresh as it is."""
     assert await hits(service, "alice") == 1
-    edit(service, lambda text: text[: text.rindex("\nsources:")] + "\nsources: []\n")
+    source = f"sources:\n  - name: {COMPANY}\n    kind: memory\n    max_permissions_age: 24h\n"
+    edit(service, lambda text: text.replace(source, "sources: []\n"))
 
     taken_out = await reload(service)
 
+    assert taken_out.in_force, taken_out.problems
     assert list(taken_out.changed) == [f"sources.{COMPANY}"]
     assert await hits(service, "alice") == 0
-    source = "sources:\n  - {name: company, kind: memory, max_permissions_age: 24h}\n"
     edit(service, lambda text: text.replace("sources: []\n", source))
     assert (await reload(service)).in_force
     assert await hits(service, "alice") == 1
@@ -298,14 +312,10 @@ async def test_the_audit_log_has_both_digests_and_who_asked(service: Service) ->
     with AdminClient(str(service.administrators), token=service.token("olga"), insecure_loopback=True) as admin:
         answer = await asyncio.to_thread(admin.reload_settings)
 
-    written = [json.loads(line) for line in _records(service)]
-    (change,) = [one["body"] for one in written if one["body"].get("event") == "settings_changed"]
-    (call,) = [one["body"] for one in written if one["body"].get("rpc", "").endswith("/ReloadSettings")]
+    bodies = [one["body"] for one in service.records()]
+    (change,) = [body for body in bodies if body.get("event") == "settings_changed"]
+    (call,) = [body for body in bodies if body.get("rpc", "").endswith("/ReloadSettings")]
     assert (change["before_sha256"], answer.before_sha256.hex()) == (before, before)
     assert change["after_sha256"] == answer.after_sha256.hex() != before
     assert call["actor"]["account"] == "u-1003"
     assert PEOPLE.index("u-1003") > 0
-
-
-def _records(service: Service) -> list[bytes]:
-    return list(segments.Reader(service.config.data / "audit").records())

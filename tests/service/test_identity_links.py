@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from structlog.testing import capture_logs
 
 from acl.decide import Allowed, decide
 from acl.model import Acl, Clause, Effect, Rule
 from acl.principal import Principal, Realm
+from connectors.directories.base import DirectoryUnavailableError as DirectoryUnavailable
 from service.authn import Subject, TokenRefusedError
 from service.authn.subject import OnBehalf
 from service.callers import Callers
@@ -258,3 +260,110 @@ def test_nobody_is_named_while_a_directory_cannot_say_that_they_are_privileged(w
     world.seconds += 15
     with pytest.raises(TokenRefusedError):
         callers.resolve(named)
+
+
+# --- roles, while somebody cannot be resolved in full ---
+
+OPERATORS, AUDITORS = Principal(AD, "operators"), {realm: Principal(realm, "auditors") for realm in (CLOUD, UNIX)}
+
+
+def roles(world: World, audits: Realm, name: str = "alice") -> frozenset[str]:
+    """What somebody may do, where auditors are a group of one directory and operators one of the first."""
+    world.corp.add("sid", name, "staff", "operators", **({} if name == "carol" else {"sid": name}))
+    bindings = {"operator": frozenset({OPERATORS}), "auditor": frozenset({AUDITORS[audits]})}
+    world.identity._roles.use(bindings)
+    return world.resolve(name).roles
+
+
+@pytest.mark.parametrize("audits", [CLOUD, UNIX])
+def test_a_role_is_nobodys_whose_other_side_cannot_be_ruled_out(world: World, audits: Realm) -> None:
+    """While the auditors' directory is down, or the only way to it is, an operator may be an auditor too."""
+    assert roles(world, audits) == {"operator"}
+
+    world.cloud.down = "gone"
+    world.seconds += 61
+    assert roles(world, audits) == frozenset()
+
+    world.cloud.down = ""
+    world.seconds += 2
+    assert roles(world, audits) == {"operator"}
+
+
+def test_whoever_has_no_account_there_is_no_auditor(world: World) -> None:
+    """carol is linked to nothing, so a directory that is down takes nothing from her; bob is refused by his groups."""
+    world.cloud.down = "gone"
+    assert roles(world, CLOUD, "carol") == {"operator"}
+
+    world.cloud.down = ""
+    world.cloud.add("onprem", "bob", "auditors", account="cloud-bob")
+    assert roles(world, CLOUD, "bob") == frozenset()
+
+
+def test_a_directory_that_is_down_leaves_roles_that_nothing_is_apart_from(world: World) -> None:
+    """Two roles of one side are granted, whoever is down."""
+    world.corp.add("sid", "alice", "staff", "operators", sid="alice")
+    world.identity._roles.use({"operator": frozenset({OPERATORS}), "key-admin": frozenset({AUDITORS[CLOUD]})})
+    world.cloud.down = "gone"
+    assert world.resolve().roles == {"operator"}
+
+
+def test_an_answer_through_a_service_is_incomplete_when_either_is(world: World) -> None:
+    """The person is known in full and the service is not, or the other way round."""
+
+    def named(person: str, service: str) -> bool:
+        by = OnBehalf("bot", _subject(world, service), frozenset({Principal(AD, "staff")}), frozenset())
+        return Callers(world.identity, lambda: 0).resolve(_subject(world, person, by)).incomplete
+
+    assert not named("alice", "bob")
+    world.cloud.down = "gone"
+    world.seconds += 61
+    assert named("alice", "carol")
+    assert named("carol", "alice")
+    assert not named("carol", "carol")
+
+
+def _subject(world: World, name: str, by: OnBehalf | None = None) -> Subject:
+    return Subject("https://i", name, "corp", "sid", name, world.expires, "t", on_behalf=by)
+
+
+def test_health_names_the_directory_that_is_down(world: World) -> None:
+    """Each by its own name, with the reason; it is said once, and once that it answers again."""
+    health = world.identity.failures()
+    assert {name: why() for name, why in health.items()} == {
+        "corp": None,
+        "cloud": None,
+        "unix": None,
+    }
+    lookups = world.identity._lookups["cloud"]
+    with capture_logs() as logged:
+        for down in ("gone", "gone", ""):
+            world.cloud.down = down
+            try:
+                lookups.poll()
+            except DirectoryUnavailable as err:
+                lookups._failed(err.detail)
+            else:
+                lookups._failed(None)
+            assert health["cloud"]() == (down or None)
+            assert health["unix"]() is None
+    assert [(one["event"], one["directory"]) for one in logged] == [
+        ("directory_unavailable", "cloud"),
+        ("directory_available", "cloud"),
+    ]
+
+
+def test_health_knows_of_a_directory_that_is_asked_every_time() -> None:
+    """Its last answer says whether it answers; somebody whom it does not know is an answer."""
+    directory = FakeDirectory("people", AD)
+    identity = Identity({"people": directory}, Roles({}))
+    (why,) = identity.failures().values()
+    subject = Subject("https://i", "x", "people", "sid", "x", datetime.now(UTC) + timedelta(hours=1), "t")
+
+    directory.down = "line 3 is wrong"
+    with pytest.raises(DirectoryUnavailableError):
+        identity.resolve(subject)
+    assert why() == "line 3 is wrong"
+    directory.down = ""
+    with pytest.raises(UnauthenticatedError):
+        identity.resolve(subject)
+    assert why() is None

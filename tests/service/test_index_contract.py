@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -263,6 +264,47 @@ def test_a_server_that_lost_something_is_read_again_and_filled_from_the_feed() -
 
     assert rows_of(index, MATRIX[7], BitMap(range(100)), 1) == [7]
     index.close()
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+def test_a_search_while_something_is_removed_takes_nothing_for_lost(
+    monkeypatch: pytest.MonkeyPatch, server_side: bool
+) -> None:
+    """Between the server's removal and its answer the row is missing there, and nothing is wrong."""
+    client, index = in_memory(server_side=server_side)
+    update, found = client.batch_update_points, []
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        done = update(*args, **kwargs)
+        found.append(rows_of(index, MATRIX[7], BitMap(range(9)), 20))
+        return done
+
+    monkeypatch.setattr(client, "batch_update_points", slow)
+    index.apply([Remove(101, 7)])
+
+    assert [set(rows) for rows in found] == [{*range(9)} - {7}]
+    index.close()
+
+
+def test_a_change_that_did_not_arrive_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed call the place in the feed is where it was, and the same items bring what they say."""
+    client, index = in_memory()
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise OSError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "batch_update_points", fail)
+        with pytest.raises(SearchUnavailableError):
+            index.apply([Add(101, 100, 0, MATRIX[100]), Remove(102, 7)])
+    assert index.applied_seq == 100
+    index.apply([Add(101, 100, 0, MATRIX[100]), Remove(102, 7)])
+
+    assert (index.applied_seq, index.count) == (102, 100)
+    index.close()
+    again = QdrantIndex(client, collection="x", incarnation="one", dimension=DIMENSION, tuning=CODED)
+    assert (again.applied_seq, again.count) == (102, 100)
+    again.close()
 
 
 @pytest.mark.parametrize("change", ["gone", "more", "state"])

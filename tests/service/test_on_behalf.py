@@ -12,7 +12,7 @@ from acl.model import Clause, Effect, Rule
 from acl.principal import Principal, Realm
 from service.api.evidence import LoggedCalls
 from service.api.wrapper import Entry
-from service.audit.record import Record
+from service.audit.record import Kind, Record
 from service.authn import Authenticator, Credentials, Subject, TokenRefusedError
 from service.authn.subject import OnBehalf
 from service.callers import Callers, Current
@@ -229,6 +229,7 @@ async def test_the_record_names_the_person_and_the_service(service: Service) -> 
     )
     await LoggedCalls(Log(), None, service.clock).record(entry)  # type: ignore[arg-type]  # no query, no key
 
+    assert written[0].kind is Kind.ON_BEHALF, "a class of its own, so that it can be found and kept apart"
     body = written[0].body.decode()
     assert '"account":"u-1001","acting":["service-account:bot"]' in body
     assert f'"subject":"{BOT}"' in body

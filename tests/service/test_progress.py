@@ -6,12 +6,14 @@ import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from remit.client import SyncCounts, SyncPhase, SyncProblem, SyncProgress, SyncRun, SyncState
+from remit.client import SyncCounts, SyncPhase, SyncProblem, SyncProgress, SyncRun, SyncState, _read, values
 from rich.console import Console
 
+from service.api import wire
+from service.api.sources import SourceState
 from service.cli import progress as shown
 from service.runs import Progress
-from service.stores.records import Counts, Phase, RunState, StoredRun
+from service.stores.records import Counts, Phase, Removal, RunState, StoredRun, StoredSource
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -128,3 +130,16 @@ def test_a_terminal_gets_a_bar_with_the_last_problems() -> None:
     assert "12/s, about 1 min left" in text
     assert text.count("/longlong") == 3
     assert "15/40" in text or "20/40" in text
+
+
+def test_what_is_said_of_a_source_arrives_at_the_client() -> None:
+    """When it is read next, that somebody must act, and that it was removed; nothing of it for one without."""
+    stored = StoredSource("company", "feed", NOON, 1, 2, 3, None)
+
+    full = _read.source(
+        wire.source(SourceState(stored, timedelta(hours=1), timedelta(hours=2), NOON, True, Removal.PURGED))
+    )
+    bare = _read.source(wire.source(SourceState(stored, timedelta(hours=1), timedelta(hours=2))))
+
+    assert (full.next_run_at, full.waits_for_a_person, full.removal) == (NOON, True, values.Removal.PURGED)
+    assert (bare.next_run_at, bare.waits_for_a_person, bare.removal) == (None, False, None)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.schedules import HISTORY, Notice, Schedule, due, waits_for_a_person
-from service.stores.records import Counts, Recovery, RunState, StoredRun
+from service import schedules
+from service.schedules import HISTORY, Due, History, Notice, Schedule, waits_for_a_person
+from service.stores.records import Counts, Recovery, RunState, StoredRun, SyncPass
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 QUARTER = Schedule(15 * MINUTE)
+
+
+def due(schedule: Schedule, runs: Sequence[StoredRun], now: datetime, notice: Notice | None = None) -> datetime | None:
+    """When the next run is due."""
+    found = schedules.due(schedule, History(runs), now, notice)
+    return None if found is None else found.at
 
 
 def run(
@@ -23,10 +31,13 @@ def run(
     recovery: Recovery = Recovery.RETRY,
     retry_after: timedelta | None = None,
     name: str = "r",
+    sync_pass: SyncPass = SyncPass.CONTENT,
 ) -> StoredRun:
     """A run that began at `at`."""
     ended = None if state is RunState.RUNNING else at + took
-    return StoredRun(name, "s", state, at, ended, Counts(), recovery=recovery, retry_after=retry_after)
+    return StoredRun(
+        name, "s", state, at, ended, Counts(), recovery=recovery, retry_after=retry_after, sync_pass=sync_pass
+    )
 
 
 def failed(recovery: Recovery = Recovery.RETRY, retry_after: timedelta | None = None) -> StoredRun:
@@ -193,3 +204,73 @@ def test_notices_belong_together_while_the_source_is_not_quiet() -> None:
 
     assert (second.first, second.last) == (NOON, NOON + timedelta(milliseconds=500))
     assert third.first == third.last
+
+
+# --- two passes ---
+
+BOTH = Schedule(timedelta(days=1), permissions_every=10 * MINUTE)
+
+
+def rules(at: datetime, state: RunState = RunState.SUCCEEDED, name: str = "p") -> StoredRun:
+    """A run that verified rules alone."""
+    return run(state, at=at, name=name, sync_pass=SyncPass.PERMISSIONS)
+
+
+def next_of(runs: Sequence[StoredRun], now: datetime, content_at: datetime | None = None) -> Due:
+    """Which run is next."""
+    found = schedules.due(BOTH, History(runs, content_at), now)
+    assert found is not None
+    return found
+
+
+def test_rules_are_verified_in_between_and_each_run_has_a_clock_of_its_own() -> None:
+    """Ten minutes after a run of either kind rules are due; a day after the latest over everything, that."""
+    first = next_of([run()], NOON + MINUTE)
+    later = next_of([rules(NOON + 10 * MINUTE), run()], NOON + 11 * MINUTE)
+    day = next_of([rules(NOON + timedelta(hours=23, minutes=59))], NOON + timedelta(days=2), content_at=NOON)
+
+    assert first.sync_pass is later.sync_pass is SyncPass.PERMISSIONS
+    assert NOON + 9 * MINUTE <= first.at <= NOON + 10 * MINUTE
+    assert NOON + 19 * MINUTE <= later.at <= NOON + 20 * MINUTE
+    assert day.sync_pass is SyncPass.CONTENT
+    assert NOON + 0.9 * BOTH.every <= day.at <= NOON + BOTH.every
+
+
+def test_what_was_run_long_ago_is_remembered_by_its_clock() -> None:
+    """More runs over rules than are looked at push that over everything out of sight, not out of mind."""
+    many = [rules(NOON + number * 10 * MINUTE, name=str(number)) for number in range(40, 40 - HISTORY, -1)]
+
+    assert next_of(many, NOON + timedelta(hours=7), content_at=NOON).sync_pass is SyncPass.PERMISSIONS
+    assert next_of(many, NOON + timedelta(hours=7)).sync_pass is SyncPass.CONTENT, "never run, or never to its end"
+
+
+def test_a_run_over_everything_that_is_due_comes_before_one_over_rules() -> None:
+    """It verifies both; nothing is run twice."""
+    late = next_of([rules(NOON + 2 * BOTH.every)], NOON + 3 * BOTH.every, content_at=NOON)
+
+    assert late.sync_pass is SyncPass.CONTENT
+
+
+def test_after_a_failure_the_same_is_tried_again_or_all_if_that_is_due() -> None:
+    """A source that is down is down for both: one wait, whatever failed."""
+    failed_rules = rules(NOON + 30 * MINUTE, RunState.FAILED)
+    again = next_of([failed_rules, run()], NOON + 31 * MINUTE)
+    due_too = next_of([rules(NOON + 2 * BOTH.every, RunState.FAILED)], NOON + 3 * BOTH.every, content_at=NOON)
+    both_failed = next_of([run(RunState.FAILED, at=NOON + MINUTE), failed_rules], NOON + timedelta(hours=1))
+
+    assert again.sync_pass is SyncPass.PERMISSIONS
+    assert again.at > NOON + 30 * MINUTE
+    assert due_too.sync_pass is SyncPass.CONTENT
+    assert both_failed.sync_pass is SyncPass.CONTENT
+
+
+def test_a_notice_asks_for_everything_although_rules_were_verified_since() -> None:
+    """A file that is new is met by no run over rules."""
+    noticed = Notice(NOON + MINUTE, NOON + MINUTE)
+    history = History([rules(NOON + 2 * MINUTE), run()])
+
+    found = schedules.due(BOTH, history, NOON + 3 * MINUTE, noticed)
+
+    assert found is not None
+    assert found.sync_pass is SyncPass.CONTENT
+    assert found.at <= NOON + 3 * MINUTE

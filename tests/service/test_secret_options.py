@@ -130,6 +130,8 @@ def test_a_secret_in_vault_is_read_by_its_field(stub: Vault, tmp_path: Path) -> 
     assert read(bound) == CANARY
     assert len(stub.asked) == asked
     assert CANARY not in repr(bound)
+    moving = replace(config, keys=replace(config.keys, previous=configured(tmp_path, "password_env: X").keys.provider))
+    assert read(secret_options.bound(moving)) == CANARY, "while the key moves from a file, too"
 
     for change in ({"remit/share": {"other": "x"}}, {"remit/share": {"password": ""}}, {}):
         stub.kv.clear()

@@ -94,7 +94,10 @@ def test_a_schedule_stands_beside_the_options(write: Callable[[str], Path]) -> N
     often = load(write(GOOD.replace("max_permissions_age: 12h", "max_permissions_age: 12h\n    every: 15m")))
     quiet = load(write(GOOD.replace("max_permissions_age: 12h", "every: 15m\n    watch: false")))
 
+    rare = load(write(GOOD.replace("max_permissions_age: 12h", "every: 2d\n    permissions_every: 5m")))
+
     assert often.sources[0].schedule == Schedule(timedelta(minutes=15), watch=True)
+    assert rare.sources[0].schedule == Schedule(timedelta(days=2), permissions_every=timedelta(minutes=5))
     assert quiet.sources[0].schedule == Schedule(timedelta(minutes=15), watch=False)
     assert set(often.sources[0].options) == {"root", "id_domain", "ancestors_above_root"}
 
@@ -104,7 +107,12 @@ def test_a_schedule_stands_beside_the_options(write: Callable[[str], Path]) -> N
     [
         ("every: 12h", 28, "sources[0].every: expected less than `max_permissions_age`"),
         ("every: 1 hour", 28, "sources[0].every: expected a duration"),
-        ("watch: true", 28, "sources[0].watch: changes are read early beside a schedule, expected `every` too"),
+        ("watch: true", 28, "sources[0].watch: is beside a schedule, expected `every` too"),
+        ("permissions_every: 5m", 28, "sources[0].permissions_every: is beside a schedule, expected `every` too"),
+        ("every: 1h\n    permissions_every: 1h", 29, "sources[0].permissions_every: expected less than `every`"),
+        ("every: 31d\n    permissions_every: 1h", 28, "sources[0].every: expected less than `max_content_age`"),
+        ("every: 2d\n    permissions_every: 13h", 29, "sources[0].permissions_every: expected less than `max_perm"),
+        ("every: 1h\n    max_memberships_age: 30m", 28, "sources[0].every: expected less than `max_memberships_age`"),
         ("every: 1h\n    watch: sometimes", 29, "sources[0].watch: expected `true` or `false`"),
     ],
 )

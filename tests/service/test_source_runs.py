@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
 
 from service.errors import AuditUnavailableError, NotFoundError
+from service.removal import Removals
 from service.settings import SourceSettings
 from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog
-from service.stores.records import StoredRun, SyncPass
+from service.stores.records import Counts, RunState, StoredRun, SyncPass
 from service.sync import SyncEngine
 
 
@@ -19,7 +20,8 @@ class Progress:
     """The counts of a run that nobody looks at."""
 
     def snapshot(self) -> StoredRun:
-        return cast(StoredRun, object())
+        at = datetime(2026, 1, 1, tzinfo=UTC)
+        return StoredRun("r", "company", RunState.SUCCEEDED, at, at, Counts())
 
 
 class Run:
@@ -66,6 +68,7 @@ def runs(engine: Engine, error: Exception | None) -> SourceRuns:
         cast(SyncEngine, engine),
         lambda name: pytest.fail("nothing is connected here"),
         started,
+        cast(Removals, object()),
     )
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
 
 from service.errors import AuditUnavailableError, SyncRunningError
-from service.schedules import Schedule
-from service.stores.records import Counts, Recovery, RunState, StoredRun
+from service.schedules import History, Schedule
+from service.stores.records import Counts, Recovery, RunState, StoredRun, SyncPass
 from service.telemetry import logging_to
 from service.timetable import Timetable
 from tests.service.harness import EPOCH, Clock
@@ -31,20 +31,20 @@ class FakeRuns:
         self.asked = 0
         self.started = threading.Event()
 
-    def start(self, name: str) -> StoredRun:
+    def start(self, name: str, sync_pass: SyncPass) -> StoredRun:
         """See `service.timetable.Runs`."""
         if self.refuse is not None:
             raise self.refuse
         number = len(self.runs.setdefault(name, []))
-        run = StoredRun(f"{name}-{number}", name, RunState.RUNNING, self.clock(), None, Counts())
+        run = StoredRun(f"{name}-{number}", name, RunState.RUNNING, self.clock(), None, Counts(), sync_pass=sync_pass)
         self.runs[name].insert(0, run)
         self.started.set()
         return run
 
-    def latest(self, name: str, limit: int) -> Sequence[StoredRun]:
+    def history(self, name: str, limit: int) -> History:
         """See `service.timetable.Runs`."""
         self.asked += 1
-        return self.runs.get(name, [])[:limit]
+        return History(self.runs.get(name, [])[:limit])
 
     def end(self, name: str, state: RunState = RunState.SUCCEEDED, recovery: Recovery = Recovery.RETRY) -> None:
         """End the run that is under way."""
@@ -246,3 +246,16 @@ def test_the_thread_starts_what_is_due_and_ends(runs: FakeRuns) -> None:
     table.ran("a")
     table.turn()
     assert count(runs) == {}
+
+
+def test_rules_are_verified_in_between(runs: FakeRuns, clock: Clock) -> None:
+    """The run that is started is of the pass that is due."""
+    table = Timetable(runs, {"a": Schedule(HOUR, permissions_every=HOUR / 6)}, clock)
+    for _ in range(13):
+        table.turn()
+        runs.end("a")
+        table.ran("a")
+        clock.advance(HOUR / 6)
+
+    passes = [run.sync_pass for run in reversed(runs.runs["a"])]
+    assert passes == [SyncPass.CONTENT, *[SyncPass.PERMISSIONS] * 5] * 2 + [SyncPass.CONTENT]

@@ -129,6 +129,20 @@ class AuditorClient(_Blocking):
         answer = self._call(self._audit.GetConsistencyProof, request)
         return values.ConsistencyProof(answer.checkpoint, answer.first_size, tuple(answer.hashes))
 
+    def record_proof(self, proof: str, result: str, report_sha256: bytes, *, checks: int, failed: int) -> str:
+        """Put the result of a `remit prove` on record, and return the record's id.
+
+        proof: such as `isolation`. result: `passed`, `failed` or `not_run`. report_sha256: of the signed report.
+        """
+        request = audit_pb2.RecordProofRequest(
+            proof=proof,
+            result=audit_pb2.ProofResult.Value(f"PROOF_RESULT_{result.upper()}"),
+            report_sha256=report_sha256,
+            checks=checks,
+            failed=failed,
+        )
+        return self._call(self._audit.RecordProof, request).response_id
+
 
 def _records(messages: Sequence[audit_pb2.AuditRecord]) -> tuple[values.AuditRecord, ...]:
     return tuple(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,23 @@ import grpc
 
 Token = str | Callable[[], str]
 """A token, or what returns a fresh one; it is asked before every call."""
+
+# What only reads may be asked again; UNAVAILABLE means that nothing was answered. Never what changes something.
+_READING = ("RetrievalService", "AccessService", "ReviewService", "AuditService")
+_AGAIN = {
+    "methodConfig": [
+        {
+            "name": [{"service": f"remit.v1.{service}"} for service in _READING],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "2s",
+                "backoffMultiplier": 3,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            },
+        }
+    ]
+}
 
 # An answer may be a whole document.
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -43,9 +61,12 @@ class Connection:
         if self.insecure_loopback and not _is_loopback(self.address):
             raise ValueError(f"{self.address} is not a loopback address: a token must not cross a network without TLS")
 
-    def options(self) -> list[tuple[str, int]]:
+    def options(self) -> list[tuple[str, int | str]]:
         """Options of the channel."""
-        options = [("grpc.max_receive_message_length", _MAX_ANSWER_BYTES)]
+        options: list[tuple[str, int | str]] = [
+            ("grpc.max_receive_message_length", _MAX_ANSWER_BYTES),
+            ("grpc.service_config", json.dumps(_AGAIN)),
+        ]
         if self.insecure_loopback:
             options.append(("grpc.enable_http_proxy", 0))
         return options

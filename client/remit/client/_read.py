@@ -73,8 +73,14 @@ def source(message: source_pb2.Source) -> values.Source:
         waits_for_a_person=message.waits_for_a_person,
         content_verified_at=moment(message.content_verified_at) if message.HasField("content_verified_at") else None,
         max_content_age=_duration(message.max_content_age),
+        removal=_REMOVALS.get(message.removal),
     )
 
+
+_REMOVALS = {
+    source_pb2.REMOVAL_STATE_PURGING: values.Removal.PURGING,
+    source_pb2.REMOVAL_STATE_PURGED: values.Removal.PURGED,
+}
 
 _STATES = {
     source_pb2.SYNC_STATE_RUNNING: values.SyncState.RUNNING,

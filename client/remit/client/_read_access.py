@@ -52,6 +52,20 @@ def user_checks(message: review_pb2.CheckUserAccessResponse) -> access_values.Us
     )
 
 
+def resolved_user(message: review_pb2.ResolveUserResponse) -> access_values.ResolvedUser:
+    """Read everything that somebody holds."""
+    return access_values.ResolvedUser(
+        user=user(message.user),
+        principals=tuple(values.HeldPrincipal(one.token, tuple(one.path)) for one in message.principals),
+        roles=tuple(message.roles),
+        complete_realms=tuple(message.complete_realms),
+        left_out={one.name: one.reason for one in message.left_out},
+        resolved_at=_read.moment(message.resolved_at),
+        expires_at=_read.moment(message.expires_at),
+        response_id=message.response_id,
+    )
+
+
 def user_explained(message: review_pb2.ExplainUserAccessResponse) -> access_values.ExplainedAccess:
     """Read why somebody may read a document, or not."""
     return access_values.ExplainedAccess(

@@ -34,6 +34,11 @@ class ReviewClient(_Blocking):
         request = review_pb2.ExplainUserAccessRequest(user=_user(user, directory), document_id=document_id)
         return _read_access.user_explained(self._call(self._review.ExplainUserAccess, request))
 
+    def resolve_user(self, user: str, *, directory: str = "") -> access_values.ResolvedUser:
+        """Return everything that somebody holds now, with the way to each. Raises NotFoundError."""
+        request = review_pb2.ResolveUserRequest(user=_user(user, directory))
+        return _read_access.resolved_user(self._call(self._review.ResolveUser, request))
+
     def list_user_documents(
         self, user: str, *, directory: str = "", sources: Sequence[str] = (), page_size: int = 0, page_token: str = ""
     ) -> access_values.PlacePage:

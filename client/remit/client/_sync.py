@@ -200,6 +200,11 @@ class AdminClient(_Blocking):
         """Tell a run to end; return it as it stands. Watch it to see its end."""
         return _read.run(self._call(self._sources.CancelSyncRun, source_pb2.CancelSyncRunRequest(run_id=run_id)).run)
 
+    def remove_source(self, name: str) -> values.Source:
+        """Remove a source: withheld from now on, purged in the background. Raises NotFoundError."""
+        request = source_pb2.RemoveSourceRequest(name=name)
+        return _read.source(self._call(self._sources.RemoveSource, request).source)
+
     def reload_settings(self) -> values.Reload:
         """Have the service read its settings again: all that differs comes into force, or nothing."""
         return _read.reload(self._call(self._sources.ReloadSettings, source_pb2.ReloadSettingsRequest()))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
-from remit.client.values import Document, Freshness, Grant
+from remit.client.values import Document, Freshness, Grant, HeldPrincipal
 
 
 class AccessReason(Enum):
@@ -96,7 +96,10 @@ class DocumentPage:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A person whom an administrator asked about. left_out: directories that could not say what they hold."""
+    """A person whom an administrator asked about.
+
+    left_out: directories that could not say what they hold, and `source:<name>` for groups that a source has itself.
+    """
 
     directory: str
     account: str
@@ -111,6 +114,24 @@ class DocumentPlace:
     document_id: str
     source: str
     location: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedUser:
+    """Everything that somebody holds.
+
+    left_out: who could not say, with the reason. resolved_at: when the oldest of the answers was asked for.
+    expires_at: until when it would count, were nothing to change.
+    """
+
+    user: User
+    principals: tuple[HeldPrincipal, ...]
+    roles: tuple[str, ...]
+    complete_realms: tuple[str, ...]
+    left_out: Mapping[str, str]
+    resolved_at: datetime
+    expires_at: datetime
+    response_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 _DOMAIN = "remit.v1"
@@ -107,6 +108,15 @@ class OverloadedError(UnavailableError):
     """More work is waiting than the service accepts: try again after a pause."""
 
 
+class RateLimitedError(OverloadedError):
+    """You are at a limit of your own; `limit` names it, and after `retry_s` a call may pass."""
+
+    def __init__(self, message: str, *, reason: str = "", limit: str = "", retry_s: float = 1.0) -> None:
+        super().__init__(message, reason=reason)
+        self.limit = limit
+        self.retry_s = retry_s
+
+
 class DeadlineExceededError(UnavailableError):
     """The call took longer than it was given."""
 
@@ -160,6 +170,12 @@ def error_of(error: grpc.RpcError, address: str) -> RemitError:
         case "STORAGE_UNAVAILABLE":
             message = "a file of the service cannot be read or written, perhaps for lack of space: its log says which"
             return UnavailableError(message, reason=reason)
+        case "RATE_LIMITED":
+            limit, retry_s = facts.get("limit", ""), _retry_s(error)
+            message = f"your limit `{limit}` is reached: try again in {retry_s:.1f} s"
+            return RateLimitedError(message, reason=reason, limit=limit, retry_s=retry_s)
+        case "DRAINING":
+            return UnavailableError("the service is stopping: try again", reason=reason)
         case "OVERLOADED":
             return OverloadedError("more work is waiting than the service accepts", reason=reason)
         case "DEADLINE_EXCEEDED":
@@ -194,10 +210,21 @@ def _code(error: Any) -> grpc.StatusCode | None:
 
 
 def _info(error: Any) -> ErrorInfo | None:
+    info = ErrorInfo()
+    found = any(detail.Unpack(info) and info.domain == _DOMAIN for detail in _details(error))
+    return info if found else None
+
+
+def _retry_s(error: Any) -> float:
+    retry = RetryInfo()
+    for detail in _details(error):
+        if detail.Unpack(retry):
+            seconds: float = retry.retry_delay.ToTimedelta().total_seconds()
+            return seconds
+    return 1.0
+
+
+def _details(error: Any) -> Iterator[Any]:
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
-            for detail in Status.FromString(value).details:
-                info = ErrorInfo()
-                if detail.Unpack(info) and info.domain == _DOMAIN:
-                    return info
-    return None
+            yield from Status.FromString(value).details

@@ -272,12 +272,19 @@ class Hold:
     decided_at: datetime | None
 
 
+class Removal(Enum):
+    """How far the removal of a source is, which is withheld. PURGED: nothing is left but the name in the settings."""
+
+    PURGING = "purging"
+    PURGED = "purged"
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """A configured use of a connector, with what is stored of it.
 
     next_run_at: None without a schedule, and while a run is under way. waits_for_a_person: the latest run failed by
-    what only a person can mend.
+    what only a person can mend. removal: None unless it was removed.
     """
 
     name: str
@@ -292,6 +299,7 @@ class Source:
     waits_for_a_person: bool = False
     content_verified_at: datetime | None = None
     max_content_age: timedelta = timedelta(0)
+    removal: Removal | None = None
 
 
 @dataclass(frozen=True, slots=True)

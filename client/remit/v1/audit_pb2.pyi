@@ -44,6 +44,8 @@ class _AuditClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuditClass
     """Calls that read the audit log."""
     AUDIT_CLASS_STANDING: _AuditClass.ValueType  # 8
     """What stands until another record ends it: legal holds, expiries of bodies, stopped sources. Never expires."""
+    AUDIT_CLASS_ON_BEHALF: _AuditClass.ValueType  # 9
+    """Calls of a service that names a person, whatever they ask for."""
 
 class AuditClass(_AuditClass, metaclass=_AuditClassEnumTypeWrapper):
     """The class of a record."""
@@ -66,7 +68,37 @@ AUDIT_CLASS_AUDIT: AuditClass.ValueType  # 7
 """Calls that read the audit log."""
 AUDIT_CLASS_STANDING: AuditClass.ValueType  # 8
 """What stands until another record ends it: legal holds, expiries of bodies, stopped sources. Never expires."""
+AUDIT_CLASS_ON_BEHALF: AuditClass.ValueType  # 9
+"""Calls of a service that names a person, whatever they ask for."""
 Global___AuditClass: _TypeAlias = AuditClass  # noqa: Y015
+
+class _ProofResult:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProofResultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProofResult.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROOF_RESULT_UNSPECIFIED: _ProofResult.ValueType  # 0
+    """Never sent; in a request it is INVALID_ARGUMENT."""
+    PROOF_RESULT_PASSED: _ProofResult.ValueType  # 1
+    """Everything that was checked held."""
+    PROOF_RESULT_FAILED: _ProofResult.ValueType  # 2
+    """Something did not hold."""
+    PROOF_RESULT_NOT_RUN: _ProofResult.ValueType  # 3
+    """Not everything could be checked."""
+
+class ProofResult(_ProofResult, metaclass=_ProofResultEnumTypeWrapper):
+    """How a proof ended."""
+
+PROOF_RESULT_UNSPECIFIED: ProofResult.ValueType  # 0
+"""Never sent; in a request it is INVALID_ARGUMENT."""
+PROOF_RESULT_PASSED: ProofResult.ValueType  # 1
+"""Everything that was checked held."""
+PROOF_RESULT_FAILED: ProofResult.ValueType  # 2
+"""Something did not hold."""
+PROOF_RESULT_NOT_RUN: ProofResult.ValueType  # 3
+"""Not everything could be checked."""
+Global___ProofResult: _TypeAlias = ProofResult  # noqa: Y015
 
 @_typing.final
 class AuditRecord(_message.Message):
@@ -636,3 +668,63 @@ class GetConsistencyProofResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetConsistencyProofResponse: _TypeAlias = GetConsistencyProofResponse  # noqa: Y015
+
+@_typing.final
+class RecordProofRequest(_message.Message):
+    """Puts a result on record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROOF_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    REPORT_SHA256_FIELD_NUMBER: _builtins.int
+    CHECKS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    proof: _builtins.str
+    """What was proved: `isolation`, `revocation`, `oracle` or `all`."""
+    result: Global___ProofResult.ValueType
+    """How it ended."""
+    report_sha256: _builtins.bytes
+    """SHA-256 of the report's bytes, 32 bytes: the log says which report it was."""
+    checks: _builtins.int
+    """How many checks were made, 1 to 1,000,000."""
+    failed: _builtins.int
+    """How many of them did not hold."""
+    def __init__(
+        self,
+        *,
+        proof: _builtins.str = ...,
+        result: Global___ProofResult.ValueType = ...,
+        report_sha256: _builtins.bytes = ...,
+        checks: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checks", b"checks", "failed", b"failed", "proof", b"proof", "report_sha256", b"report_sha256", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordProofRequest: _TypeAlias = RecordProofRequest  # noqa: Y015
+
+@_typing.final
+class RecordProofResponse(_message.Message):
+    """The record that was made: of the class `control`, durable when this arrives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    response_id: _builtins.str
+    """Names the record in the audit log."""
+    def __init__(
+        self,
+        *,
+        response_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["response_id", b"response_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordProofResponse: _TypeAlias = RecordProofResponse  # noqa: Y015

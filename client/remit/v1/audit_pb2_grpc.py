@@ -71,6 +71,11 @@ class AuditServiceStub:
                 request_serializer=remit_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
                 _registered_method=True)
+        self.RecordProof = channel.unary_unary(
+                '/remit.v1.AuditService/RecordProof',
+                request_serializer=remit_dot_v1_dot_audit__pb2.RecordProofRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_audit__pb2.RecordProofResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServiceServicer:
@@ -128,6 +133,13 @@ class AuditServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordProof(self, request, context):
+        """Puts the result of a `remit prove` on record, with the digest of its signed report. Changes nothing else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -165,6 +177,11 @@ def add_AuditServiceServicer_to_server(servicer, server):
                     servicer.GetConsistencyProof,
                     request_deserializer=remit_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.FromString,
                     response_serializer=remit_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'RecordProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordProof,
+                    request_deserializer=remit_dot_v1_dot_audit__pb2.RecordProofRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_audit__pb2.RecordProofResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -358,6 +375,33 @@ class AuditService:
             '/remit.v1.AuditService/GetConsistencyProof',
             remit_dot_v1_dot_audit__pb2.GetConsistencyProofRequest.SerializeToString,
             remit_dot_v1_dot_audit__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.AuditService/RecordProof',
+            remit_dot_v1_dot_audit__pb2.RecordProofRequest.SerializeToString,
+            remit_dot_v1_dot_audit__pb2.RecordProofResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -51,6 +51,8 @@ class AuditServiceStub:
     """Returns the proof that a record is in the log that a checkpoint signs."""
     GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]
     """Returns the proof that the log as it was is the beginning of the log as a checkpoint signs it now."""
+    RecordProof: _grpc.UnaryUnaryMultiCallable[_audit_pb2.RecordProofRequest, _audit_pb2.RecordProofResponse]
+    """Puts the result of a `remit prove` on record, with the digest of its signed report. Changes nothing else."""
 
 @_typing.type_check_only
 class AuditServiceAsyncStub(AuditServiceStub):
@@ -75,6 +77,8 @@ class AuditServiceAsyncStub(AuditServiceStub):
     """Returns the proof that a record is in the log that a checkpoint signs."""
     GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.GetConsistencyProofRequest, _audit_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
     """Returns the proof that the log as it was is the beginning of the log as a checkpoint signs it now."""
+    RecordProof: _aio.UnaryUnaryMultiCallable[_audit_pb2.RecordProofRequest, _audit_pb2.RecordProofResponse]  # type: ignore[assignment]
+    """Puts the result of a `remit prove` on record, with the digest of its signed report. Changes nothing else."""
 
 class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
     """What was answered, to whom and why, with proofs that nothing of it was changed since.
@@ -138,5 +142,13 @@ class AuditServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_audit_pb2.GetConsistencyProofResponse, _abc.Awaitable[_audit_pb2.GetConsistencyProofResponse]]:
         """Returns the proof that the log as it was is the beginning of the log as a checkpoint signs it now."""
+
+    @_abc_1.abstractmethod
+    def RecordProof(
+        self,
+        request: _audit_pb2.RecordProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_audit_pb2.RecordProofResponse, _abc.Awaitable[_audit_pb2.RecordProofResponse]]:
+        """Puts the result of a `remit prove` on record, with the digest of its signed report. Changes nothing else."""
 
 def add_AuditServiceServicer_to_server(servicer: AuditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

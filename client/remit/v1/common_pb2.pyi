@@ -58,7 +58,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: `StartSync` twice.
     """
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 9
-    """RESOURCE_EXHAUSTED. More work is waiting than the service accepts. Example: a burst of searches."""
+    """RESOURCE_EXHAUSTED. More work is waiting than the service accepts, of all callers together; a
+    `google.rpc.RetryInfo` says after how long to try again. Example: a burst of searches.
+    """
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 10
     """DEADLINE_EXCEEDED. The call's deadline passed in the service. Example: a deadline of one millisecond."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 11
@@ -74,6 +76,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SECOND_PERSON_REQUIRED: _ErrorReason.ValueType  # 14
     """PERMISSION_DENIED. Another person has to do this: the one who asked cannot approve, and a program is no person.
     Example: `ShredDocument` where two persons are needed.
+    """
+    ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 15
+    """RESOURCE_EXHAUSTED. The caller is at a limit of its own; metadata `limit` names it, and a `google.rpc.RetryInfo`
+    says after how long a call may pass. Example: `limit: "calls_per_second"` for a loop without a pause.
+    """
+    ERROR_REASON_DRAINING: _ErrorReason.ValueType  # 16
+    """UNAVAILABLE. The service is stopping and ended the call before its answer; try again, at another replica or later.
+    Example: a watch that is open when the service is stopped.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -113,7 +123,9 @@ ERROR_REASON_SYNC_RUNNING: ErrorReason.ValueType  # 8
 Example: `StartSync` twice.
 """
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 9
-"""RESOURCE_EXHAUSTED. More work is waiting than the service accepts. Example: a burst of searches."""
+"""RESOURCE_EXHAUSTED. More work is waiting than the service accepts, of all callers together; a
+`google.rpc.RetryInfo` says after how long to try again. Example: a burst of searches.
+"""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 10
 """DEADLINE_EXCEEDED. The call's deadline passed in the service. Example: a deadline of one millisecond."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 11
@@ -129,6 +141,14 @@ Example: `CreateBackup` to a full disk.
 ERROR_REASON_SECOND_PERSON_REQUIRED: ErrorReason.ValueType  # 14
 """PERMISSION_DENIED. Another person has to do this: the one who asked cannot approve, and a program is no person.
 Example: `ShredDocument` where two persons are needed.
+"""
+ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 15
+"""RESOURCE_EXHAUSTED. The caller is at a limit of its own; metadata `limit` names it, and a `google.rpc.RetryInfo`
+says after how long a call may pass. Example: `limit: "calls_per_second"` for a loop without a pause.
+"""
+ERROR_REASON_DRAINING: ErrorReason.ValueType  # 16
+"""UNAVAILABLE. The service is stopping and ended the call before its answer; try again, at another replica or later.
+Example: a watch that is open when the service is stopped.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

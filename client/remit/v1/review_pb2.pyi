@@ -66,8 +66,8 @@ class User(_message.Message):
     """The name, for people."""
     @_builtins.property
     def left_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Directories, and sources with groups of their own, that could not say what this person holds; what names their
-        realms is withheld.
+        """Directories that could not say what this person holds, and `source:<name>` of sources whose own groups are not known
+        now; what names their realms is withheld.
         """
 
     def __init__(
@@ -85,6 +85,120 @@ class User(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___User: _TypeAlias = User  # noqa: Y015
+
+@_typing.final
+class ResolveUserRequest(_message.Message):
+    """Asks what a person holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user(self) -> Global___UserRef:
+        """The person."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___UserRef | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveUserRequest: _TypeAlias = ResolveUserRequest  # noqa: Y015
+
+@_typing.final
+class ResolveUserResponse(_message.Message):
+    """What the person holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_FIELD_NUMBER: _builtins.int
+    PRINCIPALS_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    COMPLETE_REALMS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    RESOLVED_AT_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    RESPONSE_ID_FIELD_NUMBER: _builtins.int
+    response_id: _builtins.str
+    """Names this answer in the audit log."""
+    @_builtins.property
+    def user(self) -> Global___User:
+        """The person."""
+
+    @_builtins.property
+    def principals(self) -> _containers.RepeatedCompositeFieldContainer[_access_pb2.HeldPrincipal]:
+        """Every principal, sorted by token, with the names of groups on the way where the directory can say them."""
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles that the person holds in Remit, sorted."""
+
+    @_builtins.property
+    def complete_realms(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The realms whose principals are known in full. A clause that names another realm denies."""
+
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeftOut]:
+        """Who could not say what the person holds, and why."""
+
+    @_builtins.property
+    def resolved_at(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of the answers was asked for that this is made of."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Until when it would count, were nothing to change."""
+
+    def __init__(
+        self,
+        *,
+        user: Global___User | None = ...,
+        principals: _abc.Iterable[_access_pb2.HeldPrincipal] | None = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        complete_realms: _abc.Iterable[_builtins.str] | None = ...,
+        left_out: _abc.Iterable[Global___LeftOut] | None = ...,
+        resolved_at: _timestamp_pb2.Timestamp | None = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        response_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "resolved_at", b"resolved_at", "user", b"user"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_realms", b"complete_realms", "expires_at", b"expires_at", "left_out", b"left_out", "principals", b"principals", "resolved_at", b"resolved_at", "response_id", b"response_id", "roles", b"roles", "user", b"user"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResolveUserResponse: _TypeAlias = ResolveUserResponse  # noqa: Y015
+
+@_typing.final
+class LeftOut(_message.Message):
+    """A directory or a source that could not say what somebody holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The directory's name, or `source:<name>` for the groups that a source has itself."""
+    reason: _builtins.str
+    """Why, for operators."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeftOut: _TypeAlias = LeftOut  # noqa: Y015
 
 @_typing.final
 class DocumentPlace(_message.Message):

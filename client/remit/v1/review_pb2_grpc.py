@@ -68,6 +68,11 @@ class ReviewServiceStub:
                 request_serializer=remit_dot_v1_dot_review__pb2.ListGrantsRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_review__pb2.ListGrantsResponse.FromString,
                 _registered_method=True)
+        self.ResolveUser = channel.unary_unary(
+                '/remit.v1.ReviewService/ResolveUser',
+                request_serializer=remit_dot_v1_dot_review__pb2.ResolveUserRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_review__pb2.ResolveUserResponse.FromString,
+                _registered_method=True)
         self.PreviewChange = channel.unary_unary(
                 '/remit.v1.ReviewService/PreviewChange',
                 request_serializer=remit_dot_v1_dot_review__pb2.PreviewChangeRequest.SerializeToString,
@@ -125,6 +130,13 @@ class ReviewServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResolveUser(self, request, context):
+        """Returns everything that a person holds now, with the way to each, and how fresh that is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PreviewChange(self, request, context):
         """Says what would change if somebody left or joined a group, or if a clause changed. Changes nothing.
         """
@@ -164,6 +176,11 @@ def add_ReviewServiceServicer_to_server(servicer, server):
                     servicer.ListGrants,
                     request_deserializer=remit_dot_v1_dot_review__pb2.ListGrantsRequest.FromString,
                     response_serializer=remit_dot_v1_dot_review__pb2.ListGrantsResponse.SerializeToString,
+            ),
+            'ResolveUser': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResolveUser,
+                    request_deserializer=remit_dot_v1_dot_review__pb2.ResolveUserRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_review__pb2.ResolveUserResponse.SerializeToString,
             ),
             'PreviewChange': grpc.unary_unary_rpc_method_handler(
                     servicer.PreviewChange,
@@ -337,6 +354,33 @@ class ReviewService:
             '/remit.v1.ReviewService/ListGrants',
             remit_dot_v1_dot_review__pb2.ListGrantsRequest.SerializeToString,
             remit_dot_v1_dot_review__pb2.ListGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResolveUser(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.ReviewService/ResolveUser',
+            remit_dot_v1_dot_review__pb2.ResolveUserRequest.SerializeToString,
+            remit_dot_v1_dot_review__pb2.ResolveUserResponse.FromString,
             options,
             channel_credentials,
             insecure,

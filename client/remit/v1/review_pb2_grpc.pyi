@@ -51,6 +51,8 @@ class ReviewServiceStub:
     """Returns rows for recertification: which principals open how much of which source, and when that was last used.
     A `source-owner` gets those of the own source.
     """
+    ResolveUser: _grpc.UnaryUnaryMultiCallable[_review_pb2.ResolveUserRequest, _review_pb2.ResolveUserResponse]
+    """Returns everything that a person holds now, with the way to each, and how fresh that is."""
     PreviewChange: _grpc.UnaryUnaryMultiCallable[_review_pb2.PreviewChangeRequest, _review_pb2.PreviewChangeResponse]
     """Says what would change if somebody left or joined a group, or if a clause changed. Changes nothing."""
 
@@ -77,6 +79,8 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
     """Returns rows for recertification: which principals open how much of which source, and when that was last used.
     A `source-owner` gets those of the own source.
     """
+    ResolveUser: _aio.UnaryUnaryMultiCallable[_review_pb2.ResolveUserRequest, _review_pb2.ResolveUserResponse]  # type: ignore[assignment]
+    """Returns everything that a person holds now, with the way to each, and how fresh that is."""
     PreviewChange: _aio.UnaryUnaryMultiCallable[_review_pb2.PreviewChangeRequest, _review_pb2.PreviewChangeResponse]  # type: ignore[assignment]
     """Says what would change if somebody left or joined a group, or if a clause changed. Changes nothing."""
 
@@ -136,6 +140,14 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
         """Returns rows for recertification: which principals open how much of which source, and when that was last used.
         A `source-owner` gets those of the own source.
         """
+
+    @_abc_1.abstractmethod
+    def ResolveUser(
+        self,
+        request: _review_pb2.ResolveUserRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_review_pb2.ResolveUserResponse, _abc.Awaitable[_review_pb2.ResolveUserResponse]]:
+        """Returns everything that a person holds now, with the way to each, and how fresh that is."""
 
     @_abc_1.abstractmethod
     def PreviewChange(

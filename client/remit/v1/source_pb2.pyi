@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _RemovalState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RemovalStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RemovalState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REMOVAL_STATE_UNSPECIFIED: _RemovalState.ValueType  # 0
+    """It was not removed."""
+    REMOVAL_STATE_PURGING: _RemovalState.ValueType  # 1
+    """It is withheld, and what is stored of it is being purged."""
+    REMOVAL_STATE_PURGED: _RemovalState.ValueType  # 2
+    """Nothing of it is left but its name, which the settings still hold."""
+
+class RemovalState(_RemovalState, metaclass=_RemovalStateEnumTypeWrapper):
+    """How far the removal of a source is."""
+
+REMOVAL_STATE_UNSPECIFIED: RemovalState.ValueType  # 0
+"""It was not removed."""
+REMOVAL_STATE_PURGING: RemovalState.ValueType  # 1
+"""It is withheld, and what is stored of it is being purged."""
+REMOVAL_STATE_PURGED: RemovalState.ValueType  # 2
+"""Nothing of it is left but its name, which the settings still hold."""
+Global___RemovalState: _TypeAlias = RemovalState  # noqa: Y015
+
 class _SyncPass:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -207,6 +231,7 @@ class Source(_message.Message):
     WAITS_FOR_A_PERSON_FIELD_NUMBER: _builtins.int
     CONTENT_VERIFIED_AT_FIELD_NUMBER: _builtins.int
     MAX_CONTENT_AGE_FIELD_NUMBER: _builtins.int
+    REMOVAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name, from the configuration."""
     kind: _builtins.str
@@ -220,6 +245,10 @@ class Source(_message.Message):
     waits_for_a_person: _builtins.bool
     """True when the latest run failed by what only a person can mend, such as a wrong password: its `failure` says what.
     The schedule then waits for hours; a run that somebody starts is tried at once.
+    """
+    removal: Global___RemovalState.ValueType
+    """How far the removal of a source is that was removed; it is listed until all is gone and the settings do not name it
+    any more.
     """
     @_builtins.property
     def permissions_verified_at(self) -> _timestamp_pb2.Timestamp:
@@ -260,10 +289,11 @@ class Source(_message.Message):
         waits_for_a_person: _builtins.bool = ...,
         content_verified_at: _timestamp_pb2.Timestamp | None = ...,
         max_content_age: _duration_pb2.Duration | None = ...,
+        removal: Global___RemovalState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["content_verified_at", b"content_verified_at", "latest_run", b"latest_run", "max_content_age", b"max_content_age", "max_permissions_age", b"max_permissions_age", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "content_verified_at", b"content_verified_at", "documents", b"documents", "kind", b"kind", "latest_run", b"latest_run", "max_content_age", b"max_content_age", "max_permissions_age", b"max_permissions_age", "name", b"name", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at", "quarantined", b"quarantined", "waits_for_a_person", b"waits_for_a_person"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "content_verified_at", b"content_verified_at", "documents", b"documents", "kind", b"kind", "latest_run", b"latest_run", "max_content_age", b"max_content_age", "max_permissions_age", b"max_permissions_age", "name", b"name", "next_run_at", b"next_run_at", "permissions_verified_at", b"permissions_verified_at", "quarantined", b"quarantined", "removal", b"removal", "waits_for_a_person", b"waits_for_a_person"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -869,6 +899,52 @@ class WatchSyncRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchSyncRunResponse: _TypeAlias = WatchSyncRunResponse  # noqa: Y015
+
+@_typing.final
+class RemoveSourceRequest(_message.Message):
+    """Asks to remove a source."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The source's name. It need not be in the settings any more."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSourceRequest: _TypeAlias = RemoveSourceRequest  # noqa: Y015
+
+@_typing.final
+class RemoveSourceResponse(_message.Message):
+    """The source that is withheld."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def source(self) -> Global___Source:
+        """The source, with what is still to be purged of it."""
+
+    def __init__(
+        self,
+        *,
+        source: Global___Source | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveSourceResponse: _TypeAlias = RemoveSourceResponse  # noqa: Y015
 
 @_typing.final
 class ReloadSettingsRequest(_message.Message):

@@ -76,6 +76,11 @@ class SourceServiceStub:
                 request_serializer=remit_dot_v1_dot_source__pb2.WatchSyncRunRequest.SerializeToString,
                 response_deserializer=remit_dot_v1_dot_source__pb2.WatchSyncRunResponse.FromString,
                 _registered_method=True)
+        self.RemoveSource = channel.unary_unary(
+                '/remit.v1.SourceService/RemoveSource',
+                request_serializer=remit_dot_v1_dot_source__pb2.RemoveSourceRequest.SerializeToString,
+                response_deserializer=remit_dot_v1_dot_source__pb2.RemoveSourceResponse.FromString,
+                _registered_method=True)
         self.ReloadSettings = channel.unary_unary(
                 '/remit.v1.SourceService/ReloadSettings',
                 request_serializer=remit_dot_v1_dot_source__pb2.ReloadSettingsRequest.SerializeToString,
@@ -160,6 +165,14 @@ class SourceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveSource(self, request, context):
+        """Removes a source: withheld on the next query, purged in the background with its keys, also across restarts.
+        Does nothing the second time. Its name is free once all is gone and the settings do not name it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReloadSettings(self, request, context):
         """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
         of it or nothing, with a record in the audit log before anything is in force.
@@ -232,6 +245,11 @@ def add_SourceServiceServicer_to_server(servicer, server):
                     servicer.WatchSyncRun,
                     request_deserializer=remit_dot_v1_dot_source__pb2.WatchSyncRunRequest.FromString,
                     response_serializer=remit_dot_v1_dot_source__pb2.WatchSyncRunResponse.SerializeToString,
+            ),
+            'RemoveSource': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveSource,
+                    request_deserializer=remit_dot_v1_dot_source__pb2.RemoveSourceRequest.FromString,
+                    response_serializer=remit_dot_v1_dot_source__pb2.RemoveSourceResponse.SerializeToString,
             ),
             'ReloadSettings': grpc.unary_unary_rpc_method_handler(
                     servicer.ReloadSettings,
@@ -472,6 +490,33 @@ class SourceService:
             '/remit.v1.SourceService/WatchSyncRun',
             remit_dot_v1_dot_source__pb2.WatchSyncRunRequest.SerializeToString,
             remit_dot_v1_dot_source__pb2.WatchSyncRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/remit.v1.SourceService/RemoveSource',
+            remit_dot_v1_dot_source__pb2.RemoveSourceRequest.SerializeToString,
+            remit_dot_v1_dot_source__pb2.RemoveSourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

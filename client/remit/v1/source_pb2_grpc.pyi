@@ -53,6 +53,10 @@ class SourceServiceStub:
     """
     WatchSyncRun: _grpc.UnaryStreamMultiCallable[_source_pb2.WatchSyncRunRequest, _source_pb2.WatchSyncRunResponse]
     """Sends a run as it stands, then each change of it, and ends when the run has ended."""
+    RemoveSource: _grpc.UnaryUnaryMultiCallable[_source_pb2.RemoveSourceRequest, _source_pb2.RemoveSourceResponse]
+    """Removes a source: withheld on the next query, purged in the background with its keys, also across restarts.
+    Does nothing the second time. Its name is free once all is gone and the settings do not name it.
+    """
     ReloadSettings: _grpc.UnaryUnaryMultiCallable[_source_pb2.ReloadSettingsRequest, _source_pb2.ReloadSettingsResponse]
     """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
     of it or nothing, with a record in the audit log before anything is in force.
@@ -91,6 +95,10 @@ class SourceServiceAsyncStub(SourceServiceStub):
     """
     WatchSyncRun: _aio.UnaryStreamMultiCallable[_source_pb2.WatchSyncRunRequest, _source_pb2.WatchSyncRunResponse]  # type: ignore[assignment]
     """Sends a run as it stands, then each change of it, and ends when the run has ended."""
+    RemoveSource: _aio.UnaryUnaryMultiCallable[_source_pb2.RemoveSourceRequest, _source_pb2.RemoveSourceResponse]  # type: ignore[assignment]
+    """Removes a source: withheld on the next query, purged in the background with its keys, also across restarts.
+    Does nothing the second time. Its name is free once all is gone and the settings do not name it.
+    """
     ReloadSettings: _aio.UnaryUnaryMultiCallable[_source_pb2.ReloadSettingsRequest, _source_pb2.ReloadSettingsResponse]  # type: ignore[assignment]
     """Reads the settings again and puts sources with their schedules, roles and limits into force without a restart: all
     of it or nothing, with a record in the audit log before anything is in force.
@@ -174,6 +182,16 @@ class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_source_pb2.WatchSyncRunResponse], _abc.AsyncIterator[_source_pb2.WatchSyncRunResponse]]:
         """Sends a run as it stands, then each change of it, and ends when the run has ended."""
+
+    @_abc_1.abstractmethod
+    def RemoveSource(
+        self,
+        request: _source_pb2.RemoveSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_source_pb2.RemoveSourceResponse, _abc.Awaitable[_source_pb2.RemoveSourceResponse]]:
+        """Removes a source: withheld on the next query, purged in the background with its keys, also across restarts.
+        Does nothing the second time. Its name is free once all is gone and the settings do not name it.
+        """
 
     @_abc_1.abstractmethod
     def ReloadSettings(

@@ -1,0 +1,320 @@
+"""What a sync costs beside reading and embedding: `python -m benchmarks.bench_sync [--documents N] [--real N]`.
+
+Documents are made by number, so that the source itself holds nothing, a hundred in each folder, with forty own clauses.
+Memory: the peak of a process that does the first run over all of them, hash embedder, above what it held before, and
+the same for a tenth; the difference is what counts. Permissions: passes over what is stored, unchanged, and with other
+rules for a tenth of the documents. A container: the outermost one is narrowed, durable when its commit returns; then
+the first question of somebody whom it excludes. Overhead: files of this machine, cut to at most two passages, with the
+real extractor and the real model; the share of the time in which nothing was embedded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from acl.model import Clause, ScopeId
+from benchmarks import memory
+from benchmarks.report import Report
+from connectors.base import Change, Cursor, Finding, ScanComplete, ScopeChange, Upsert
+from service.access import Access
+from service.embed import Embedder, HashEmbedder, Vectors, open_embedder, passage_tokens, tokenizer_path
+from service.extract import Extractor
+from service.keys import FileKey, create_key_file
+from service.met import Met
+from service.runs import Progress
+from service.settings import EmbeddingSettings
+from service.stores.catalog import open_stores
+from service.stores.folder import open_folder
+from service.stores.records import RunState, SyncPass
+from service.sync import Policy, SyncEngine
+from service.texts import Extractor as Extracts
+from service.walk import Walk
+from tests.service.sync_support import FREE, ParagraphExtractor, allow, caller
+
+SOURCE: Final = "company"
+SEED: Final = 0
+ROUNDS: Final = 5
+_A_FOLDER: Final = 100
+_CLAUSES: Final = [allow(1, number) for number in range(2, 42)]
+_ROOT: Final = ScopeId("root")
+_EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
+_TREES: Final = ("/usr/share/doc", "/usr/lib/python3", "/usr/share/perl", "/usr/share/vim")
+_MOST_BYTES: Final = 1600
+"""Of a real document: about two passages."""
+
+
+class Numbered:
+    """A source of documents that are made when they are asked for. changed: every n-th has other rules; 0: none."""
+
+    def __init__(self, documents: int) -> None:
+        self.documents = documents
+        self.changed = 0
+        self.root: Clause = allow(*range(1, 50))
+
+    def check(self) -> list[Finding]:
+        """Nothing to find."""
+        return []
+
+    def changes(self, cursor: Cursor | None) -> Iterator[Change]:
+        """Send everything."""
+        yield ScopeChange(_ROOT, None, self.root, "/")
+        everybody = allow(*range(1, 50))
+        for number in range(self.documents):
+            folder = ScopeId(f"folder-{number // _A_FOLDER}")
+            if number % _A_FOLDER == 0:
+                yield ScopeChange(folder, _ROOT, everybody, f"/{folder}")
+            own = _CLAUSES[(number + bool(self.changed and number % self.changed == 0)) % len(_CLAUSES)]
+            name = f"document {number}.txt"
+            where = f"{folder}/{name}"
+            yield Upsert(f"{number:x}", folder, own, "1", name, where, "text/plain", 200, _EPOCH)
+        yield ScanComplete({})
+
+    def read(self, document: Upsert, limit_bytes: int) -> bytes:
+        """Make the text."""
+        text = f"# {document.name}\n\nThe text of {document.location}, which nobody else has, {document.native_id}."
+        return text.encode()
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Files(Numbered):
+    """Real texts."""
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        super().__init__(len(texts))
+        self._texts = texts
+
+    def read(self, document: Upsert, limit_bytes: int) -> bytes:
+        """Return one."""
+        return self._texts[int(document.native_id, 16)]
+
+
+class Timed:
+    """An embedder that says how long it worked."""
+
+    def __init__(self, inner: Embedder) -> None:
+        self._inner = inner
+        self.digest, self.dimension = inner.digest, inner.dimension
+        self.busy_s = 0.0
+        self.passages = 0
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """See `Embedder`."""
+        begin = time.perf_counter()
+        try:
+            return self._inner.embed(texts)
+        finally:
+            self.busy_s += time.perf_counter() - begin
+            self.passages += len(texts)
+
+    def close(self) -> None:
+        """Close the inner one."""
+        self._inner.close()
+
+
+class Bench:
+    """An opened data folder over one source."""
+
+    def __init__(self, path: Path, source: Numbered, extractor: Extracts, embedder: Embedder, stack: ExitStack) -> None:
+        create_key_file(path / "kek")
+        folder = open_folder(path / "data")
+        stack.callback(folder.close)
+        self.keys, self.catalog = open_stores(folder, path / "keystore", FileKey(path / "kek"), datetime.now(UTC))
+        stack.callback(self.keys.close)
+        stack.callback(self.catalog.close)
+        self.catalog.bind_model(embedder.digest, embedder.dimension)
+        self.catalog.add_source(SOURCE, "numbered")
+        self.source = source
+        self.engine = SyncEngine(
+            self.catalog,
+            self.keys,
+            lambda name: source,
+            extractor,
+            embedder,
+            limit_bytes=2**20,
+            now=lambda: datetime.now(UTC),
+            policy=lambda name: Policy(FREE.breaker),
+        )
+
+    def sync(self, sync_pass: SyncPass = SyncPass.CONTENT) -> float:
+        """Run one sync; how long it took."""
+        begin = time.perf_counter()
+        run = self.engine.run(SOURCE, sync_pass)
+        assert run.state is RunState.SUCCEEDED, run.failure
+        return time.perf_counter() - begin
+
+
+def first_run(documents: int, tell: Any, whole: bool) -> None:
+    """In a process of its own: the first run, and then what else is measured over what it stored."""
+    with tempfile.TemporaryDirectory(prefix="remit-bench-") as path, ExitStack() as stack:
+        bench = Bench(
+            Path(path), Numbered(documents), ParagraphExtractor(extracted=Forgetful()), HashEmbedder(64), stack
+        )
+        before = memory.forget_peak()
+        took = bench.sync()
+        found: dict[str, object] = {"peak_mb": memory.peak_mb() - before, "took_s": took}
+        if whole:
+            found |= permissions(bench) | container(bench)
+        tell.send(json.dumps(found))
+
+
+class Forgetful(list[str]):
+    """What the extractor of the tests would remember."""
+
+    def append(self, text: str) -> None:
+        """Forget it."""
+
+
+def permissions(bench: Bench) -> dict[str, object]:
+    """Passes for permissions."""
+    documents = bench.source.documents
+    unchanged = [documents / bench.sync(SyncPass.PERMISSIONS) for _ in range(ROUNDS)]
+    bench.source.changed = 10
+    tenth = documents / bench.sync(SyncPass.PERMISSIONS)
+    return {"unchanged": unchanged, "a_tenth": tenth}
+
+
+def container(bench: Bench) -> dict[str, object]:
+    """The outermost container changes: its row, and the next question."""
+    lease = {SyncPass.PERMISSIONS: timedelta(days=1)}
+    access = Access(bench.catalog, {SOURCE: lease}, lambda: datetime.now(UTC))
+    somebody = caller_now(1)
+    durable: list[float] = []
+    worked: list[float] = []
+    asked: list[float] = []
+    with access.snapshot() as snapshot:
+        permitted = len(snapshot.permitted(somebody, frozenset()).documents)
+    assert permitted > 0
+    for number in range(4 * ROUNDS):
+        opening = bench.catalog.open_run(SOURCE, datetime.now(UTC))
+        walk = Walk(
+            bench.catalog,
+            bench.keys,
+            opening,
+            Progress(opening.run),
+            Met(),
+            todo=lambda todo: None,
+            mark=lambda mark: None,
+            on_commit=lambda: None,
+            settings="",
+        )
+        # Narrower each time: somebody is out from the first.
+        walk.apply(ScopeChange(_ROOT, None, allow(*range(3, 49 - number)), "/"))
+        processor = time.process_time()
+        begin = time.perf_counter()
+        walk.flush()
+        committed = time.perf_counter()
+        worked.append((time.process_time() - processor) * 1000)
+        with access.snapshot() as snapshot:
+            left = snapshot.permitted(somebody, frozenset()).documents
+        asked.append((time.perf_counter() - committed) * 1000)
+        durable.append((committed - begin) * 1000)
+        assert len(left) == 0, "in force on the next question"
+    return {"durable_ms": durable, "processor_ms": worked, "asked_ms": asked, "below": bench.source.documents}
+
+
+def caller_now(number: int) -> Any:
+    """A caller of the tests, valid now."""
+    now = datetime.now(UTC)
+    return replace(caller(number), resolved_at=now, expires_at=now + timedelta(days=1))
+
+
+def overhead(report: Report, count: int) -> None:
+    """The first run over real texts with the real model."""
+    settings = EmbeddingSettings("model", None)
+    texts = real_texts(count)
+    with tempfile.TemporaryDirectory(prefix="remit-bench-") as path, ExitStack() as stack:
+        embedder = Timed(open_embedder(settings))
+        stack.callback(embedder.close)
+        extractor = Extractor(tokenizer_path(settings), passage_tokens(settings))
+        stack.callback(extractor.close)
+        embedder.embed(["warm"] * 64)
+        embedder.busy_s, embedder.passages = 0.0, 0
+        bench = Bench(Path(path), Files(texts), extractor, embedder, stack)
+        took = bench.sync()
+        share = 1 - embedder.busy_s / took
+        report.add("sync_overhead_share", share, "of the time", "<= 0.15", n=len(texts))
+        report.add("first_sync_documents_s", len(texts) / took, "documents/s", n=len(texts))
+        report.add("first_sync_passages", embedder.passages, "passages", n=len(texts))
+
+
+def real_texts(count: int) -> list[bytes]:
+    """Different pieces of text files of this machine, each at most two passages long."""
+    found: dict[bytes, None] = {}
+    for root in (
+        "/usr/share/doc",
+        "/usr/lib/python3",
+        "/usr/share/perl",
+        "/usr/share/vim",
+        str(Path(os.__file__).parent),
+    ):
+        for path in sorted(Path(root).rglob("*")):
+            if len(found) >= count:
+                return list(found)[:count]
+            if path.suffix in {".txt", ".md", ".rst", ".py", ".pod", ""} and path.is_file() and not path.is_symlink():
+                try:
+                    text = path.read_text()
+                except (OSError, UnicodeDecodeError):
+                    continue
+                for start in range(0, min(len(text), 8 * _MOST_BYTES), _MOST_BYTES):
+                    piece = text[start : start + _MOST_BYTES].strip()
+                    if len(piece) > _MOST_BYTES // 4:
+                        found[piece.encode()] = None
+    return list(found)[:count]
+
+
+def alone(documents: int, whole: bool) -> dict[str, Any]:
+    """Measure in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=first_run, args=(documents, there, whole))
+    process.start()
+    there.close()
+    try:
+        found: dict[str, Any] = json.loads(here.recv())
+    finally:
+        process.join()
+    return found
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--real", type=int, default=10_000, help="real documents; 0: none")
+    asked = parser.parse_args()
+    report = Report("sync", SEED)
+    report.add("load_average", os.getloadavg()[0], "processes")
+    count = asked.documents
+    few, many = alone(count // 10, whole=False), alone(count, whole=True)
+    report.add("permission_pass_docs_s", statistics.median(many["unchanged"]), "documents/s", ">= 20000", n=ROUNDS)
+    report.add("permission_pass_a_tenth_changed_docs_s", many["a_tenth"], "documents/s", n=count)
+    durable, next_ms = many["durable_ms"], many["asked_ms"]
+    report.add("scope_change_durable_ms", statistics.median(durable), "ms", "<= 5", n=len(durable))
+    worked = many["processor_ms"]
+    report.add("scope_change_durable_processor_ms", statistics.median(worked), "ms of processor", n=len(worked))
+    report.add("scope_change_durable_max_ms", max(durable), "ms", n=len(durable))
+    report.add("scope_change_next_question_ms", statistics.median(next_ms), "ms", n=len(next_ms))
+    report.add("peak_rss_mb", many["peak_mb"], "MB", f"<= {few['peak_mb'] + 300:.0f}", n=count)
+    report.add("peak_rss_a_tenth_mb", few["peak_mb"], "MB", n=count // 10)
+    report.add("first_run_hash_docs_s", count / many["took_s"], "documents/s", n=count)
+    if asked.real:
+        overhead(report, asked.real)
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""`python -m tests.prove.leaky MODE …`: the service with a defect that `remit prove` has to find. None is simulated:
+each is what a mistake of that kind would do, and everything else is the real service.
+
+    directory   everybody is in the group of Finance, as by a wrong lookup
+    cache       a document that was returned once is returned again, whatever happened since
+    sound       none
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from acl.principal import Principal, Realm
+from connectors.directories.base import Resolution
+from connectors.directories.static import StaticDirectory
+from service import cli
+from service.callers import Current
+from service.demo import people
+from service.search import Answer, Retrieval
+
+
+def _directory() -> None:
+    resolve = StaticDirectory.resolve
+    wrong = {Principal(Realm(f"posix:{people.ID_DOMAIN}"), f"gid-{gid}") for gid in (people.FINANCE, people.FIN_EMEA)}
+
+    def leaky(self: StaticDirectory, attribute: str, value: str) -> Resolution:
+        found = resolve(self, attribute, value)
+        return replace(found, principals=frozenset(found.principals | wrong))
+
+    StaticDirectory.resolve = leaky  # type: ignore[method-assign]  # the defect
+
+
+def _cache() -> None:
+    document, kept = Retrieval.document, dict[tuple[str, str], Answer]()
+
+    def leaky(self: Retrieval, caller: Current, document_id: str) -> Answer:
+        key = (caller.subject.subject, document_id)
+        if key not in kept:
+            kept[key] = document(self, caller, document_id)
+        return kept[key]
+
+    Retrieval.document = leaky  # type: ignore[method-assign]  # the defect
+
+
+if __name__ == "__main__":
+    match sys.argv.pop(1):
+        case "directory":
+            _directory()
+        case "cache":
+            _cache()
+        case mode:
+            assert mode == "sound"
+    cli.main()

@@ -1,0 +1,103 @@
+"""A deployment in a folder of its own: real files with real lists, the real command line, a server with or without a
+defect."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service import initial
+from service.demo import layout, people
+from service.demo.layout import Layout
+from service.demo.stage import _CONFIGURATION, _free_addresses
+
+_ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("REMIT_")}
+ROLES = ("--auditor", "judith", "--operator", "oskar")
+SIDES = ("--allow", "sales", "--deny", "finance")
+
+
+@dataclass
+class Deployment:
+    """base: the folder with the settings."""
+
+    files: Layout
+    number: int = field(default=0)
+
+    @property
+    def base(self) -> Path:
+        return self.files.base
+
+    def remit(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command beside the settings."""
+        return subprocess.run(
+            [sys.executable, "-m", "service.cli", *args],
+            cwd=self.base,
+            env=_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | env,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    def prove(self, *args: str, **env: str) -> tuple[int, dict[str, Any], str]:
+        """Run `remit prove …`; return the exit code, what it printed as JSON, and its standard error."""
+        self.number += 1
+        done = self.remit("prove", *args, "--json", "--out", f"report{self.number}", **env)
+        return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+    @property
+    def canaries(self) -> list[Path]:
+        """What was left behind."""
+        return [*self.files.company.rglob("remit-canary-*")]
+
+
+@contextmanager
+def deployed(mode: str) -> Iterator[Deployment]:
+    """A server over the demo's company, synced once, with the defect of that name."""
+    files = layout.lay_out()
+    server: subprocess.Popen[bytes] | None = None
+    try:
+        initial.write(files.base)
+        callers, administrators = _free_addresses()
+        text = _CONFIGURATION.format(
+            callers=callers,
+            administrators=administrators,
+            source="company",
+            root=files.company,
+            id_domain=people.ID_DOMAIN,
+        )
+        (files.base / "remit.yaml").write_text(text.replace("{kind: model}", "{kind: hash}"))
+        people.write(files.base / "people.yaml")
+        with (files.base / "server.log").open("wb") as log:
+            server = subprocess.Popen(
+                [sys.executable, "-m", "tests.prove.leaky", mode, "--config", str(files.base / "remit.yaml"), "serve"],
+                env=_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                stdout=log,
+                stderr=log,
+            )
+        made = Deployment(files)
+        until = time.monotonic() + 60
+        while (done := made.remit("source", "sync", "company", "--as", "oskar")).returncode:
+            assert server.poll() is None, (files.base / "server.log").read_text()
+            assert time.monotonic() < until, done.stderr
+            time.sleep(0.2)
+        yield made
+    finally:
+        if server is not None:
+            server.terminate()
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+        files.remove()
+        shutil.rmtree(files.base, ignore_errors=True)
