@@ -20,7 +20,8 @@ from typing import Final
 import structlog
 
 from connectors.base import Connector
-from service.audit.record import Record, settings_record
+from service.audit.call import settings_record
+from service.audit.record import Record
 from service.errors import NotFoundError, RemitError, StartError
 from service.settings import Settings, SettingsError, SourceSettings, load
 

@@ -17,7 +17,8 @@ from typing import Final
 
 import structlog
 
-from service.audit.record import Record, removal_record
+from service.audit.call import removal_record
+from service.audit.record import Record
 from service.configuration import Configuration
 from service.errors import NotFoundError, RemitError
 from service.stores.catalog import Catalog

@@ -1,7 +1,6 @@
-"""Calls that reach no method of ours: health, reflection, methods that do not exist, messages that never came whole.
+"""Calls that reach no method of ours: health, reflection, methods that do not exist, what ended before it began.
 
-They are counted, and once a minute a record says how many there were of each. A message that is larger than allowed is
-refused by gRPC before anything here sees it; what is seen is the call, and that it ended without one.
+They are counted, and once a minute a record says how many there were of each.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def handled() -> None:
 
 
 class Arrivals(grpc.aio.ServerInterceptor):
-    """Sees every call of every listener before its message. known: our methods, such as `remit.v1.X/Y`."""
+    """Sees every call of every listener before its handler. known: our methods, such as `remit.v1.X/Y`."""
 
     def __init__(self, known: Collection[str], now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._known = frozenset(known)
@@ -70,7 +69,7 @@ class Arrivals(grpc.aio.ServerInterceptor):
             return
         method = path.removeprefix("/")
         if method in self._known:
-            self._calls[f"{method} without a message"] += 1
+            self._calls[f"{method} that did not begin"] += 1
         else:
             # The names of others are the caller's own words.
             self._calls[method if method in _STANDARD else _UNKNOWN] += 1

@@ -21,21 +21,9 @@ from service.api.floods import Floods
 from service.api.methods import METHODS
 from service.api.status import Failure
 from service.api.wrapper import GIVEN_UP, Entry
+from service.audit.call import About, Actor, Asked, Authority, Call, Pass, Returned, Sought, passes, principals_digest
 from service.audit.key import AuditKey
-from service.audit.record import (
-    About,
-    Actor,
-    Asked,
-    Authority,
-    Call,
-    Kind,
-    Pass,
-    Record,
-    Returned,
-    Sought,
-    passes,
-    principals_digest,
-)
+from service.audit.record import Kind, Record
 from service.authn import TokenRefusedError
 from service.callers import Current
 from service.checks import Checked

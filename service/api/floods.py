@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from service.audit.record import Record, refused_record
+from service.audit.call import refused_record
+from service.audit.record import Record
 
 SINGLE: Final = 10
 """Records a second and address before counting begins."""

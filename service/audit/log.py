@@ -136,9 +136,12 @@ class AuditLog:
             segments.put_checkpoint(self._folder, first.sign(self._signer))
         found = scan(self._folder, self._signer.verifier, self.bodies)
         if found.problem is not None:
+            what, advice = "is not what was signed", "restore the log from a backup"
+            if found.lacks_keys:
+                what, advice = "has records that cannot be read", "restore the key store that belongs to it"
             raise AuditTamperedError(
-                f"the audit log in `{self._folder}` is not what was signed: {found.problem}; "
-                "nothing is served from it, keep the folder as evidence and restore the log from a backup",
+                f"the audit log in `{self._folder}` {what}: {found.problem}; "
+                f"nothing is served from it, keep the folder as evidence and {advice}",
                 found.problem.index,
             )
         # No checkpoint covers what is mended here, and nobody was answered on it: see `segments.Writer.append`.

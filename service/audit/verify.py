@@ -89,6 +89,7 @@ class Scan:
     day: the latest that a body was sealed for. latest: the last record that has a body; last_time: when it was written.
     standing: what stands.
     gone: the records of each class and day without a key. expired, unopened: as in the report.
+    lacks_keys: the problem is that keys are missing which nothing says to have expired.
     """
 
     checkpoint: Checkpoint | None = None
@@ -104,6 +105,7 @@ class Scan:
     gone: dict[Period, Tally] = field(default_factory=dict)
     expired: int = 0
     unopened: int = 0
+    lacks_keys: bool = False
     problem: Problem | None = None
 
 
@@ -194,6 +196,7 @@ def _unsaid(found: Scan) -> Problem | None:
         if said is None:
             what = f"its body cannot be read: the key `{period.name}` is missing, and no record says that it expired"
             problems.append(Problem(tally.first, "", what))
+            found.lacks_keys = True
         elif said != tally.said:
             what = f"of `{period.name}` {said.count} records expired, and those without a body are others"
             problems.append(Problem(tally.first, "", what))

@@ -31,9 +31,10 @@ from service import initial, settings, strict_json
 from service.api.pages import PageTokens
 from service.api.wrapper import Call
 from service.audit import checkpoint
+from service.audit.call import run_record
 from service.audit.checkpoint import NoteError, Signer
 from service.audit.errors import RecordError
-from service.audit.record import Envelope, envelope, run_record
+from service.audit.record import Envelope, envelope
 from service.audit.record import parse as parse_record
 from service.authn import TokenRefusedError, token
 from service.errors import InvalidRequestError

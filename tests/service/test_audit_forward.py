@@ -23,9 +23,9 @@ from cryptography.x509.oid import NameOID
 from connectors import yaml_file
 from service import audit_copies, audit_settings
 from service.audit import AuditLog, AuditReader, Call, Kind, record
+from service.audit.call import refused_record, run_record
 from service.audit.forward import FileSink, Forwarder, Sink, SyslogSink
 from service.audit.ocsf import event
-from service.audit.record import refused_record, run_record
 from service.audit_settings import AuditSettings, FileExport, SyslogAlert, SyslogExport, WebhookAlert
 from service.listeners import Address
 from tests.service.harness import EPOCH

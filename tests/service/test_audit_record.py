@@ -16,8 +16,9 @@ from acl.decide import Allowed, decide
 from acl.model import Acl, Caller, Clause, Effect, Rule, Scope, ScopeId
 from acl.principal import Principal, realm
 from service.audit import Actor, Asked, AuditKey, Authority, Call, Kind, Pass, RecordError, Returned, passes, record
+from service.audit.call import principals_digest
 from service.audit.checkpoint import Checkpoint, NoteError, Signer, Verifier, open_note, sign_note
-from service.audit.record import Envelope, envelope, parse, principals_digest
+from service.audit.record import Envelope, envelope, parse
 from service.errors import StartError
 
 NOW = datetime(2026, 11, 22, 10, 0, 0, 1, tzinfo=UTC)

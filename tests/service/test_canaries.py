@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.message import Message
-from remit.client import NotFoundError, UnavailableError
+from remit.client import NotFoundError
 from remit.v1 import retrieval_pb2, standing_pb2
 
 from acl.model import Unknown
@@ -304,8 +304,7 @@ async def test_from_the_canary_to_the_notice(tmp_path: Path, webhook: Received) 
             tmp_path / "position",
             lambda: service.clock() + timedelta(seconds=2),
         )
-        with pytest.raises(UnavailableError):
-            await service.client("alice").search("plan")
+        assert await outcome(service, "Search", query="plan") == "UNAVAILABLE"
         until(lambda: any(one["body"].get("event") == "alert delivered" for one in service.records()))
         alerter.close()
         (said,) = [one for one in service.records() if one["body"].get("event") == "alert delivered"]
