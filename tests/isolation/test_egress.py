@@ -26,7 +26,6 @@ EXPECTED = {
     "source approve": "role `access-admin`",
     "source reject": "role `access-admin`",
     "prove revocation": "no document lies in",
-    "source remove": "does not exist",
 }
 """Commands that end otherwise than well, and how: there is nothing to be done, or they go on until they are stopped."""
 
