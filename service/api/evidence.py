@@ -179,7 +179,9 @@ class LoggedCalls:
             actor=_actor(entry),
             authority=None
             if caller is None
-            else Authority.of(caller.resolved.caller, decided_at, caller.resolved.roles),
+            else Authority.of(
+                caller.resolved.caller, decided_at, caller.resolved.roles, caller.resolved.groups_verified_at
+            ),
             asked=self._asked(entry),
             returned=() if answer is None else _returned(answer),
             about=_about(entry.evidence),

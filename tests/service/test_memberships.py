@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,6 +15,7 @@ from acl.decide import Allowed, decide
 from acl.model import Acl, Clause, Effect, Rule
 from acl.principal import Principal, Realm
 from connectors.base import Membership, own_realm
+from service.audit.record import Authority, Call, Kind
 from service.authn import Subject
 from service.directories import Link
 from service.identity import Identity, Resolved
@@ -340,6 +342,23 @@ def test_members_of_a_realm_that_is_incomplete_for_somebody_make_the_source_inco
     people.cloud.add("onprem", "carol", account="cloud-carol")
     people.cloud.down = "gone"
     assert OWN not in people.resolve("carol").caller.complete
+
+
+def test_the_audit_log_is_told_how_old_the_groups_are(people: People) -> None:
+    """Of whoever holds one, beside the digest and the number of all principals; of others nothing is said of it."""
+    people.world.source.groups = {TEAM: {STAFF}}
+    people.sync()
+    people.at.append(_verified(people) + timedelta(minutes=5))
+
+    ages: dict[str, object] = {}
+    for name in ("alice", "bob"):
+        found = people.resolve(name)
+        authority = Authority.of(found.caller, people.now(), found.roles, found.groups_verified_at)
+        call = Call(Kind.ACCESS, "x/GetCaller", "r", "OK", timedelta(0), authority=authority)
+        said = json.loads(call.record().body)["authority"]
+        assert said["principals"] == len(found.caller.principals)
+        ages[name] = said.get("groups_age_us")
+    assert ages == {"alice": 300_000_000, "bob": None}
 
 
 # --- what a source may not say ---
