@@ -15,7 +15,8 @@ from acl.decide import Allowed, decide
 from acl.model import Acl, Clause, Effect, Rule
 from acl.principal import Principal, Realm
 from connectors.base import Membership, own_realm
-from service.audit.record import Authority, Call, Kind
+from service.audit.call import Authority, Call
+from service.audit.record import Kind
 from service.authn import Subject
 from service.directories import Link
 from service.identity import Identity, Resolved
