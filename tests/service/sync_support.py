@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -185,6 +185,16 @@ def acl_of(document: StoredDocument, values: Sequence[Change]) -> Acl | Unknown:
         assert isinstance(found.clause, Clause)
         scope = Scope(found.id, scope, found.clause, found.label)
     return Acl(scope, interned.own)
+
+
+def everything(world: World, but: Collection[str] = ()) -> list[tuple[object, ...]]:
+    """Every row of the catalog, and who has a key. but: tables that are left out."""
+    found: list[tuple[object, ...]] = [tuple(sorted(world.keys.documents(SOURCE)))]
+    with world.catalog._readers.begin() as connection:
+        tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").all()
+        for (table,) in [row for row in tables if row.name not in but]:
+            found += [(table, *row) for row in connection.exec_driver_sql(f'SELECT * FROM "{table}"').all()]
+    return found
 
 
 def truth(source: MemorySource, user: int) -> dict[str, list[str]]:

@@ -23,7 +23,7 @@ from service.stores.errors import FencedError
 from service.stores.records import PassClock, RunState, SyncPass
 from service.stores.stops import Stop, StopKind, StopState
 from service.walk import Walk
-from tests.service.sync_support import SOURCE, World, allow, open_world
+from tests.service.sync_support import SOURCE, World, allow, everything, open_world
 
 ROOT = ScopeId("root")
 
@@ -35,16 +35,6 @@ def world(tmp_path: Path) -> Iterator[World]:
             opened.add(f"{number}.txt", f"text {number}", allow(1, 2))
         opened.sync()
         yield opened
-
-
-def everything(world: World) -> list[tuple[object, ...]]:
-    """Every row of the catalog but the numbers of runs, and every key."""
-    found: list[tuple[object, ...]] = [tuple(sorted(world.keys.documents(SOURCE)))]
-    with world.catalog._readers.begin() as connection:
-        tables = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").all()
-        for (table,) in tables:
-            found += [(table, *row) for row in connection.exec_driver_sql(f'SELECT * FROM "{table}"').all()]
-    return found
 
 
 def paused(world: World) -> tuple[Walk, Ending]:

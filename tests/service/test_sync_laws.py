@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,8 +13,8 @@ from hypothesis import strategies as st
 from acl.model import Clause, ScopeId, Unknown
 from connectors.errors import RetriableError
 from connectors.testing.hostile import Faults, MemoryDocument, MemoryScope, MemorySource
-from service.stores.records import RunState
-from tests.service.sync_support import World, allow, open_world, truth
+from service.stores.records import RunState, SyncPass
+from tests.service.sync_support import World, allow, everything, open_world, truth
 
 USERS = (1, 2)
 
@@ -98,3 +99,43 @@ def test_a_complete_run_gives_exactly_what_the_source_says(steps: list[tuple[obj
         again = world.sync()
         assert (again.counts.stored, again.counts.permissions_changed, again.counts.removed) == (0, 0, 0)
         assert not world.source.reads
+
+
+def test_a_run_over_an_unchanged_source_writes_nothing(tmp_path: Path) -> None:
+    """No row changes but those that say that there was a run; of either pass, also with things withheld and held."""
+    with open_world(tmp_path) as world:
+        for step in (*_BEGINNING, ("put", "d", "deep", Unknown("not understood"), "two"), ("drop", "a"), ("sync",)):
+            apply(step, world)
+        runs = {"runs", "sources", "passes"}
+        before, commits = everything(world, runs), len(world.commits)
+        for sync_pass in (*SyncPass, *SyncPass):
+            assert world.sync(sync_pass).state is RunState.SUCCEEDED
+            assert everything(world, runs) == before
+        assert len(world.commits) > commits, "the control: these were runs"
+
+
+_own = st.tuples(st.just("put"), _names, st.just("top"), _clauses, _contents)
+
+
+@settings(max_examples=max(10, settings().max_examples // 10))
+@given(
+    st.lists(st.one_of(_own, _put_scope), max_size=6, unique_by=lambda step: step[:2]),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_of_changes_does_not_matter(changes: list[tuple[object, ...]], random: Random) -> None:
+    """The same changes to different things, in any order, with runs anywhere between: one state in the end."""
+    ends = []
+    for _ in range(2):
+        steps = [*changes, *[("sync",)] * random.randint(0, 3), *[("fail", random.randint(0, 6))]]
+        random.shuffle(steps)
+        with tempfile.TemporaryDirectory() as folder, open_world(Path(folder), MemorySource()) as world:
+            for step in (*_BEGINNING, *steps):
+                apply(step, world)
+            world.sync()
+            readable = [world.readable(user) for user in USERS]
+            stored = {
+                name: (found.version > 0, found.quarantine is None, found.text_problem)
+                for name, found in world.documents().items()
+            }
+            ends.append((readable, stored, len(world.keys.documents("company"))))
+    assert ends[0] == ends[1]
