@@ -5,6 +5,7 @@ Groups may contain each other in circles. Where memberships come from, and wheth
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -49,37 +50,36 @@ class Memberships:
         self._groups = {member: tuple(sorted(groups)) for member, groups in held.items()}
         for member, groups in self._groups.items():
             for group in groups:
-                self._count(member, group, 1)
+                self._count(member.realm, group.realm, 1)
 
     def put(self, groups: Mapping[Principal, Collection[Principal]]) -> None:
         """Say who is directly in each group, in place of what was put before; nobody: the group is gone."""
-        lost: dict[Principal, set[Principal]] = {}
-        got: dict[Principal, set[Principal]] = {}
+        lost: defaultdict[Principal, list[Principal]] = defaultdict(list)
+        got: defaultdict[Principal, list[Principal]] = defaultdict(list)
         for group, members in groups.items():
             before, now = self._put.pop(group, frozenset()), frozenset(members)
             if now:
                 self._put[group] = now
-            for member in before - now:
-                lost.setdefault(member, set()).add(group)
-                self._count(member, group, -1)
-            for member in now - before:
-                got.setdefault(member, set()).add(group)
-                self._count(member, group, 1)
+            for changed, by, where in ((before - now, -1, lost), (now - before, 1, got)):
+                for member in changed:
+                    where[member].append(group)
+                for realm, many in Counter([member.realm for member in changed]).items():
+                    self._count(realm, group.realm, by * many)
         # Each member once, however many groups it is in.
-        for member in lost.keys() | got.keys():
-            kept = set(self._groups.get(member, ())).difference(lost.get(member, ())).union(got.get(member, ()))
+        for member in lost:
+            kept = set(self._groups.pop(member)).difference(lost[member])
             if kept:
                 self._groups[member] = tuple(sorted(kept))
-            else:
-                del self._groups[member]
+        for member, more in got.items():
+            self._groups[member] = tuple(sorted({*self._groups.get(member, ()), *more}))
 
-    def _count(self, member: Principal, group: Principal, by: int) -> None:
-        if group.realm == member.realm:
+    def _count(self, member: Realm, group: Realm, by: int) -> None:
+        if group == member:
             return
-        fed = self._feeds.setdefault(member.realm, {})
-        fed[group.realm] = fed.get(group.realm, 0) + by
-        if not fed[group.realm]:
-            del fed[group.realm]
+        fed = self._feeds.setdefault(member, {})
+        fed[group] = fed.get(group, 0) + by
+        if not fed[group]:
+            del fed[group]
 
     def closure(self, start: Iterable[Principal], complete: frozenset[Realm]) -> Closure:
         """Return everything that the principals of `start` belong to.

@@ -48,6 +48,7 @@ class Resolved:
     resolution: what the directories said together, with the path to each principal.
     left_out: directories that could not say what this person holds, each with the reason, for operators.
     sources_left_out: likewise sources whose own groups are not known now.
+    groups_verified_at: when the oldest pass began over groups of sources that the caller holds, None without any.
     as_of: a change of the catalog that is certainly not newer than any of the directories' answers.
     """
 
@@ -57,6 +58,7 @@ class Resolved:
     left_out: Mapping[str, str] = field(default_factory=dict)
     as_of: int = 0
     sources_left_out: Mapping[str, str] = field(default_factory=dict)
+    groups_verified_at: datetime | None = None
 
     @property
     def unsaid(self) -> Mapping[str, str]:
@@ -263,7 +265,7 @@ class Identity:
         )
         # Groups of sources are as of now, which is later than every one of these.
         as_of = min(part.as_of for part in parts.values())
-        return Resolved(caller, together, roles, dict(left_out), as_of, joined.left_out)
+        return Resolved(caller, together, roles, dict(left_out), as_of, joined.left_out, joined.verified_at)
 
     def _not_asked(self, parts: Mapping[str, Kept], left_out: Mapping[str, str]) -> Callable[[Realm], bool]:
         """Whether principals of a realm may be held besides: by directories left out, and those behind them alone."""

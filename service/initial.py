@@ -95,6 +95,12 @@ embedding: {kind: model}
 # Backups are written below these folders and nowhere else. Keep those of the keys apart, on another volume.
 # backup: {folder: ./backups, keys_folder: ./backups}
 
+# What one caller may have; beyond it others are answered all the same. These are the defaults.
+# limits: {calls_per_second: 200, burst: 400, calls_at_once: 32, streams_at_once: 8}
+
+# Metrics for Prometheus, on loopback only, and spans for an OpenTelemetry collector. Neither has content or names.
+# observe: {metrics: 127.0.0.1:9464}
+
 # What to read. Remove the `[]` and the comment signs, and name a folder.
 sources: []
 #  - name: company

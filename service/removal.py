@@ -85,9 +85,9 @@ class Removals:
         self._catalog.mark_removed(name, Removal.PURGING)
         self._catalog.take_fence(name)
         self._configuration.withhold(self._catalog.removals())
-        self._record(removal_record("source_removed", name, found.documents))
-        log.warning("source_removed", source=name, documents=found.documents)
         self.look()
+        log.warning("source_removed", source=name, documents=found.documents)
+        self._record(removal_record("source_removed", name, found.documents))
 
     def purge(self, name: str) -> bool:
         """Purge a removed source; False when `close` came before the end."""

@@ -44,12 +44,14 @@ class Joined:
     complete: the realms that are complete for this person, all things taken together.
     left_out: sources whose groups are not known now, each with the reason, for operators.
     until: from then on it must be asked again, None: as long as nothing changes.
+    verified_at: when the oldest of the passes began that `paths` rest on, None without any.
     """
 
     paths: Mapping[Principal, tuple[str, ...]]
     complete: frozenset[Realm]
     left_out: Mapping[str, str] = field(default_factory=dict)
     until: datetime | None = None
+    verified_at: datetime | None = None
 
 
 class NoGroups:
@@ -124,7 +126,10 @@ class SourceGroups:
                 if principal not in held:
                     first, *further = closure.path(principal)
                     paths[principal] = (*held[first], *(state.names.get(step, step.id) for step in further))
-        return Joined(paths, closure.complete, left_out, until)
+            realms = {principal.realm for principal in paths}
+            passes = [one.verified_at for name, one in state.passes.items() if own_realm(name) in realms]
+            verified_at = min((one for one in passes if one is not None), default=None)
+        return Joined(paths, closure.complete, left_out, until, verified_at)
 
     def _current(self) -> _State:
         revision = self.settled()

@@ -6,6 +6,7 @@ It holds nothing that matters: what was run stands in the catalog, and a service
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, Protocol
@@ -115,7 +116,12 @@ class Timetable:
 
     def _work(self) -> None:
         while True:
-            wait_s = self.turn()
+            try:
+                wait_s = self.turn()
+            except Exception as err:  # noqa: BLE001  the thread's top: a defect must not end every schedule
+                last = traceback.extract_tb(err.__traceback__)[-1]
+                log.error("timetable_failed", error=type(err).__name__, where=f"{last.name}:{last.lineno}")
+                wait_s = _LONGEST_SLEEP_S
             with self._changed:
                 if self._closed:
                     return

@@ -179,7 +179,9 @@ class LoggedCalls:
             actor=_actor(entry),
             authority=None
             if caller is None
-            else Authority.of(caller.resolved.caller, decided_at, caller.resolved.roles),
+            else Authority.of(
+                caller.resolved.caller, decided_at, caller.resolved.roles, caller.resolved.groups_verified_at
+            ),
             asked=self._asked(entry),
             returned=() if answer is None else _returned(answer),
             about=_about(entry.evidence),
@@ -366,7 +368,17 @@ def _returned(answer: Answer) -> tuple[Returned, ...]:
 
 
 def _sought(trace: Trace) -> Sought:
-    return Sought(trace.path, trace.why, trace.permitted, trace.scored, trace.survivors, trace.rounds)
+    return Sought(
+        trace.path,
+        trace.why,
+        trace.permitted,
+        trace.scored,
+        trace.survivors,
+        trace.rounds,
+        dense_only=trace.dense_only,
+        reranked=trace.reranked,
+        not_reranked=trace.not_reranked,
+    )
 
 
 def _passage(rank: int, passage: Passage, score: float | None, matches: tuple[Pass, ...]) -> Returned:

@@ -87,7 +87,7 @@ class Server:
     ) -> None:
         """arrivals: counts the calls that reach no method of ours."""
         self._health = health
-        self._wrapper = wrapper
+        self._calls = wrapper.under_way
         self._ports: frozenset[int] = frozenset()
 
         def listener(served: Sequence[Served], options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
@@ -135,11 +135,11 @@ class Server:
         3. gRPC stops, and in the same moment connections end from below, see `hang_up`.
         """
         await self._health.close()
-        self._wrapper.refuse()
-        self._wrapper.drain(streams_alone=True)
+        self._calls.refusing = True
+        self._calls.cut(streams_alone=True)
         if grace_s > 0:
             await self._settled(grace_s * _TOLD_AT)
-            self._wrapper.drain(streams_alone=False)
+            self._calls.cut(streams_alone=False)
             await self._settled(grace_s * (1 - _TOLD_AT) / 2)
         async with asyncio.TaskGroup() as group:
             for server in self._all:
@@ -152,7 +152,7 @@ class Server:
         loop = asyncio.get_running_loop()
         until, busy = loop.time() + most_s, loop.time()
         while (now := loop.time()) < until and now - busy < min(_QUIET_S, most_s / 2):
-            if not self._wrapper.idle:
+            if not self._calls.idle:
                 busy = now
             await asyncio.sleep(0.005)
 

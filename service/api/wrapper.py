@@ -22,7 +22,7 @@ import asyncio
 import contextlib
 import secrets
 import traceback
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,8 +35,10 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from service.api.arrivals import handled
+from service.api.incoming import Context, counted_as, credentials, received
 from service.api.methods import METHODS, Rule
 from service.api.status import DETAILS_KEY, Failure, failure_of
+from service.api.under_way import UnderWay
 from service.authn import Credentials, Subject
 from service.callers import Current
 from service.deadline import DeadlinePassedError, within
@@ -55,16 +57,11 @@ from service.stores.errors import StorageError
 
 log = structlog.get_logger()
 
-SLOWEST_SENDER_S = 10.0
-"""How long a call may wait for the bytes of its request."""
-
 SLOWEST_READER_S = 60.0
 """How long one message of a stream may wait for its reader."""
 
 GIVEN_UP = "CANCELLED"
 """The reason of a call whose caller did not wait for its end. Nobody is told, so it is none of the API."""
-
-_Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,34 +204,7 @@ class Wrapper:
         self._new_id = new_id
         self._rules = rules
         self._meter = meter or Meter()
-        self._running: dict[asyncio.Timeout, bool] = {}
-        self._cut: set[asyncio.Timeout] = set()
-        self._refusing = False
-
-    @property
-    def idle(self) -> bool:
-        """Whether no call is under way."""
-        return not self._running
-
-    def refuse(self) -> None:
-        """Answer every call from now on that it may be tried again elsewhere."""
-        self._refusing = True
-
-    def drain(self, *, streams_alone: bool) -> None:
-        """End calls that are under way, with a status that lets their callers try again elsewhere."""
-        for limit, stream in list(self._running.items()):
-            if stream or not streams_alone:
-                self._cut.add(limit)
-                limit.reschedule(asyncio.get_running_loop().time())
-
-    @contextlib.asynccontextmanager
-    async def _within(self, limit: asyncio.Timeout, *, stream: bool) -> AsyncGenerator[None]:
-        async with limit:
-            self._running[limit] = stream
-            try:
-                yield
-            finally:
-                del self._running[limit]
+        self.under_way = UnderWay()
 
     def handlers(self, service: ServiceDescriptor, servicer: object) -> grpc.GenericRpcHandler:
         """Return the handlers of all methods of `service`, each of them wrapped.
@@ -262,14 +232,14 @@ class Wrapper:
         # by its credential before, counted, and ended. On the wire it is the same.
         if descriptor.server_streaming:
 
-            async def stream(_: object, context: _Context) -> None:
+            async def stream(_: object, context: Context) -> None:
                 failure = await self._stream(method, context)
                 if failure is not None:
                     await _abort(context, failure)
 
             return grpc.stream_stream_rpc_method_handler(stream)
 
-        async def unary(_: object, context: _Context) -> bytes:
+        async def unary(_: object, context: Context) -> bytes:
             answer = await self._unary(method, context)
             if isinstance(answer, Failure):
                 await _abort(context, answer)
@@ -277,12 +247,12 @@ class Wrapper:
 
         return grpc.stream_unary_rpc_method_handler(unary)
 
-    async def _unary(self, method: _Method, context: _Context) -> bytes | Failure:
+    async def _unary(self, method: _Method, context: Context) -> bytes | Failure:
         trial = self._begin(method, context)
         seconds = _seconds(method.rule, context)
         limit = asyncio.timeout(seconds)
         try:
-            async with self._within(limit, stream=False):
+            async with self.under_way.within(limit, stream=False):
                 with await self._metered(trial, context, stream=False), within(seconds):
                     reply: Reply = await method.handle(*await self._admit(method, trial, context))
                 await self._gate.check(reply.message, trial.request_id)
@@ -297,11 +267,11 @@ class Wrapper:
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
             return await self._failed(trial, err, limit)
 
-    async def _stream(self, method: _Method, context: _Context) -> Failure | None:
+    async def _stream(self, method: _Method, context: Context) -> Failure | None:
         trial = self._begin(method, context)
         limit = asyncio.timeout(_seconds(method.rule, context))
         try:
-            async with self._within(limit, stream=True):
+            async with self.under_way.within(limit, stream=True):
                 with await self._metered(trial, context, stream=True):
                     await self._send(method, trial, context, limit)
             return None
@@ -311,7 +281,7 @@ class Wrapper:
         except Exception as err:  # noqa: BLE001  the one place where errors become statuses
             return await self._failed(trial, err, limit)
 
-    async def _send(self, method: _Method, trial: _Trial, context: _Context, limit: asyncio.Timeout) -> None:
+    async def _send(self, method: _Method, trial: _Trial, context: Context, limit: asyncio.Timeout) -> None:
         message, call = await self._admit(method, trial, context)
         left = (call.caller.subject.expires_at - self._clock()).total_seconds()
         deadline = limit.when()
@@ -331,26 +301,26 @@ class Wrapper:
                 except TimeoutError as err:
                     raise DeadlinePassedError("the reader of a stream does not read") from err
 
-    def _begin(self, method: _Method, context: _Context) -> _Trial:
+    def _begin(self, method: _Method, context: Context) -> _Trial:
         handled()
         trial = _Trial(method.rpc, self._new_id(), self._clock(), context.peer())
         structlog.contextvars.bind_contextvars(request_id=trial.request_id, rpc=trial.rpc)
         return trial
 
     async def _metered(
-        self, trial: _Trial, context: _Context, *, stream: bool
+        self, trial: _Trial, context: Context, *, stream: bool
     ) -> contextlib.AbstractContextManager[None]:
         """The credential is verified, and the call counted within what is returned."""
-        if self._refusing:
+        if self.under_way.refusing:
             raise DrainingError("the service is stopping")
         try:
-            trial.subject = await self._authenticator.identify(_credentials(context))
+            trial.subject = await self._authenticator.identify(credentials(context))
         except UnauthenticatedError:
             self._meter.unproven(trial.peer)
             raise
-        return self._meter.admit(_counted_as(trial.subject), stream=stream)
+        return self._meter.admit(counted_as(trial.subject), stream=stream)
 
-    async def _admit(self, method: _Method, trial: _Trial, context: _Context) -> tuple[Message, Call]:
+    async def _admit(self, method: _Method, trial: _Trial, context: Context) -> tuple[Message, Call]:
         """Steps 3 and 4."""
         assert trial.subject is not None
         trial.caller = await self._executor.run(self._callers.resolve, trial.subject)
@@ -358,7 +328,7 @@ class Wrapper:
             raise RoleRequiredError(method.rule.role)
         message = method.request()
         try:
-            message.ParseFromString(await _received(context))
+            message.ParseFromString(await received(context))
         except DecodeError as err:
             raise InvalidRequestError("request", "the request is not a message of this method") from err
         trial.request = message
@@ -373,8 +343,7 @@ class Wrapper:
     async def _failed(self, trial: _Trial, error: Exception, limit: asyncio.Timeout) -> Failure:
         failure = failure_of(error, trial.request_id)
         if limit.expired():
-            failure = Failure("DRAINING" if limit in self._cut else "DEADLINE_EXCEEDED")
-        self._cut.discard(limit)
+            failure = Failure("DRAINING" if self.under_way.was_cut(limit) else "DEADLINE_EXCEEDED")
         trial.evidence = None
         if failure.reason == "INTERNAL":
             # Where, and never the message: it may hold a document's text.
@@ -390,44 +359,10 @@ class Wrapper:
         return failure
 
 
-def _credentials(context: _Context) -> Credentials:
-    """What the call brings: two entries of its metadata, and what TLS says of the connection. Nothing else counts."""
-    sent = context.invocation_metadata() or ()
-
-    def values(name: str) -> tuple[str, ...]:
-        return tuple(value if isinstance(value, str) else "" for key, value in sent if key == name)
-
-    tls: Mapping[str, Iterable[bytes]] = context.auth_context()
-    return Credentials(
-        authorization=values("authorization"),
-        certificate=next(iter(tls.get("x509_pem_cert", ())), None),
-        tls_version=b"".join(tls.get("ssl_tls_version", ())).decode("ascii", "replace"),
-        on_behalf_of=values("remit-on-behalf-of"),
-    )
-
-
-async def _received(context: _Context) -> bytes:
-    """The bytes of the request. Raises InvalidRequestError when none come."""
-    try:
-        async with asyncio.timeout(SLOWEST_SENDER_S):
-            raw = await context.read()
-    except TimeoutError as err:
-        raise DeadlinePassedError("the request of a call does not come") from err
-    if not isinstance(raw, bytes):
-        raise InvalidRequestError("request", "the call ended without a request")
-    return raw
-
-
-def _counted_as(subject: Subject) -> str:
-    """Whose limits a call counts against: a service's own, whomever it names."""
-    own = subject if subject.on_behalf is None else subject.on_behalf.service
-    return f"{own.issuer} {own.subject}"
-
-
-def _seconds(rule: Rule, context: _Context) -> float:
+def _seconds(rule: Rule, context: Context) -> float:
     remaining: float | None = context.time_remaining()
     return min(rule.default_s if remaining is None else remaining, rule.longest_s)
 
 
-async def _abort(context: _Context, failure: Failure) -> NoReturn:
+async def _abort(context: Context, failure: Failure) -> NoReturn:
     await context.abort(failure.code, failure.text, ((DETAILS_KEY, failure.details()),))

@@ -39,16 +39,22 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """What the caller held when it was decided: enough to see that two callers were equal, and how old it was."""
+    """What the caller held when it was decided: enough to see that two callers were equal, and how old it was.
+
+    groups_age: of the groups of sources among it, None without any.
+    """
 
     principals_sha256: str
     principals: int
     complete_realms: tuple[str, ...]
     resolution_age: timedelta
     roles: tuple[str, ...] = ()
+    groups_age: timedelta | None = None
 
     @classmethod
-    def of(cls, caller: Caller, at: datetime, roles: Iterable[str] = ()) -> Authority:
+    def of(
+        cls, caller: Caller, at: datetime, roles: Iterable[str] = (), groups_verified_at: datetime | None = None
+    ) -> Authority:
         """The authority of a resolved caller at the moment of the decision."""
         return cls(
             principals_sha256=_principals_digest(caller.principals),
@@ -56,6 +62,7 @@ class Authority:
             complete_realms=tuple(sorted(caller.complete)),
             resolution_age=max(at - caller.resolved_at, timedelta(0)),
             roles=tuple(sorted(roles)),
+            groups_age=None if groups_verified_at is None else max(at - groups_verified_at, timedelta(0)),
         )
 
 
@@ -289,7 +296,7 @@ class Call:
                 "complete_realms": list(h.complete_realms),
                 "resolution_age_us": micros(h.resolution_age),
                 "roles": list(h.roles),
-            }
+            } | ({} if h.groups_age is None else {"groups_age_us": micros(h.groups_age)})
         if self.asked is not None:
             q = self.asked
             body["query"] = {

@@ -67,6 +67,7 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
         raise StartError(f"there is nothing to back up in `{settings.data}`")
     provider, audit_key = open_provider(settings.keys), AuditKey.load(settings.keys.audit)
     with ExitStack() as closing:
+        closing.callback(provider.close)
         data = open_folder(settings.data)
         closing.callback(data.close)
         store, catalog = open_stores(data, settings.keys.store, provider, datetime.now(UTC))

@@ -6,23 +6,18 @@ Exit codes: 0 everything that was checked held; 1 something did not; 2 it could 
 from __future__ import annotations
 
 import secrets
-import sys
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.connect import Context, Json, context
-from service.cli.screen import complain, err, out, print_json
-from service.errors import RemitError, StartError
+from service.cli.connect import Json, context
+from service.cli.prove_run import everybody, part, run, tokens_of
+from service.cli.screen import complain, out, print_json
+from service.errors import StartError
 
 if TYPE_CHECKING:
-    from service.prove.deployment import Deployment
-    from service.prove.report import Part
+    pass
 
 app = typer.Typer(no_args_is_help=True, help="Examine this deployment and sign what was found.", rich_markup_mode=None)
 
@@ -73,17 +68,6 @@ Pairs = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many pairs o
 Seed = Annotated[int, typer.Option(help="Chooses the pairs; random without it.", show_default=False)]
 
 
-@dataclass(frozen=True)
-class _Tokens:
-    person: tuple[str, str]
-    auditor: tuple[str, str]
-    operator: tuple[str, str]
-    witness: tuple[str, str]
-    people: tuple[str, ...]
-    out: Path | None
-    key: Path | None
-
-
 @app.command()
 def isolation(
     ctx: typer.Context,
@@ -105,10 +89,10 @@ def isolation(
     """Show that somebody who should see one area and not another does exactly that, by live questions."""
     from service.prove import isolation as proof
 
-    tokens = _tokens(
+    tokens = tokens_of(
         person, token, auditor, auditor_token, operator, operator_token, witness, witness_token, people, out, key
     )
-    _run(ctx, "isolation", tokens, json, lambda there: [proof.prove(there, allow, deny, person)])
+    run(ctx, "isolation", tokens, json, lambda there: [proof.prove(there, allow, deny, person)])
 
 
 @app.command()
@@ -130,8 +114,8 @@ def revocation(
     """Measure how long a right lasts after it was taken away at the source, for every kind of change."""
     from service.prove import revocation as proof
 
-    tokens = _tokens(person, token, auditor, auditor_token, operator, operator_token, "", "", None, out, key)
-    _run(ctx, "revocation", tokens, json, lambda there: [proof.prove(there, allow, person, rounds, within)])
+    tokens = tokens_of(person, token, auditor, auditor_token, operator, operator_token, "", "", None, out, key)
+    run(ctx, "revocation", tokens, json, lambda there: [proof.prove(there, allow, person, rounds, within)])
 
 
 @app.command()
@@ -153,14 +137,14 @@ def oracle(
     """Compare decisions with the source's own answers: for a file system, those of the running kernel (as root)."""
     from service.prove import oracle as proof
 
-    tokens = _tokens(person, token, auditor, auditor_token, operator, operator_token, "", "", people, out, key)
+    tokens = tokens_of(person, token, auditor, auditor_token, operator, operator_token, "", "", people, out, key)
     chosen = seed or secrets.randbelow(2**31)
-    _run(
+    run(
         ctx,
         "oracle",
         tokens,
         json,
-        lambda there: [proof.prove(there, _everybody(there, person, tokens.people), pairs, chosen)],
+        lambda there: [proof.prove(there, everybody(there, person, tokens.people), pairs, chosen)],
     )
 
 
@@ -190,20 +174,20 @@ def everything(
     from service.prove import oracle as oracles
     from service.prove import revocation as revocations
 
-    tokens = _tokens(
+    tokens = tokens_of(
         person, token, auditor, auditor_token, operator, operator_token, witness, witness_token, people, out, key
     )
-    _run(
+    run(
         ctx,
         "all",
         tokens,
         json,
         lambda there: [
-            _part("isolation", lambda: isolations.prove(there, allow, deny, person)),
-            _part("revocation", lambda: revocations.prove(there, allow, person, rounds, within)),
-            _part(
+            part("isolation", lambda: isolations.prove(there, allow, deny, person)),
+            part("revocation", lambda: revocations.prove(there, allow, person, rounds, within)),
+            part(
                 "oracle",
-                lambda: oracles.prove(there, _everybody(there, person, tokens.people), pairs, secrets.randbelow(2**31)),
+                lambda: oracles.prove(there, everybody(there, person, tokens.people), pairs, secrets.randbelow(2**31)),
             ),
         ],
     )
@@ -237,135 +221,3 @@ def verify(
         print_json({"ok": True, "proof": body["proof"], "result": body["result"], "key": verifier.text})
     else:
         out.print(f"[green]signed[/] by {verifier.name}: {body['proof']} of {body['began'][:10]}, {body['result']}")
-
-
-def _tokens(
-    person: str,
-    token: str,
-    auditor: str,
-    auditor_token: str,
-    operator: str,
-    operator_token: str,
-    witness: str,
-    witness_token: str,
-    people: list[str] | None,
-    out: Path | None,
-    key: Path | None,
-) -> _Tokens:
-    return _Tokens(
-        (token, "" if token else person),
-        ("", auditor) if auditor else (auditor_token, ""),
-        ("", operator) if operator else (operator_token, ""),
-        ("", witness) if witness else (witness_token, ""),
-        tuple(people or ()),
-        out,
-        key,
-    )
-
-
-def _everybody(there: Deployment, person: str, people: tuple[str, ...]) -> list[str]:
-    from service.prove.matrix import people_of
-
-    return sorted({person, *people, *people_of(there.settings)})
-
-
-def _part(name: str, made: Callable[[], Part]) -> Part:
-    """A proof among others: that it could not be made is written down, and the others go on."""
-    from remit.client import RemitError as ClientError
-
-    from service.prove.report import Check, Part, Result
-
-    try:
-        return made()
-    except (RemitError, ClientError, OSError) as error:
-        return Part(name, [Check(f"{name} can be examined", Result.NOT_RUN, str(error))])
-
-
-def _run(ctx: typer.Context, name: str, tokens: _Tokens, json: bool, made: Callable[[Deployment], list[Part]]) -> None:
-    from remit.client import RemitError as ClientError
-
-    try:
-        result = _examine(context(ctx), name, tokens, json, made)
-    except (RemitError, ClientError, OSError) as error:
-        complain(f"this could not be proved: {error}")
-        raise typer.Exit(2) from None
-    if result:
-        raise typer.Exit(result)
-
-
-def _examine(found: Context, name: str, tokens: _Tokens, json: bool, made: Callable[[Deployment], list[Part]]) -> int:
-    import hashlib
-    from importlib.metadata import version
-
-    from service.prove import matrix, page, report
-    from service.prove.deployment import Deployment
-
-    if not any(tokens.auditor):
-        raise StartError("who audits? Give a token of the role `auditor` with REMIT_AUDITOR_TOKEN, or `--auditor NAME`")
-    signer = report.signer_of(tokens.key or found.settings.keys.audit.with_name("prove.key"))
-    began = datetime.now(UTC)
-    folder = tokens.out or Path(f"prove-{name}-{began:%Y%m%dT%H%M%SZ}")
-    if folder.exists():
-        raise StartError(f"{folder} is there already: name a new folder with `--out`")
-    if not json:
-        err.print(f"examining {found.settings.file} …")
-    with ExitStack() as clients:
-        there = Deployment(
-            settings=found.settings,
-            person=clients.enter_context(found.client(*tokens.person)),
-            auditor=clients.enter_context(found.auditor(*tokens.auditor)),
-            reviewer=clients.enter_context(found.reviewer(*tokens.auditor)),
-            operator=clients.enter_context(found.admin(*tokens.operator)) if any(tokens.operator) else None,
-            witness=clients.enter_context(found.client(*tokens.witness)) if any(tokens.witness) else None,
-        )
-        caller = there.person.get_caller()
-        there.auditor.get_checkpoint()
-        parts = made(there)
-        people = _everybody(there, tokens.person[1] or caller.subject, tokens.people)
-        picture = matrix.draw(there, people, there.documents())
-        signed = there.auditor.get_checkpoint()
-        body = report.document(
-            report.Made(
-                proof=name,
-                began=began,
-                ended=datetime.now(UTC),
-                person=tokens.person[1] or caller.display_name or caller.subject,
-                version=version("remit-server"),
-                audit_key=signed.public_key,
-                checkpoint=signed.checkpoint.decode(),
-            ),
-            parts,
-            picture,
-        )
-        data = report.sign(body, signer)
-        folder.mkdir(parents=True)
-        (folder / "report.json").write_bytes(data)
-        (folder / "report.html").write_text(page.write(data, body, signer.verifier.text), "utf-8")
-        checks = [check for part in parts for check in part.checks]
-        recorded = there.auditor.record_proof(
-            name,
-            str(body["result"]),
-            hashlib.sha256(data).digest(),
-            checks=len(checks),
-            failed=sum(check.result is report.Result.FAILED for check in checks),
-        )
-    _print(json, body, folder, recorded)
-    return {report.Result.PASSED.value: 0, report.Result.FAILED.value: 1}.get(str(body["result"]), 2)
-
-
-def _print(json: bool, body: dict[str, object], folder: Path, recorded: str) -> None:
-    if json:
-        print_json(
-            {"result": body["result"], "report": folder / "report.json", "record": recorded, "parts": body["parts"]}
-        )
-        return
-    marks = {"passed": "[green]held   [/]", "failed": "[red]failed [/]", "not_run": "[yellow]not run[/]"}
-    from rich.markup import escape
-
-    for part in body["parts"]:  # type: ignore[attr-defined]  # as `report.document` made it
-        out.print(f"[bold]{part['proof']}[/]")
-        for check in part["checks"]:
-            out.print(f"  {marks[check['result']]} {escape(check['claim'])}")
-            out.print(f"          [dim]{escape(check['detail'])}[/]")
-    out.print(f"{folder / 'report.html'}, signed in {folder / 'report.json'}; on record as {recorded}")
-    sys.stdout.flush()

@@ -37,7 +37,7 @@ _PROBE: Final = b"remit probe"
 
 
 class Pkcs11Key:
-    """See `KeyProvider`. A session that breaks is opened again by the next call."""
+    """See `KeyProvider`. A session that breaks is opened again."""
 
     def __init__(self, settings: Pkcs11Provider, *, create: bool = False) -> None:
         """Log in and look for the key. Raises ProviderError.
@@ -126,18 +126,25 @@ class Pkcs11Key:
     # Within.
 
     def _with_keys(self, work: Callable[[Mapping[str, Any]], _T]) -> _T:
-        """Do something with every version, by id, the newest first. Raises ProviderError when there is none."""
+        """Do something with every version, by id, the newest first. Raises ProviderError when there is none.
+
+        A session that was open before may have ended with its device: then once more with a new one. A login is never
+        tried twice, because a token counts wrong ones.
+        """
         with self._lock:
-            try:
-                if self._session is None:
-                    self._session = self._login()
-                versions = _versions(self._session, self._settings.label)
-                if not versions:
-                    raise ProviderError(f"{self.described} does not exist: `remit keys create` makes it")
-                return work(versions)
-            except refused.PKCS11Error as err:
-                self._drop()
-                raise ProviderError(f"{self.described} cannot be used: {_why(err)}") from err
+            while True:
+                opened = self._session is not None
+                try:
+                    if self._session is None:
+                        self._session = self._login()
+                    versions = _versions(self._session, self._settings.label)
+                    if not versions:
+                        raise ProviderError(f"{self.described} does not exist: `remit keys create` makes it")
+                    return work(versions)
+                except refused.PKCS11Error as err:
+                    self._drop()
+                    if not opened:
+                        raise ProviderError(f"{self.described} cannot be used: {_why(err)}") from err
 
     def _create_first(self) -> None:
         with self._lock:

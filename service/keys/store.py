@@ -30,7 +30,7 @@ from service.keys.envelope import KEY_BYTES, UnsealError, associated, seal, unse
 from service.keys.provider import KeyProvider, ProviderError, Wrapped
 from service.keys.tables import OWN, about, documents, metadata, source_keys
 from service.stores.errors import storage_errors
-from service.stores.sqlite import open_readers, open_writer
+from service.stores.sqlite import open_readers, open_writer, tuples
 
 FORMAT: Final = "2"
 """The version of the store's tables that this code reads and writes."""
@@ -196,7 +196,8 @@ class KeyStore:
     def documents(self, source: str) -> frozenset[str]:
         """Return every document of `source` that has a key."""
         with self.read() as connection:
-            return frozenset(connection.scalars(select(documents.c.document).where(documents.c.source == source)))
+            wanted = select(documents.c.document).where(documents.c.source == source)
+            return frozenset(document for (document,) in tuples(connection, wanted))
 
     def count_use(self, source: str, document: str = "", times: int = 1) -> None:
         """Count sealings with a document's key, or with the source's own; durable with the next `save_uses`."""

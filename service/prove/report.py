@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -177,10 +178,7 @@ def verify(data: bytes, key: Verifier, audit_key: Verifier | None) -> dict[str, 
 def signer_of(path: Path) -> Signer:
     """The prover's key, made with its public half when it is not there. Raises StartError."""
     if not path.exists():
-        made = Signer(
-            f"remit-prove/{base64.b32encode(Ed25519PrivateKey.generate().private_bytes_raw()[:5]).decode().lower()}",
-            Ed25519PrivateKey.generate(),
-        )
+        made = Signer(f"remit-prove/{secrets.token_hex(4)}", Ed25519PrivateKey.generate())
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             durable_file.create(path, f"{made.text}\n".encode(), 0o600)

@@ -191,12 +191,9 @@ class Catalog:
                     report=seal_report(run, self.sealing),
                 )
             )
-        self._bury_unreadable(source, fence)
+        self._match_keys(source, fence)
         self.purge(source, fence)
         with self.writer(source, fence) as writer:
-            # Within the transaction, so that no key is taken for one without a document whose row comes a moment later.
-            # A crash came between the two: nothing was sealed that could still be read.
-            self._keys.shred(source, self._keys.documents(source) - writer.document_ids())
             checkpoint = writer.checkpoints.get(sync_pass)
             if checkpoint is None:
                 # One of another pass is of a time before this one: what was met then is not what is met now.
@@ -292,23 +289,19 @@ class Catalog:
         """Whether the next start makes the indexes anew."""
         return bool(self.renewal)
 
-    def _bury_unreadable(self, source: str, fence: int) -> None:
-        """Make tombstones of documents whose key is gone, so that a run reads them anew.
+    def _match_keys(self, source: str, fence: int) -> None:
+        """Make tombstones of documents whose key is gone, so that a run reads them anew, and delete keys of none.
 
         A document was shredded and its source has it still, or an older key store was restored beside this catalog.
+        A crash came between a key and its document: nothing was sealed with it that could still be read.
         """
-        documents = schema.documents.c
-        with storage_errors(self._path), self._readers.begin() as connection:
-            rows = connection.execute(
-                select(documents.ordinal, documents.document_id)
-                .join(schema.sources, schema.sources.c.id == documents.source)
-                .where(schema.sources.c.name == source, documents.deleted.is_(False))
-            ).all()
-        readable = self._keys.documents(source)
-        lost = [row.ordinal for row in rows if row.document_id not in readable]
-        if lost:
-            log.warning("documents_without_keys", source=source, documents=len(lost))
-            with self.writer(source, fence) as writer:
+        # Within one transaction, so that no key is taken for one of no document whose row comes a moment later.
+        with self.writer(source, fence) as writer:
+            documents, keys = writer.document_ids(), self._keys.documents(source)
+            lost = [ordinal for document_id, ordinal in documents.items() if document_id not in keys]
+            self._keys.shred(source, keys.difference(documents, writer.buried()))
+            if lost:
+                log.warning("documents_without_keys", source=source, documents=len(lost))
                 writer.bury(lost)
                 # They were met by a run that was interrupted, and are to be met again.
                 writer.checkpoints.drop()

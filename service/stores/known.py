@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyroaring import BitMap
-from sqlalchemy import Connection, Engine, Row, bindparam, func, select
+from sqlalchemy import Connection, Engine, Select, bindparam, func, select
+from sqlalchemy.types import UserDefinedType
 
 from acl.errors import DecodeError
 from acl.model import AclId, Clause, ScopeId, Unknown
@@ -19,9 +20,18 @@ from acl.normalize import decode
 from service.stores import schema
 from service.stores.errors import storage_errors
 from service.stores.holds import Acls, Interned, is_held, unwind
+from service.stores.sqlite import tuples
 from service.stores.writes import Former, Known, KnownScope
 
 _BATCH: Final = 500
+_MANY: Final = 20_000
+
+
+class _Plain(UserDefinedType[bytes]):
+    """Bytes that the driver takes as they are: to look at each of many costs more than to find it."""
+
+    cache_ok = True
+
 
 _DOCUMENTS: Final = schema.documents.c
 _SERVED: Final = _DOCUMENTS.row_start < _DOCUMENTS.row_stop
@@ -35,12 +45,17 @@ _KNOWN: Final = select(
     _DOCUMENTS.facts,
     _SERVED.label("served"),
 ).where(_DOCUMENTS.source == bindparam("source"), _DOCUMENTS.deleted.is_(False))
-_BY_NATIVE: Final = _KNOWN.where(_DOCUMENTS.native.in_(bindparam("values", expanding=True)))
+_BY_NATIVE: Final = _KNOWN.where(_DOCUMENTS.native.in_(bindparam("values", expanding=True, type_=_Plain())))
 _BY_ORDINAL: Final = _KNOWN.where(_DOCUMENTS.ordinal.in_(bindparam("values", expanding=True)))
 _ORDINALS: Final = (
     select(_DOCUMENTS.ordinal)
-    .where(_DOCUMENTS.source == bindparam("source"), _DOCUMENTS.deleted.is_(False))
-    .execution_options(yield_per=10_000)
+    .where(
+        _DOCUMENTS.source == bindparam("source"),
+        _DOCUMENTS.deleted.is_(False),
+        _DOCUMENTS.ordinal > bindparam("last"),
+    )
+    .order_by(_DOCUMENTS.ordinal)
+    .limit(_MANY)
 )
 _WITH_ACL: Final = select(_DOCUMENTS.ordinal).where(
     _DOCUMENTS.source == bindparam("source"),
@@ -67,7 +82,7 @@ class KnownDocuments:
     def find(self, natives: Collection[bytes]) -> dict[bytes, Known]:
         """Return those that are stored, by the keyed hash of the native id."""
         with self._reading() as connection:
-            return {row.native: known for row, known in self._known(connection, _BY_NATIVE, natives)}
+            return dict(self._known(connection, _BY_NATIVE, natives))
 
     def get(self, ordinals: Iterable[int]) -> list[Known]:
         """Return those that exist."""
@@ -77,14 +92,20 @@ class KnownDocuments:
     def ordinals(self) -> BitMap:
         """Return all of them."""
         with self._reading() as connection:
-            return BitMap(connection.scalars(_ORDINALS, {"source": self._source_id}))
+            found = BitMap()
+            last = 0
+            while rows := tuples(connection, _ORDINALS, {"source": self._source_id, "last": last}):
+                found.update(ordinal for (ordinal,) in rows)
+                last = rows[-1][0]
+            return found
 
     def with_acls(self, acls: Collection[AclId]) -> BitMap:
         """Return those that have one of these ACLs."""
         found = BitMap()
         with self._reading() as connection:
             for batch in _batches(acls):
-                found.update(connection.scalars(_WITH_ACL, {"source": self._source_id, "values": batch}))
+                values = {"source": self._source_id, "values": batch}
+                found.update(ordinal for (ordinal,) in tuples(connection, _WITH_ACL, values))
         return found
 
     def acls(self) -> frozenset[AclId]:
@@ -115,16 +136,15 @@ class KnownDocuments:
             return Unknown(str(err))
 
     def _known(
-        self, connection: Connection, wanted: Any, values: Collection[bytes] | Collection[int]
-    ) -> Iterator[tuple[Row[Any], Known]]:
+        self, connection: Connection, wanted: Select[Any], values: Collection[bytes] | Collection[int]
+    ) -> Iterator[tuple[bytes, Known]]:
         for batch in _batches(values):
-            rows = connection.execute(wanted, {"source": self._source_id, "values": batch}).all()
-            lost = [str(row.ordinal) for row in rows if not row.acl_id]
-            former = formers(connection, lost) if lost else {}
-            for row in rows:
-                _, ordinal, document_id, acl_id, scope, version, facts, served = row
-                was = former.get(str(ordinal)) if lost else None
-                yield row, Known(ordinal, document_id, acl_id, scope, version, facts, bool(served), was)
+            rows = tuples(connection, wanted, {"source": self._source_id, "values": batch})
+            nobodys = [str(ordinal) for _, ordinal, _, acl_id, *_ in rows if not acl_id]
+            former = formers(connection, nobodys) if nobodys else {}
+            for native, ordinal, document_id, acl_id, scope, version, facts, served in rows:
+                was = former.get(str(ordinal)) if not acl_id else None
+                yield native, Known(ordinal, document_id, acl_id, scope, version, facts, bool(served), was)
 
     @contextmanager
     def _reading(self) -> Iterator[Connection]:

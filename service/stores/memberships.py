@@ -202,7 +202,9 @@ def changes_since(connection: Connection, sealing: Sealing, seq: int) -> list[Gr
         .outerjoin(schema.memberships, table.id == changes.ref)
         .where(changes.seq > seq, changes.kind == MEMBERSHIP)
     ).all()
-    return [GroupChange(row.ref, row.name, _opened(sealing, row)) for row in rows if seq or row.body is not None]
+    # People are in many groups: each is made once, and is one object in all of them.
+    made: dict[str, _Principals] = {}
+    return [GroupChange(row.ref, row.name, _opened(sealing, row, made)) for row in rows if seq or row.body is not None]
 
 
 def passes(connection: Connection, sealing: Sealing) -> dict[str, Pass]:
@@ -225,7 +227,7 @@ def _reason(sealing: Sealing, row: Any) -> str:
         return "why does not open"
 
 
-def _opened(sealing: Sealing, row: Any) -> Group | Unknown | None:
+def _opened(sealing: Sealing, row: Any, made: dict[str, _Principals]) -> Group | Unknown | None:
     if row.body is None:
         return None
     try:
@@ -235,7 +237,23 @@ def _opened(sealing: Sealing, row: Any) -> Group | Unknown | None:
     found = body["members"]
     members: frozenset[Principal] | Unknown
     if isinstance(found, Mapping):
-        members = frozenset(Principal(Realm(realm), one) for realm, ids in found.items() for one in ids)
+        parts = []
+        for realm, ids in found.items():
+            known = made.setdefault(realm, _Principals(realm))
+            parts.append(frozenset(map(known.__getitem__, ids)))
+        members = frozenset().union(*parts) if len(parts) != 1 else parts[0]
     else:
         members = Unknown(found)
     return Group(Principal.parse(body["group"]), members, body["name"])
+
+
+class _Principals(dict[str, Principal]):
+    """The principals of one realm by id, each made when it is first asked for."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self._where = Realm(where)
+
+    def __missing__(self, one: str) -> Principal:
+        found = self[one] = Principal(self._where, one)
+        return found

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, Select, create_engine, event
 from sqlalchemy.pool import QueuePool
 
 _BUSY_MS: Final = 10_000
@@ -21,6 +22,16 @@ def open_writer(path: Path) -> Engine:
 def open_readers(path: Path) -> Engine:
     """Open connections that cannot write. Each transaction sees one snapshot from its first statement on."""
     return _open(path, "BEGIN", size=_READERS, most=_MOST_READERS, pragmas=("query_only=ON",))
+
+
+def tuples(connection: Connection, wanted: Select[Any], values: Mapping[str, object] | None = None) -> Sequence[Any]:
+    """Return rows as the driver has them, for those who read many: no names, no types but the driver's own."""
+    result = connection.execute(wanted, values or {})
+    assert result.cursor is not None, "a query has rows"
+    try:
+        return result.cursor.fetchall()
+    finally:
+        result.close()
 
 
 def _open(path: Path, begin: str, *, size: int, most: int, pragmas: tuple[str, ...]) -> Engine:

@@ -24,6 +24,7 @@ from service.stores.records import PassClock, StoredRun, SyncPass
 from service.stores.rules import Rules, batches
 from service.stores.runs import seal_report
 from service.stores.sealing import Sealing
+from service.stores.sqlite import tuples
 from service.stores.stops import Stops
 from service.stores.writes import DocumentWrite, Former, FoundText, Known, TextWrite, Withholding
 
@@ -169,11 +170,13 @@ class Writer:
         self._formers.forget([str(ordinal) for ordinal in documents])
         self._journal.log("document", documents)
 
-    def document_ids(self) -> frozenset[str]:
-        """Return the ids of all documents of the source."""
+    def document_ids(self) -> dict[str, int]:
+        """Return the ids of all documents that exist, with their ordinals."""
         documents = schema.documents.c
-        wanted = select(documents.document_id).where(documents.source == self._source_id)
-        return frozenset(self._connection.scalars(wanted))
+        wanted = select(documents.document_id, documents.ordinal).where(
+            documents.source == self._source_id, documents.deleted.is_(False)
+        )
+        return dict(tuples(self._connection, wanted))
 
     def buried(self) -> list[str]:
         """Return the ids of the tombstones."""

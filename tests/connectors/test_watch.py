@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -179,6 +180,35 @@ def test_a_renamed_folder_stays_watched_and_one_that_left_is_not(watched: TreeWa
 
     assert quiet(watched)
     assert watched.folders == 1
+
+
+def test_a_tree_whose_folders_move_all_the_time_is_not_gone_through_all_the_time(
+    watched: TreeWatch, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rests; each move is noticed all the same, and after the rest all is watched, with a notice for the time."""
+    armed: list[int] = []
+    real = watched._arm_all
+
+    def arm_all() -> None:
+        armed.append(1)
+        real()
+
+    monkeypatch.setattr(watched, "_arm_all", arm_all)
+    monkeypatch.setattr(watched, "_not_before_s", time.monotonic() + 3600)
+    for number in range(5):
+        (tree / "folder").rename(tree / f"other{number}")
+        assert watched.wait(SOON_S) == Noticed()
+        (tree / f"other{number}").rename(tree / "folder")
+        assert watched.wait(SOON_S) == Noticed()
+    assert armed == []
+
+    monkeypatch.setattr(watched, "_not_before_s", 0.0)
+
+    assert watched.wait(0.1) == Noticed()
+    assert len(armed) == 1
+    drain(watched)
+    chmod_file(tree)
+    assert watched.wait(SOON_S) == Noticed()
 
 
 def test_links_are_not_followed(tree: Path, tmp_path: Path) -> None:

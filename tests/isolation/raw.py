@@ -11,7 +11,15 @@ from typing import Final
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, Event, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
 from h2.exceptions import ProtocolError
 
 from service.settings import Address
@@ -80,6 +88,17 @@ class Connection:
     async def _flush(self) -> None:
         self._writer.write(self._h2.data_to_send())
         await self._writer.drain()
+
+    async def ping(self) -> None:
+        """Ask whether the server is there, as a frame of the connection."""
+        self._h2.ping(b"remit-io")
+        await self._flush()
+
+    async def ended(self) -> bool:
+        """Read once; whether the server has hung up, or has said that it will."""
+        received = await self._reader.read(65536)
+        events = self._h2.receive_data(received) if received else []
+        return not received or any(isinstance(event, ConnectionTerminated) for event in events)
 
     async def begin(self, path: str, headers: Headers, body: bytes = b"", *, end: bool = True) -> int:
         """Begin a call; `headers` come after those that every call has. Return its stream."""

@@ -23,6 +23,9 @@ EXPECTED = {
     "keys create": "exists already",
     "audit tail": 130,
     "canary clear": "does not exist",
+    "source approve": "role `access-admin`",
+    "source reject": "role `access-admin`",
+    "prove revocation": "no document lies in",
 }
 """Commands that end otherwise than well, and how: there is nothing to be done, or they go on until they are stopped."""
 

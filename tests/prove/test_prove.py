@@ -157,6 +157,17 @@ def test_what_cannot_be_proved_is_one_sentence_and_code_2(sound: Deployment, wha
     assert sound.canaries == []
 
 
+def test_a_token_of_somebody_else_is_code_2(sound: Deployment) -> None:
+    """Live answers to Bob and explanations about Alice would prove nothing about either; her own token does."""
+    tokens = {name: sound.remit("token", name).stdout.strip() for name in ("alice", "bob")}
+
+    code, answer, said = sound.prove("isolation", *SIDES, "--as", "alice", *ROLES, REMIT_TOKEN=tokens["bob"])
+    assert (code, answer) == (2, {})
+    assert "the token is that of" in said
+    code, _, said = sound.prove("isolation", *SIDES, "--as", "alice", *ROLES, REMIT_TOKEN=tokens["alice"])
+    assert code == 0, said
+
+
 def test_a_report_is_its_provers_unchanged_and_of_this_deployment(sound: Deployment, tmp_path: Path) -> None:
     """Changed in a word, signed by another key, about another deployment, no report: one sentence each, code 1."""
     _, answer, _ = sound.prove("oracle", "--as", "alice", *ROLES, "--pairs", "20")

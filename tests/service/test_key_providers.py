@@ -405,6 +405,17 @@ def test_an_approle_logs_in_again_when_its_token_has_expired(tmp_path: Path) -> 
         assert "wrong-secret-id" not in str(caught.value)
 
 
+def test_a_namespace_is_named_in_every_call(stub: Vault, tmp_path: Path) -> None:
+    """And none where none is configured."""
+    create_key(settings(tmp_path, stub.settings))
+    assert set(stub.namespaces) == {""}
+    stub.namespaces.clear()
+
+    open_provider(settings(tmp_path, replace(stub.settings, namespace="team/search"))).close()
+
+    assert set(stub.namespaces) == {"team/search"}
+
+
 def test_neither_proxy_nor_token_of_the_environment_is_used(
     stub: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -460,6 +471,40 @@ def test_each_failure_of_a_token_is_one_sentence(hsm: Token, tmp_path: Path, fau
     assert PIN not in str(caught.value)
     assert "0000-wrong" not in str(caught.value)
     open_provider(settings(tmp_path, hsm.settings)).close()
+
+
+@pytest.mark.live
+# The library ends its searches in the session that is gone, and says so of an object that nobody holds any more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_session_that_ended_is_opened_again(hsm: Token, tmp_path: Path) -> None:
+    """As after a network module was started anew; a wrong PIN is tried once, because the token counts."""
+    from service.keys.pkcs11 import Pkcs11Key
+
+    create_key(settings(tmp_path, hsm.settings))
+    provider = Pkcs11Key(hsm.settings)
+    wrapped = provider.wrap(b"k" * 32, PLACE)
+    assert provider._session is not None
+    provider._session.close()
+
+    assert provider.unwrap(*wrapped, PLACE) == b"k" * 32
+
+    provider._session.close()
+    assert isinstance(hsm.settings.pin, FileSecret)
+    hsm.settings.pin.path.write_text("0000-wrong")
+    logins: list[int] = []
+    real = provider._login
+
+    def counted() -> object:
+        logins.append(1)
+        return real()
+
+    provider._login = counted  # type: ignore[method-assign,assignment]  # the edge, counted
+    with pytest.raises(ProviderError, match="refuses the PIN"):
+        provider.check()
+    assert len(logins) == 1
+    hsm.settings.pin.path.write_text(PIN)
+    provider.check()
+    provider.close()
 
 
 def _extractable(hsm: Token) -> None:

@@ -228,7 +228,7 @@ async def test_a_call_whose_request_never_comes_ends_and_gives_its_place_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of somebody with a credential: it counts against their limit, and ends long before its deadline."""
-    monkeypatch.setattr("service.api.wrapper.SLOWEST_SENDER_S", 0.2)
+    monkeypatch.setattr("service.api.incoming.SLOWEST_SENDER_S", 0.2)
     async with serving(tmp_path / "remit", limits=CallLimits(calls_at_once=2)) as service:
         headers = [("authorization", f"Bearer {service.token('alice')}")]
         async with Connection.open(service.callers) as connection:
@@ -238,6 +238,22 @@ async def test_a_call_whose_request_never_comes_ends_and_gives_its_place_back(
             await under_way(service, 0)
             outcome = await service.call("RetrievalService/Search", SEARCH, token=service.token("alice"))
         assert outcome.code == "OK"
+
+
+async def test_a_flood_of_pings_ends_its_connection_and_no_other(tmp_path: Path) -> None:
+    """A client that pings without a pause is hung up on; one that pings once is not, and others are answered."""
+    async with serving(tmp_path / "remit") as service, AsyncExitStack() as stack:
+        flooding = await stack.enter_async_context(Connection.open(service.callers))
+        async with asyncio.timeout(30):
+            ended = False
+            while not ended:
+                await flooding.ping()
+                ended = await flooding.ended()
+        calm = await stack.enter_async_context(Connection.open(service.callers))
+        await calm.ping()
+        reply = await calm.call("/remit.v1.AccessService/GetCaller", [("authorization", "x")], b"\0\0\0\0\0")
+        assert reply.closed == "trailers"
+        assert (await service.call("AccessService/GetCaller", token=service.token("alice"))).code == "OK"
 
 
 # --- deadlines ---

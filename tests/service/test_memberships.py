@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from remit.v1.retrieval_pb2 import SearchRequest, SearchResponse
 
 from acl.decide import Allowed, decide
 from acl.model import Acl, Clause, Effect, Rule
 from acl.principal import Principal, Realm
 from connectors.base import Membership, own_realm
+from service.audit.call import Authority, Call
+from service.audit.record import Kind
 from service.authn import Subject
 from service.directories import Link
 from service.identity import Identity, Resolved
@@ -21,7 +25,9 @@ from service.roles import Roles
 from service.source_groups import SourceGroups
 from service.stores.records import RunState
 from tests.service.directory_fake import FakeDirectory
-from tests.service.sync_support import SOURCE, World, allow, open_world
+from tests.service.harness import ALICE, COMPANY, serving
+from tests.service.harness import BOB as AS_BOB
+from tests.service.sync_support import SOURCE, World, open_world
 
 AD, CLOUD = Realm("ad"), Realm("entra:t")
 OWN = own_realm(SOURCE)
@@ -339,6 +345,23 @@ def test_members_of_a_realm_that_is_incomplete_for_somebody_make_the_source_inco
     assert OWN not in people.resolve("carol").caller.complete
 
 
+def test_the_audit_log_is_told_how_old_the_groups_are(people: People) -> None:
+    """Of whoever holds one, beside the digest and the number of all principals; of others nothing is said of it."""
+    people.world.source.groups = {TEAM: {STAFF}}
+    people.sync()
+    people.at.append(_verified(people) + timedelta(minutes=5))
+
+    ages: dict[str, object] = {}
+    for name in ("alice", "bob"):
+        found = people.resolve(name)
+        authority = Authority.of(found.caller, people.now(), found.roles, found.groups_verified_at)
+        call = Call(Kind.ACCESS, "x/GetCaller", "r", "OK", timedelta(0), authority=authority)
+        said = json.loads(call.record().body)["authority"]
+        assert said["principals"] == len(found.caller.principals)
+        ages[name] = said.get("groups_age_us")
+    assert ages == {"alice": 300_000_000, "bob": None}
+
+
 # --- what a source may not say ---
 
 
@@ -453,17 +476,30 @@ def test_an_uncommitted_change_is_never_taken_for_the_last_word(people: People) 
     assert people.held() == set()
 
 
-def test_a_document_opens_and_closes_with_the_group_of_its_source(people: People) -> None:
-    """The whole way: a clause that names a source's group, and who is in it."""
-    people.world.source.groups = {TEAM: {STAFF}}
-    people.world.add("plan.txt", "sell more", of(TEAM), scope=None)
-    people.world.add("other.txt", "for numbers", allow(1))
-    people.sync()
+async def test_a_document_opens_and_closes_with_the_group_of_its_source(tmp_path: Path) -> None:
+    """The whole way, by the API: found by a member, not by others, and not any more once the sync has committed."""
+    team = Principal(own_realm(COMPANY), "team")
+    async with serving(tmp_path / "remit") as service:
 
-    assert people.may("alice", of(TEAM))
-    with people.world.catalog.reader() as reader:
-        assert len(reader.changes_since(0)) > 0
-        assert {change.source for change in reader.groups_since(0)} == {SOURCE}
+        async def found(name: str) -> set[str]:
+            request = SearchRequest(query="lighthouse", limit=10)
+            outcome = await service.call("RetrievalService/Search", request, token=service.token(name))
+            assert outcome.code == "OK", outcome
+            return {hit.chunk.document.location for hit in SearchResponse.FromString(outcome.message).hits}
+
+        service.add("plan", "the lighthouse opens in May", of(team))
+        service.add("news", "the lighthouse has a new lamp", of(ALICE, AS_BOB))
+        service.source.groups = {team: {ALICE}}
+        service.sync()
+        assert (await found("alice"), await found("bob")) == ({"plan", "news"}, {"news"})
+
+        service.source.groups = {team: {AS_BOB}}
+        service.sync()
+        assert (await found("alice"), await found("bob")) == ({"news"}, {"plan", "news"})
+
+        service.source.faults.unknown_groups = {team}
+        service.sync()
+        assert (await found("alice"), await found("bob")) == ({"news"}, {"news"})
 
 
 def _verified(people: People) -> datetime:

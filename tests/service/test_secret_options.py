@@ -155,12 +155,12 @@ def test_a_secret_in_vault_is_read_by_its_field(stub: Vault, tmp_path: Path) -> 
 )
 def test_a_secret_that_is_not_named_rightly_is_refused_with_its_line(tmp_path: Path, password: str, said: str) -> None:
     """File, line and key, and never what was written there."""
-    from service.app import _connector
+    from service.app.opening import connector
 
     config = configured(tmp_path, password)
 
     with pytest.raises(SettingsError, match=r"remit\.yaml:\d+: sources\[0\]\.password") as caught:
-        _connector(secret_options.bound(config).sources[0], tmp_path)
+        connector(secret_options.bound(config).sources[0], tmp_path)
 
     assert said in str(caught.value)
     assert CANARY not in str(caught.value)

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from service import timetable
 from service.errors import AuditUnavailableError, SyncRunningError
 from service.schedules import History, Schedule
 from service.stores.records import Counts, Recovery, RunState, StoredRun, SyncPass
@@ -259,3 +260,25 @@ def test_rules_are_verified_in_between(runs: FakeRuns, clock: Clock) -> None:
 
     passes = [run.sync_pass for run in reversed(runs.runs["a"])]
     assert passes == [SyncPass.CONTENT, *[SyncPass.PERMISSIONS] * 5] * 2 + [SyncPass.CONTENT]
+
+
+def test_a_defect_ends_no_schedule(runs: FakeRuns, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody foresaw is said with its place, and the next look starts what is due."""
+    monkeypatch.setattr(timetable, "_LONGEST_SLEEP_S", 0.05)
+    runs.refuse = RuntimeError("words that may be anybody's")
+    table = Timetable(runs, {"a": Schedule(HOUR)}, lambda: datetime.now(EPOCH.tzinfo))
+    stream = io.StringIO()
+
+    with logging_to(stream):
+        table.start()
+        for _ in range(400):
+            if "timetable_failed" in stream.getvalue():
+                break
+            threading.Event().wait(0.05)
+        runs.refuse = None
+        assert runs.started.wait(30)
+        table.close()
+
+    line = json.loads(stream.getvalue().splitlines()[0])
+    assert (line["event"], line["level"], line["error"]) == ("timetable_failed", "error", "RuntimeError")
+    assert "anybody" not in stream.getvalue()

@@ -55,6 +55,7 @@ class Vault:
     answers: list[int] = field(default_factory=list)
     denied: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    namespaces: list[str] = field(default_factory=list)
     sealed: bool = False
     redirects: bool = False
 
@@ -160,6 +161,7 @@ def vault(folder: Path, *, approle: bool = False) -> Iterator[Vault]:
             length = int(self.headers.get("content-length") or 0)
             body = json.loads(self.rfile.read(length) or b"{}")
             path = self.path.removeprefix("/v1/")
+            made.namespaces.append(self.headers.get("X-Vault-Namespace") or "")
             status, answer = made.answer(self.command, path, self.headers.get("X-Vault-Token") or "", body)
             if made.redirects:
                 self.send_response(307)

@@ -1,0 +1,68 @@
+"""What decides: who somebody is, what they hold, and what they may read."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+from service import leases
+from service.access import Access
+from service.api.gate import Gate
+from service.app.ground import Ground
+from service.callers import Callers
+from service.canaries import Patterns, Stops
+from service.identity import Identity
+from service.lookups import Keeping
+from service.roles import Roles
+from service.settings import Settings
+from service.source_groups import SourceGroups
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """What `open_deciding` opened."""
+
+    identity: Identity
+    access: Access
+    callers: Callers
+    stops: Stops
+    gate: Gate
+    _roles: Roles
+    _groups: SourceGroups
+
+    def use(self, new: Settings) -> None:
+        """Decide by other settings from now on."""
+        self.access.limit(leases.of_all(new))
+        self._groups.limit(_memberships_ages(new))
+        self._roles.use(new.roles)
+        self.gate.use(_canaries(new))
+
+    def warm(self) -> None:
+        """Read all rules and all groups once, so that the first question does not wait for it."""
+        with self.access.snapshot():
+            pass
+        self._groups.join({}, frozenset())
+
+
+def open_deciding(ground: Ground, closing: ExitStack) -> Deciding:
+    """Open it, and begin to follow what changes in the directories."""
+    settings = ground.settings
+    roles = Roles(settings.roles)
+    groups = SourceGroups(ground.catalog, _memberships_ages(settings))
+    keeping = {one.name: Keeping(one.keep_for, one.max_age, one.poll_every) for one in settings.directories}
+    identity = Identity(ground.directories, roles, links=settings.links, keeping=keeping, groups=groups)
+    closing.callback(identity.close)
+    identity.start()
+    stops = Stops(ground.audit)
+    access = Access(ground.catalog, leases.of_all(settings), stopped=stops.sources)
+    gate = Gate(_canaries(settings), stops, ground.audit)
+    return Deciding(identity, access, Callers(identity, access.latest), stops, gate, roles, groups)
+
+
+def _memberships_ages(settings: Settings) -> dict[str, timedelta]:
+    return {one.name: one.max_memberships_age for one in settings.sources}
+
+
+def _canaries(settings: Settings) -> Patterns:
+    return Patterns({one.name: one.canaries for one in settings.sources if one.canaries})
