@@ -172,11 +172,12 @@ class Bodies(Opener):
         return frozenset(Period.named(name) for name in self._keys.names())
 
     def destroy(self, periods: Collection[Period]) -> None:
-        """Delete keys for good; what they sealed is gone. Durable on return."""
+        """Delete keys for good; what they sealed is gone. Durable on return.
+
+        Never those of the latest day: `seal` goes on with them. A record of the expiry comes before, and is later.
+        """
         with self._lock:
             self._keys.destroy([period.name for period in periods])
-            for period in periods:
-                self._sealing.pop(period, None)
             self._opening = {}
 
 

@@ -67,6 +67,7 @@ async def test_a_page_token_is_good_for_its_caller_and_its_request_alone(service
     request = audit_pb2.ListAuditRecordsRequest(page_size=2, person="u-1001")
     token = read(await listed(service, request)).next_page_token
     request.page_token = token
+    changed = f"{token[:5]}{'B' if token[5] == 'A' else 'A'}{token[6:]}"  # not its end, where a bit may say nothing
 
     assert len(read(await listed(service, request)).records) == 2
     request.page_size = 3
@@ -75,7 +76,7 @@ async def test_a_page_token_is_good_for_its_caller_and_its_request_alone(service
         audit_pb2.ListAuditRecordsRequest(page_size=2, page_token=token),
         audit_pb2.ListAuditRecordsRequest(page_size=2, page_token=token, person="u-1002"),
         audit_pb2.ListAuditRecordsRequest(page_size=2, page_token=token, person="u-1001", oldest_first=True),
-        audit_pb2.ListAuditRecordsRequest(page_size=2, page_token=token[:-2] + "AA", person="u-1001"),
+        audit_pb2.ListAuditRecordsRequest(page_size=2, page_token=changed, person="u-1001"),
         audit_pb2.ListAuditRecordsRequest(page_size=2, page_token="7", person="u-1001"),
         audit_pb2.ListAuditRecordsRequest(page_size=2, page_token="é" * 2000, person="u-1001"),
     ]
