@@ -214,6 +214,8 @@ def test_the_command_seals_what_it_is_given(tmp_path: Path) -> None:
     assert not (tmp_path / "empty.sealed").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_no_secret_of_any_form_is_written(tmp_path: Path) -> None:
     """A service with secrets by file, environment and key runs and logs; none is in the catalog, a log or an answer."""
     folder = tmp_path / "remit"
@@ -237,7 +239,7 @@ def test_no_secret_of_any_form_is_written(tmp_path: Path) -> None:
     with served(folder, env) as service:
         assert service.run("source", "sync", "company", "--as", "alice").returncode == 0
         for form in forms:
-            for command in (["source", "check"], ["source", "sync"]):
+            for command in (["source", "check"], ["source", "sync"])[form != "sealed" :]:
                 done = service.run(*command, f"share-{form}", "--as", "alice")
                 assert done.returncode == 1, done.stderr
                 said += done.stdout + done.stderr
