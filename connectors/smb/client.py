@@ -440,6 +440,9 @@ class ShareNotices:
         self._root = root
         self._lost = lost
         self._asked = self._ask()
+        # INVARIANT: the server has begun to listen: it answers in order, and what changed before would not be kept.
+        with suppress(NameFailedError):
+            share.look("")
 
     def wait(self, timeout_s: float) -> Noticed | None:
         """See `connectors.notices.Watch`."""

@@ -533,7 +533,22 @@ def test_the_directory_knows_the_servers_domain(share: FileServer, options: dict
         directory.close()
 
 
-def test_the_server_says_when_something_changes(share: FileServer, admin: Client, options: dict[str, object]) -> None:
+@pytest.fixture
+def noticing(share: FileServer, admin: Client, options: dict[str, object]) -> Watchable:
+    """A connector of a server whose part that tells of changes has started: it comes up after the rest of Samba."""
+    connector = build("smb", options, Path("/"), "drive")
+    assert isinstance(connector, Watchable)
+    for number in range(30):
+        watch = connector.watch()
+        admin.write(f"started-{number}.txt", b"")
+        started = watch.wait(2)
+        watch.close()
+        if started is not None:
+            return connector
+    pytest.fail("the server never told of a change")
+
+
+def test_the_server_says_when_something_changes(noticing: Watchable, admin: Client, options: dict[str, object]) -> None:
     """Content, names and places, at every depth and by another client; silence is no notice.
 
     Rules only of what lies in the root: Samba sees a descriptor change by the kernel's notices, which end there.
@@ -542,9 +557,7 @@ def test_the_server_says_when_something_changes(share: FileServer, admin: Client
     admin.folder("a")
     admin.folder("a\\b")
     admin.write("a\\b\\old.txt", b"text")
-    connector = build("smb", options, Path("/"), "drive")
-    assert isinstance(connector, Watchable)
-    watch = connector.watch()
+    watch = noticing.watch()
     changes: dict[str, Callable[[], None]] = {
         "a new file": lambda: admin.write("a\\b\\new.txt", b"text"),
         "other content": lambda: admin.write("a\\b\\old.txt", b"other text"),
@@ -568,13 +581,9 @@ def test_the_server_says_when_something_changes(share: FileServer, admin: Client
         watch.close()
 
 
-def test_a_flood_of_changes_is_noticed_although_nobody_listens(
-    share: FileServer, admin: Client, options: dict[str, object]
-) -> None:
+def test_a_flood_of_changes_is_noticed_although_nobody_listens(noticing: Watchable, admin: Client) -> None:
     """What happens between two questions is kept, however much it is."""
-    connector = build("smb", options, Path("/"), "drive")
-    assert isinstance(connector, Watchable)
-    watch = connector.watch()
+    watch = noticing.watch()
     try:
         for number in range(300):
             admin.write(f"{number}-{'long' * 20}.txt", b"")
@@ -585,17 +594,15 @@ def test_a_flood_of_changes_is_noticed_although_nobody_listens(
         watch.close()
 
 
-def test_a_watch_whose_server_is_gone_ends(share: FileServer, admin: Client, options: dict[str, object]) -> None:
+def test_a_watch_whose_server_is_gone_ends(noticing: Watchable, admin: Client, options: dict[str, object]) -> None:
     """It says so, within its time; a new one notices again. A wrong password begins none."""
-    connector = build("smb", options, Path("/"), "drive")
-    assert isinstance(connector, Watchable)
-    watch = connector.watch()
+    watch = noticing.watch()
     watch._share._connection.transport._sock.shutdown(2)  # type: ignore[attr-defined]  # the line is cut
 
     with pytest.raises(RetriableError):
         all(watch.wait(1) is None for _ in range(20))
     watch.close()
-    again = connector.watch()
+    again = noticing.watch()
     admin.write("new.txt", b"")
     assert again.wait(30) == Noticed()
     again.close()
