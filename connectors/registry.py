@@ -35,6 +35,7 @@ _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _SERVER: Final = re.compile(r"(ldaps?)://([A-Za-z0-9.-]+)(?::([0-9]{1,5}))?/?")
 _PROXY: Final = re.compile(r"https?://[^\s?#@]+")
 _GLOBAL_CATALOG: Final = frozenset({3268, 3269})
+_FILTERS: Final = ("disabled", "mail_verified")
 _ACCESS: Final = ("servers", "ca", "bind")
 
 
@@ -327,13 +328,12 @@ def _active_directory(name: str, values: Mapping[str, object], base: Path) -> Di
 def _ldap(name: str, values: Mapping[str, object], base: Path) -> Directory:
     from connectors.directories.ldap import Ldap, is_filter
 
-    options = Options("ldap", values, base, (*_ACCESS, "base", "id_domain", "member_of", "disabled"), ("password",))
+    options = Options("ldap", values, base, (*_ACCESS, "base", "id_domain", "member_of", *_FILTERS), ("password",))
     access = _ldap_access(options)
-    disabled = options.optional("disabled")
-    if disabled is not None and not is_filter(disabled):
-        raise OptionError(
-            "disabled", f"`disabled`: expected a filter such as `(employeeType=left)`, found `{disabled}`"
-        )
+    filters = {key: options.optional(key) for key in _FILTERS}
+    for key, found in filters.items():
+        if found is not None and not is_filter(found):
+            raise OptionError(key, f"`{key}`: expected a filter such as `(employeeType=left)`, found `{found}`")
     try:
         return Ldap(
             name,
@@ -341,7 +341,8 @@ def _ldap(name: str, values: Mapping[str, object], base: Path) -> Directory:
             base=options.text("base"),
             id_domain=options.optional("id_domain"),
             trusts_member_of=options.choice("member_of", "ignore", "trust", "ignore") == "trust",
-            disabled=disabled,
+            disabled=filters["disabled"],
+            mail_verified=filters["mail_verified"],
         )
     except InvalidValueError as err:
         raise OptionError("id_domain", f"`id_domain`: {err}") from err

@@ -6,7 +6,7 @@ The options of a directory belong to its kind and are handed on as they stand.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from connectors.directories.base import (
     DirectoryUnavailableError,
     Watched,
 )
+from connectors.directories.mail import MAIL, is_domain
 from connectors.yaml_file import Field
 from service.errors import StartError
 
@@ -58,12 +59,17 @@ class DirectorySettings:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The same person in two directories: `fact` of the account in `source` is `attribute` of one in `target`."""
+    """The same person in two directories: `fact` of the account in `source` is `attribute` of one in `target`.
+
+    domains, managed_by: for links by mail: whose addresses count, and which of the two directories gives them out.
+    """
 
     source: str
     fact: str
     target: str
     attribute: str
+    domains: frozenset[str] = frozenset()
+    managed_by: str = ""
 
 
 def read(item: Field) -> tuple[DirectorySettings, ...]:
@@ -114,7 +120,7 @@ def read_links(item: Field, directories: Collection[DirectorySettings]) -> tuple
     kinds = {one.name: one.kind for one in directories}
     found: list[Link] = []
     for one in item.items():
-        entries = one.mapping(["from", "fact", "to", "equals"])
+        entries = one.mapping(["from", "fact", "to", "equals", "domains", "managed_by"])
         ends = {key: one.need(entries, key, "a directory's name").text("a directory's name") for key in ("from", "to")}
         for key, name in ends.items():
             if name not in kinds:
@@ -123,8 +129,34 @@ def read_links(item: Field, directories: Collection[DirectorySettings]) -> tuple
             entries["to"].fail(f"leads from `{ends['from']}` to itself, expected another directory")
         fact = one.need(entries, "fact", "an immutable fact").choice(FACTS[kinds[ends["from"]]])
         equals = one.need(entries, "equals", "an attribute").choice(LINKED[kinds[ends["to"]]])
-        found.append(Link(ends["from"], fact, ends["to"], equals))
+        link = Link(ends["from"], fact, ends["to"], equals)
+        found.append(_by_mail(one, entries, link) if MAIL in (fact, equals) else _immutable(entries, link))
     return tuple(found)
+
+
+def _immutable(entries: Mapping[str, Field], link: Link) -> Link:
+    for key in ("domains", "managed_by"):
+        if key in entries:
+            entries[key].fail(f"expected no such key: the link is by `{link.fact}`, not by `mail`")
+    return link
+
+
+def _by_mail(one: Field, entries: Mapping[str, Field], link: Link) -> Link:
+    for key in ("fact", "equals"):
+        if entries[key].text() != MAIL:
+            entries[key].fail(f"expected `{MAIL}`, as the other end of the link has it")
+    domains = [
+        item.text("a mail domain") for item in one.need(entries, "domains", "the mail domains that count").items()
+    ]
+    for item, domain in zip(entries["domains"].items(), domains, strict=True):
+        if not is_domain(domain):
+            item.expected("a mail domain in lower case such as `corp.example`")
+    if not domains:
+        entries["domains"].fail("expected at least one mail domain, found none")
+    managed_by = one.need(entries, "managed_by", "the directory that gives out the addresses").text()
+    if managed_by not in (link.source, link.target):
+        entries["managed_by"].expected(f"`{link.source}` or `{link.target}`")
+    return replace(link, domains=frozenset(domains), managed_by=managed_by)
 
 
 def build(settings: DirectorySettings, base: Path) -> Directory:

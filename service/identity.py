@@ -1,8 +1,8 @@
 """From a subject to a caller: everything that the person holds now, in every realm that can be resolved.
 
 1. The directory of the subject's own issuer is asked first: whom it does not know or cannot tell about is refused.
-2. Links lead from there to the same person's accounts in other directories, by immutable facts alone. An account that
-   is disabled, unknown or found twice there holds nothing there.
+2. Links lead from there to the same person's accounts in other directories, by immutable facts, or by a mail address
+   where the settings say who manages it. An account that is disabled, unknown or found twice there holds nothing there.
 3. A realm is complete when every directory that could hold principals of it was asked about this person and answered
    in full. A directory that cannot be reached never means "no groups": its realms are incomplete, every clause that
    names them denies, and the answer says what was left out.
@@ -24,6 +24,7 @@ from acl.model import Caller
 from acl.principal import Principal, Realm
 from connectors.base import of_source, own_realm
 from connectors.directories import base as directories
+from connectors.directories import mail
 from service import condition
 from service.authn import Subject
 from service.directories import Link
@@ -213,11 +214,13 @@ class Identity:
         queue = [subject.directory]
         for source in queue:
             for link in self._links.get(source, ()):
-                fact = parts[source].resolution.facts.get(link.fact)
+                fact = _fact(link, source, parts[source].resolution)
                 if fact is None or link.target == subject.directory or link.target in left_out:
                     continue
                 try:
                     found = self._lookups[link.target].resolve(link.attribute, fact, mark=mark, need=need)
+                    if link.fact == mail.MAIL:
+                        self._require_mutual(link, fact, parts[source], found, mark, need)
                 except directories.UnknownSubjectError:
                     continue
                 except directories.DirectoryUnavailableError as err:
@@ -232,6 +235,15 @@ class Identity:
                     # Two links that lead to two accounts: one of them is somebody else's.
                     doubtful[link.target] = f"the links of this person lead to two accounts of `{link.target}`"
         return doubtful
+
+    def _require_mutual(
+        self, link: Link, address: str, here: Kept, there: Kept, mark: Callable[[], int], need: int
+    ) -> None:
+        """Raise UnknownSubjectError unless an address is one account's on both sides, and counts on both."""
+        back = self._lookups[link.source].resolve(link.fact, address, mark=mark, need=need)
+        same = back.resolution.account_id == here.resolution.account_id
+        if not same or _fact(link, link.target, there.resolution) != address:
+            raise directories.UnknownSubjectError("the address is not the same one person's in both directories")
 
     def _join(self, subject: Subject, parts: Mapping[str, Kept], left_out: Mapping[str, str]) -> Resolved:
         own = parts[subject.directory].resolution
@@ -332,3 +344,16 @@ class Identity:
             if len(self._joined) >= _MOST_JOINED:
                 self._joined.clear()
             self._joined[key] = _Joined(resolved, epochs, until)
+
+
+def _fact(link: Link, directory: str, account: directories.Resolution) -> str | None:
+    """What an account of one of a link's directories may be found by in the other, if it counts.
+
+    An address counts within the link's domains, where the directory gives it out or vouches for it.
+    """
+    if link.fact != mail.MAIL:
+        return account.facts.get(link.fact)
+    address = account.facts.get(mail.MAIL)
+    if address is None or mail.domain_of(address) not in link.domains:
+        return None
+    return address if directory == link.managed_by or mail.VERIFIED in account.facts else None

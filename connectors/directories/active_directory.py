@@ -23,6 +23,7 @@ from acl.closure import Memberships
 from acl.principal import Principal, Realm
 from connectors.directories.base import Changes, DirectoryUnavailableError, Finding, Resolution, UnknownSubjectError
 from connectors.directories.ldap_client import DOMAIN_SCOPE, SHOW_DELETED, Entry, LdapAccess, LdapClient, any_of, equals
+from connectors.directories.mail import MAIL, address_of, mail_facts
 from connectors.directories.nesting import BATCH, levels_above
 from connectors.directories.sids import (
     AUTHENTICATED_USERS,
@@ -55,6 +56,8 @@ _READ: Final = (
     "sIDHistory",
     "tokenGroups",
     "uidNumber",
+    "mail",
+    "proxyAddresses",
 )
 _WELL_KNOWN: Final = (EVERYONE, AUTHENTICATED_USERS, NETWORK, THIS_ORGANIZATION)
 _DISABLED, _NORMAL_ACCOUNT = 0x2, 0x200
@@ -84,6 +87,8 @@ class ActiveDirectory:
         """Return the enabled account whose `objectSid` or `objectGUID` is `value`; see the module for what it holds."""
         if attribute == FOREIGN:
             return self._foreign(value)
+        if attribute == MAIL:
+            attribute, value = "objectSid", self._by_mail(value)
         at = self._now()
         _, domain = self._domain()
         entry = self._account(attribute, value)
@@ -98,6 +103,7 @@ class ActiveDirectory:
         facts = {"objectSid": sid, "objectGUID": self._one_guid(entry)}
         if (number := entry.text("uidNumber")) is not None and number.isdecimal():
             facts["uidNumber"] = number
+        facts |= _mail(entry)
         return Resolution(
             account_id=sid,
             display_name=entry.text("displayName") or login,
@@ -264,6 +270,15 @@ class ActiveDirectory:
             self._incomplete("it answered about another account than was asked for")
         return entry
 
+    def _by_mail(self, value: str) -> str:
+        """The SID of the one user with an address, whatever becomes of it."""
+        base, _ = self._domain()
+        wanted = f"(&(objectClass=user){any_of([equals('mail', value), equals('proxyAddresses', f'smtp:{value}')])})"
+        found = self._client.search(base, wanted, ["objectSid"], controls=[DOMAIN_SCOPE])
+        if len(found) != 1 or address_of(value) != value:
+            self._nobody(MAIL, value)
+        return self._one_sid(found[0])
+
     def _sid(self, entry: Entry, domain: str) -> str:
         sid = self._one_sid(entry)
         if not is_account_sid(sid) or domain_of(sid) != domain:
@@ -374,6 +389,13 @@ def clock_finding(said: str | None, now: datetime) -> Finding:
         return Finding("clock", True, "the directory does not say what time it is")
     skew = abs(theirs - now)
     return Finding("clock", skew <= MAX_SKEW, f"{skew.total_seconds():.0f} s from ours")
+
+
+def _mail(entry: Entry) -> dict[str, str]:
+    """The address, verified where Exchange, which alone gives out `proxyAddresses`, has it as the primary one."""
+    address = address_of(entry.text("mail"))
+    primary = [one for one in entry.all("proxyAddresses") if one.startswith(b"SMTP:")]
+    return mail_facts(address, verified=[address] == [address_of(one[5:].decode(errors="replace")) for one in primary])
 
 
 def _filetime(ticks: int) -> datetime:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
 
 from acl.principal import Principal, Realm
+from connectors.directories.mail import MAIL
 
 ATTRIBUTES: Final[Mapping[str, tuple[str, ...]]] = {
     "static": ("id", "uid"),
@@ -18,17 +19,17 @@ ATTRIBUTES: Final[Mapping[str, tuple[str, ...]]] = {
 """By kind of directory: what an issuer's claim may equal. Never a name, which can be given to somebody else."""
 
 LINKED: Final[Mapping[str, tuple[str, ...]]] = {
-    "static": ("id", "uid"),
-    "active_directory": ("objectSid", "foreignSecurityPrincipal"),
-    "ldap": ("entryUUID", "uidNumber"),
+    "static": ("id", "uid", MAIL),
+    "active_directory": ("objectSid", "foreignSecurityPrincipal", MAIL),
+    "ldap": ("entryUUID", "uidNumber", MAIL),
     "entra": ("id", "onPremisesSecurityIdentifier"),
 }
-"""By kind of directory: by what an account of another directory may be found in it."""
+"""By kind of directory: by what an account of another directory may be found in it. Mail: see `directories.mail`."""
 
 FACTS: Final[Mapping[str, tuple[str, ...]]] = {
-    "static": ("id", "uid"),
-    "active_directory": ("objectSid", "objectGUID", "uidNumber"),
-    "ldap": ("entryUUID", "uidNumber"),
+    "static": ("id", "uid", MAIL),
+    "active_directory": ("objectSid", "objectGUID", "uidNumber", MAIL),
+    "ldap": ("entryUUID", "uidNumber", MAIL),
     "entra": ("id", "onPremisesSecurityIdentifier"),
 }
 """By kind of directory: what it says about its accounts that another directory may know too."""
@@ -65,7 +66,8 @@ class Resolution:
     paths: for each principal how the account holds it, as names from the account on: ("alice", "fin-emea", "finance").
     complete: the realms for which `principals` is all there is.
     resolved_at: when the question was asked, not when it was answered.
-    facts: what never changes about the account and may find the same person in another directory, such as `objectSid`.
+    facts: what never changes about the account and may find the same person in another directory, such as `objectSid`;
+    and its mail address, which may change and is used only where an administrator says so.
     """
 
     account_id: str
@@ -106,6 +108,8 @@ class Directory(Protocol):
 
     def resolve(self, attribute: str, value: str) -> Resolution:
         """Return the one enabled account whose immutable `attribute` equals `value` exactly.
+
+        By mail: whose one address is `value`, if no other account has it, enabled or not.
 
         Raises UnknownSubjectError (none, several, or disabled) and DirectoryUnavailableError.
         """

@@ -27,6 +27,7 @@ from acl.closure import Memberships
 from acl.principal import Principal, Realm, realm
 from connectors.directories.base import Changes, DirectoryUnavailableError, Finding, Resolution, UnknownSubjectError
 from connectors.directories.ldap_client import Entry, LdapAccess, LdapClient, any_of, equals
+from connectors.directories.mail import MAIL, address_of, mail_facts
 from connectors.directories.nesting import levels_above
 from connectors.directories.sids import is_guid
 
@@ -42,6 +43,7 @@ _ACCOUNT: Final = (
     "pwdAccountLockedTime",
     "nsAccountLock",
     "shadowExpire",
+    "mail",
 )
 _GROUP: Final = ("objectClass", "entryUUID", "cn", "gidNumber", "memberOf")
 # By the server, which knows what is derived from what.
@@ -65,9 +67,13 @@ class Ldap:
         id_domain: str | None = None,
         trusts_member_of: bool = False,
         disabled: str | None = None,
+        mail_verified: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Opens nothing. disabled: a filter for accounts that are nobody. Raises InvalidValueError."""
+        """Opens nothing. disabled: a filter for accounts that are nobody. Raises InvalidValueError.
+
+        mail_verified: a filter for accounts whose mail address the directory vouches for.
+        """
         self.name = name
         self._realm: Final = realm("ldap", name)
         self._posix: Final = realm("posix", id_domain) if id_domain is not None else None
@@ -75,11 +81,14 @@ class Ldap:
         self._base: Final = base
         self._trusts_member_of: Final = trusts_member_of
         self._disabled: Final = disabled
+        self._mail_verified: Final = mail_verified
         self._now: Final = now
 
     def resolve(self, attribute: str, value: str) -> Resolution:
         """Return the enabled account whose `entryUUID` is `value`; see the module for what it holds."""
         at = self._now()
+        if attribute == MAIL:
+            attribute, value = "entryUUID", self._by_mail(value)
         account = self._account(attribute, value)
         identity = self._uuid(account)
         login = account.text("uid") or account.text("cn") or identity
@@ -88,7 +97,7 @@ class Ldap:
             Principal(self._realm, f"user-{identity}"): (login,),
             Principal(self._realm, "members"): (login,),
         }
-        facts = {"entryUUID": identity}
+        facts = {"entryUUID": identity, **self._mail(account, identity)}
         complete = {self._realm}
         for group in groups:
             paths[self._principal(group)] = (login, _name(group))
@@ -210,6 +219,21 @@ class Ldap:
         if classes & _GROUP_CLASSES or self._is_disabled(entry):
             self._nobody(attribute, value)
         return entry
+
+    def _by_mail(self, value: str) -> str:
+        """The `entryUUID` of the one account with an address, whatever becomes of it."""
+        found = self._client.search(self._base, f"(&{equals('mail', value)}{_IS_PERSON})", ["entryUUID"])
+        if len(found) != 1 or address_of(value) != value:
+            self._nobody(MAIL, value)
+        return self._uuid(found[0])
+
+    def _mail(self, account: Entry, identity: str) -> dict[str, str]:
+        address = address_of(account.text("mail"))
+        verified = False
+        if address is not None and self._mail_verified is not None:
+            wanted = f"(&{equals('entryUUID', identity)}{self._mail_verified})"
+            verified = len(self._client.search(self._base, wanted, ["entryUUID"])) == 1
+        return mail_facts(address, verified=verified)
 
     def _is_disabled(self, entry: Entry) -> bool:
         if entry.text("pwdAccountLockedTime") == _LOCKED_FOR_EVER:

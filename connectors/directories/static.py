@@ -24,6 +24,7 @@ from connectors.directories.base import (
     UnknownGroupError,
     UnknownSubjectError,
 )
+from connectors.directories.mail import mail_facts
 from connectors.directories.static_file import MAX_BYTES, People, User, read_people
 from connectors.yaml_file import YamlFileError
 
@@ -37,6 +38,10 @@ class _Accounts:
     def __init__(self, own: Realm, people: People) -> None:
         self.people: Final = people
         self.by_uid: Final = {str(user.uid): user for user in people.users.values() if user.uid is not None}
+        self.by_mail: Final[dict[str, list[User]]] = {}
+        for user in people.users.values():
+            if user.mail is not None:
+                self.by_mail.setdefault(user.mail, []).append(user)
         self._own: Final = own
         self._groups: Final = {Principal(own, f"group-{group.id}"): group for group in people.groups.values()}
         self._memberships: Final = Memberships(
@@ -138,6 +143,10 @@ class StaticDirectory:
                 user = accounts.people.users.get(value)
             case "uid":
                 user = accounts.by_uid.get(value)
+            case "mail":
+                # One that others have too, be they disabled, may be anybody's.
+                having = accounts.by_mail.get(value, [])
+                user = having[0] if len(having) == 1 else None
             case _:
                 raise DirectoryUnavailableError(
                     f"directory `{self.name}` has no immutable attribute `{attribute}`: use `id` or `uid`"
@@ -155,7 +164,11 @@ class StaticDirectory:
             paths=paths,
             complete=frozenset(principal.realm for principal in paths),
             resolved_at=at,
-            facts={"id": user.id, **({} if user.uid is None else {"uid": str(user.uid)})},
+            facts={
+                "id": user.id,
+                **({} if user.uid is None else {"uid": str(user.uid)}),
+                **mail_facts(user.mail, verified=user.mail_verified),
+            },
         )
 
     def feeds(self, realm: Realm) -> bool:

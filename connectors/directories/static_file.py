@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 
 from acl.errors import InvalidValueError
 from acl.principal import Realm, realm
+from connectors.directories.mail import address_of
 from connectors.yaml_file import Field, parse
 
 _T = TypeVar("_T")
@@ -26,7 +27,10 @@ _MAX_NUMBER: Final = 2**32 - 2
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An account. uid and gid are both numbers or both None: without them it has no part in POSIX rules."""
+    """An account. uid and gid are both numbers or both None: without them it has no part in POSIX rules.
+
+    mail_verified: whether whoever wrote the file vouches for the address.
+    """
 
     id: str
     name: str
@@ -35,6 +39,8 @@ class User:
     gid: int | None
     groups: tuple[str, ...]
     enabled: bool
+    mail: str | None = None
+    mail_verified: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,7 @@ def _posix_realm(field: Field) -> Realm:
 
 
 def _user(field: Field) -> tuple[dict[str, Field], User]:
-    found = field.mapping(("id", "name", "display_name", "uid", "gid", "groups", "enabled"))
+    found = field.mapping(("id", "name", "display_name", "uid", "gid", "groups", "enabled", "mail", "mail_verified"))
     if ("uid" in found) != ("gid" in found):
         field.fail("`uid` and `gid` belong together: give both or neither")
     name = field.need(found, "name", "what the user is called").label()
@@ -101,6 +107,8 @@ def _user(field: Field) -> tuple[dict[str, Field], User]:
         gid=_optional(found, "gid", _number, None),
         groups=_optional(found, "groups", _names, ()),
         enabled=_optional(found, "enabled", Field.flag, True),
+        mail=_optional(found, "mail", _address, None),
+        mail_verified=_optional(found, "mail_verified", Field.flag, False),
     )
 
 
@@ -119,6 +127,13 @@ def _optional(found: Mapping[str, Field], key: str, read: Callable[[Field], _T],
 
 def _number(field: Field) -> int:
     return field.whole(0, _MAX_NUMBER)
+
+
+def _address(field: Field) -> str:
+    found = address_of(field.text())
+    if found is None:
+        field.expected("a mail address such as `alice@corp.example`")
+    return found
 
 
 def _names(field: Field) -> tuple[str, ...]:

@@ -115,6 +115,28 @@ def test_keeps_the_contract(samba: SambaDomain, tmp_path: Path, check: Callable[
 
 
 @pytest.mark.live
+def test_an_address_finds_the_one_account_that_has_it(samba: SambaDomain, directory: ActiveDirectory) -> None:
+    """Verified where it is the primary one of `proxyAddresses`; one that another account has too finds nobody."""
+    unit = samba.unit()
+    samba.user(unit, "m-one", mail="One@Mail.example")
+    samba.user(unit, "m-two", mail="two@mail.example", proxyAddresses=["SMTP:two@mail.example", "smtp:t@mail.example"])
+    samba.user(unit, "m-three", mail="three@mail.example", proxyAddresses=["smtp:three@mail.example"])
+    samba.user(unit, "m-four", mail="four@mail.example")
+    samba.user(unit, "m-five", proxyAddresses=["smtp:four@mail.example"])
+
+    facts = {name: directory.resolve("mail", f"{name}@mail.example").facts for name in ("one", "two", "three")}
+    assert {name: "mail_verified" in found for name, found in facts.items()} == {
+        "one": False,
+        "two": True,
+        "three": False,
+    }
+    assert facts["one"]["mail"] == "one@mail.example"
+    for nobody in ("four@mail.example", "*@mail.example", "One@Mail.example", "", "x@mail.example"):
+        with pytest.raises(UnknownSubjectError):
+            directory.resolve("mail", nobody)
+
+
+@pytest.mark.live
 def test_an_account_holds_what_counts_and_nothing_else(samba: SambaDomain, directory: ActiveDirectory) -> None:
     """Nested, circular, universal and domain-local groups, the primary group; no distribution list, no built-in."""
     unit = samba.unit()

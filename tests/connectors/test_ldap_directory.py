@@ -152,6 +152,26 @@ def test_a_number_that_two_accounts_have_is_nobodys(slapd: Slapd, unit: str, tmp
 
 
 @pytest.mark.live
+def test_an_address_finds_the_one_account_that_has_it(slapd: Slapd, unit: str, tmp_path: Path) -> None:
+    """One that a disabled account has too finds nobody; only a declared filter says that an address is verified."""
+    slapd.user(unit, "one", mail="One@Mail.example")
+    slapd.user(unit, "two", mail="two@mail.example", employeeType="checked")
+    slapd.user(unit, "three", mail="same@mail.example")
+    slapd.user(unit, "gone", mail="same@mail.example", pwdAccountLockedTime="000001010000Z")
+    slapd.user(unit, "many", mail=["many@mail.example", "more@mail.example"])
+    with opened(slapd, tmp_path, mail_verified="(employeeType=checked)") as directory:
+        one, two = (directory.resolve("mail", f"{name}@mail.example").facts for name in ("one", "two"))
+        assert (one["mail"], "mail_verified" in one) == ("one@mail.example", False)
+        assert (two["mail"], "mail_verified" in two) == ("two@mail.example", True)
+        assert "mail" not in directory.resolve("mail", "many@mail.example").facts, "several are none"
+        for nobody in ("same@mail.example", "*@mail.example", "One@Mail.example", "", "x@mail.example"):
+            with pytest.raises(UnknownSubjectError):
+                directory.resolve("mail", nobody)
+    with opened(slapd, tmp_path) as directory:
+        assert "mail_verified" not in directory.resolve("mail", "two@mail.example").facts
+
+
+@pytest.mark.live
 def test_member_of_counts_only_where_it_is_trusted(slapd: Slapd, unit: str, tmp_path: Path) -> None:
     """Trusted, it finds the same groups as their own lists do; untrusted, it is not even asked."""
     user = slapd.user(unit, "finn")

@@ -309,3 +309,29 @@ def test_name_that_is_no_realm_is_refused(tmp_path: Path) -> None:
     """The directory's name is part of every principal, so it must be one that a token can hold."""
     with pytest.raises(InvalidValueError):
         StaticDirectory("my people", tmp_path / "people.yaml")
+
+
+def test_an_account_is_found_by_an_address_that_it_alone_has(tmp_path: Path) -> None:
+    """Whoever wrote the file says whether it is verified; one that two have, one of them disabled, finds nobody."""
+    path = tmp_path / "people.yaml"
+    path.write_text(
+        "version: 1\nusers:\n"
+        "  - {id: a, name: ann, mail: Ann@Corp.example, mail_verified: true}\n"
+        "  - {id: b, name: bob, mail: bob@corp.example}\n"
+        "  - {id: c, name: cid, mail: bob@corp.example, enabled: false}\n"
+        "  - {id: d, name: dan, mail: dan@corp.example}\n"
+    )
+    directory = StaticDirectory("people", path)
+
+    assert directory.resolve("mail", "ann@corp.example").facts == {
+        "id": "a",
+        "mail": "ann@corp.example",
+        "mail_verified": "yes",
+    }
+    assert "mail_verified" not in directory.resolve("mail", "dan@corp.example").facts
+    for nobody in ("bob@corp.example", "eve@corp.example", "Ann@Corp.example", ""):
+        with pytest.raises(UnknownSubjectError):
+            directory.resolve("mail", nobody)
+    path.write_text("version: 1\nusers:\n  - {id: a, name: ann, mail: ann}\n")
+    with pytest.raises(DirectoryUnavailableError, match=r"3: users\[0\]\.mail: expected a mail address"):
+        directory.resolve("id", "a")

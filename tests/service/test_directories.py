@@ -121,15 +121,56 @@ def test_a_wrong_option_names_key_and_line(
     [
         ("attribute: objectSid", "attribute: sAMAccountName", "expected one of `objectSid`, `objectGUID`"),
         ("attribute: objectSid", "attribute: id", "which the directory `corp` has"),
-        ("fact: uidNumber", "fact: mail", "links[0].fact: expected `objectSid` or `objectGUID` or `uidNumber`"),
-        ("equals: uidNumber", "equals: uid", "links[0].equals: expected `entryUUID` or `uidNumber`"),
+        (
+            "fact: uidNumber",
+            "fact: login",
+            "links[0].fact: expected `objectSid` or `objectGUID` or `uidNumber` or `mail`",
+        ),
+        ("equals: uidNumber", "equals: uid", "links[0].equals: expected `entryUUID` or `uidNumber` or `mail`"),
+        ("fact: uidNumber", "fact: mail", "links[0].equals: expected `mail`, as the other end"),
+        ("equals: uidNumber", "equals: mail", "links[0].fact: expected `mail`, as the other end"),
         ("to: unix", "to: unx", "links[0].to: expected one of the directories `corp`, `unix`"),
     ],
 )
 def test_only_what_never_changes_identifies(settings: Callable[[str], Settings], old: str, new: str, says: str) -> None:
-    """Names, mail and other kinds' attributes are refused at start, for issuers and for links."""
+    """Names and other kinds' attributes are refused at start, for issuers and for links; so is mail at one end."""
     with pytest.raises(StartError, match=r"remit\.yaml:\d+: ") as caught:
         settings(HEAD.replace(old, new, 1))
+    assert says in str(caught.value)
+
+
+MAIL_LINK = "{from: corp, fact: mail, to: unix, equals: mail, domains: [corp.example], managed_by: corp}"
+LINK = HEAD[HEAD.index("{from: corp, fact") : HEAD.index("}", HEAD.index("{from: corp, fact")) + 1]
+
+
+def test_a_link_by_mail_names_its_domains_and_who_manages_them(settings: Callable[[str], Settings]) -> None:
+    """Nothing else turns it on."""
+    (found,) = settings(HEAD.replace(LINK, MAIL_LINK)).links
+    assert (found.domains, found.managed_by) == (frozenset({"corp.example"}), "corp")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (", domains: [corp.example]", "", "links[0]: `domains` is missing"),
+        ("[corp.example]", "[]", "links[0].domains: expected at least one mail domain"),
+        ("[corp.example]", "[Corp.example]", "links[0].domains[0]: expected a mail domain in lower case"),
+        ("[corp.example]", "['*']", "links[0].domains[0]: expected a mail domain"),
+        (", managed_by: corp", "", "links[0]: `managed_by` is missing"),
+        ("managed_by: corp", "managed_by: cloud", "links[0].managed_by: expected `corp` or `unix`"),
+        (
+            "fact: mail, to: unix, equals: mail",
+            "fact: objectSid, to: unix, equals: uidNumber",
+            "by `objectSid`, not by",
+        ),
+    ],
+)
+def test_a_link_by_mail_that_is_left_open_is_refused(
+    settings: Callable[[str], Settings], old: str, new: str, says: str
+) -> None:
+    """At start, with file, line and key."""
+    with pytest.raises(StartError, match=r"remit\.yaml:\d+: ") as caught:
+        settings(HEAD.replace(LINK, MAIL_LINK.replace(old, new)))
     assert says in str(caught.value)
 
 
