@@ -145,8 +145,11 @@ def used() -> None:
     for mode in ("hybrid", "dense", "keyword"):
         found = run("search", "lighthouse", "--as", "alice", "--mode", mode, "--json")
     response, document = value(found, "response_id"), value(found, "hits", 0, "chunk", "document", "document_id")
-    run("source", "remove", "absent", "--yes", "--as", "alice")
     run("access", "explain", "alice", document, "--as", "adam")
+    run("access", "who", document, "--as", "adam")
+    run("access", "documents", "alice", "--as", "adam")
+    run("access", "review", "--as", "adam")
+    run("access", "diff", "--user", "alice", "--leaves", "operators", "--as", "adam")
     run("audit", "show", response, "--as", "adam")
     run("audit", "query-text", response, "--as", "adam")
     run("audit", "list", "--as", "adam")
