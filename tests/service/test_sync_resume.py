@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -54,12 +56,29 @@ def fill(world: World) -> None:
         world.add(f"{number:02}.txt", f"text {number}", allow(1, 2), ("root", "team")[number % 2])
 
 
-def interrupt(world: World, at: int, error: Exception | None = None) -> None:
-    """Run a sync that fails at this change; texts of before have their time."""
-    world.source.faults = Faults(fail_at=at, error=error or RetriableError("the line is cut"))
+def interrupt(world: World, at: int, error: Exception | None = None, *, stored: int = 0) -> None:
+    """Run a sync that fails at this change, not before the checkpoint behind so many documents is stored."""
+
+    def wait(number: int) -> None:
+        until = time.monotonic() + 30
+        while number == at and stored and not _met_before(world) >= stored:
+            assert time.monotonic() < until, "the checkpoint is stored when the texts before it are"
+            time.sleep(0.01)
+
+    world.source.faults = Faults(fail_at=at, error=error or RetriableError("the line is cut"), before_change=wait)
     run = world.sync()
     assert run.state is RunState.FAILED, run
     world.source.faults = Faults()
+
+
+def _met_before(world: World) -> int:
+    """How many documents come before the stored checkpoint; 0 without one."""
+    with world.catalog._readers.begin() as connection:
+        body = connection.exec_driver_sql("SELECT body FROM checkpoints").scalar()
+    if body is None:
+        return 0
+    sent = json.loads(world.catalog.sealing.open_of_source(SOURCE, "checkpoint", "", body))["cursor"]["sent"]
+    return int(sent)
 
 
 def resumed(world: World, sync_pass: SyncPass = SyncPass.CONTENT) -> StoredRun:
@@ -74,7 +93,7 @@ def test_a_run_goes_on_from_the_last_checkpoint(world: World) -> None:
     """What was sent before is not sent again, counts as seen, and is verified as of the first part."""
     world.source.faults.during_read = lambda document: None
     began = world.clock.time + timedelta(seconds=1)
-    interrupt(world, 2 + 10)  # behind both containers and ten changes: eight documents, two checkpoints
+    interrupt(world, 2 + 10, stored=6)  # behind both containers and ten changes: eight documents, two checkpoints
 
     run = resumed(world)
 
@@ -94,7 +113,7 @@ def test_what_was_deleted_between_the_parts_goes_with_the_next_run(world: World)
     """It was there when the run began, which is all that the run says; what was not listed at all is swept."""
     resumed(world)
     del world.source.documents["10.txt"]
-    interrupt(world, 2 + 8)
+    interrupt(world, 2 + 8, stored=6)
     del world.source.documents["01.txt"]
 
     assert resumed(world).counts.removed == 1
@@ -106,7 +125,7 @@ def test_a_container_that_opens_between_the_parts_opens_no_older_text(world: Wor
     """Redacted and opened while nobody looked: the text that the first part read stays under old and new rules."""
     history = History(world, users=(1, 2, 3))
     history.change(lambda: None)
-    interrupt(world, 2 + 10)
+    interrupt(world, 2 + 10, stored=6)
 
     def publish() -> None:
         world.source.scopes[TEAM] = MemoryScope(ROOT, allow(1, 2, 3), "/team")
@@ -124,7 +143,7 @@ def test_a_container_that_opens_between_the_parts_opens_no_older_text(world: Wor
 def test_what_narrows_between_the_parts_is_in_force_with_the_next_word_on_it(world: World) -> None:
     """A container is sent again first, so that nobody waits for the documents."""
     resumed(world)
-    interrupt(world, 2 + 10)
+    interrupt(world, 2 + 10, stored=6)
     world.source.scopes[TEAM] = MemoryScope(ROOT, allow(1), "/team")
     interrupt(world, 3)
 
@@ -138,7 +157,7 @@ def test_a_run_begins_anew_when_what_was_met_is_of_another_time(tmp_path: Path, 
     with open_world(tmp_path, source(), replace(FREE, settings="one", resume_within=timedelta(minutes=30))) as world:
         made = world.source
         fill(world)
-        interrupt(world, 2 + 10, FatalError("no") if why == "a fatal error" else None)
+        interrupt(world, 2 + 10, FatalError("no") if why == "a fatal error" else None, stored=6)
         if why == "another pass":
             resumed(world, SyncPass.PERMISSIONS)
         if why == "too late":
@@ -155,7 +174,7 @@ def test_a_run_begins_anew_when_what_was_met_is_of_another_time(tmp_path: Path, 
 
 def test_a_checkpoint_says_nothing_of_names_in_the_clear(world: World) -> None:
     """Its cursor is sealed."""
-    interrupt(world, 2 + 10)
+    interrupt(world, 2 + 10, stored=6)
     with world.catalog._readers.begin() as connection:
         rows = connection.exec_driver_sql("SELECT * FROM checkpoints").all()
     assert rows
