@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
@@ -15,7 +16,7 @@ demo: setup ## See the product do its job on real files with real permissions (K
 	@$(BIN)/python -m service.demo $(if $(KEEP),--keep)
 
 test: setup-dev ## Run every test that this host can run
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 check: lint types contracts buf drift test ## Everything that CI runs
 

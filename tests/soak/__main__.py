@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import signal
 import statistics
@@ -30,12 +29,12 @@ from remit.v1 import retrieval_pb2
 from benchmarks.report import Report
 from service import audit_keys, settings
 from service.audit import AuditKey, verify
-from service.audit.segments import Reader
 from service.keys import open_provider
 from tests.soak.checker import Verdict, check
 from tests.soak.load import Load, Told
 from tests.soak.server import Server
 from tests.soak.world import World
+from tests.support.audit_bodies import recorded
 
 _GOOD: Final = {"OK", "UNAVAILABLE"}
 _KEYWORD, _DENSE = retrieval_pb2.SEARCH_MODE_KEYWORD, retrieval_pb2.SEARCH_MODE_DENSE
@@ -210,14 +209,9 @@ def _records(server: Server, delivered: set[str]) -> tuple[int, str]:
     config = settings.load(server.config)
     key = AuditKey.load(config.keys.audit)
     bodies = audit_keys.opener(config.keys.store, open_provider(config.keys), key)
-    audit = config.data / "audit"
-    recorded: set[str] = set()
-    for index, stored in enumerate(Reader(audit).records()):
-        data = bodies.open(index, stored)
-        if isinstance(data, bytes):
-            recorded.add(str(json.loads(data)["body"].get("response_id", "")))
-    report = verify(audit, key.verifier, bodies)
-    return len(delivered - recorded), "" if report.ok else str(report.problem)
+    answered = {str(one["body"].get("response_id", "")) for one in recorded(config)}
+    report = verify(config.data / "audit", key.verifier, bodies)
+    return len(delivered - answered), "" if report.ok else str(report.problem)
 
 
 def main() -> int:

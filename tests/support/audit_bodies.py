@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from service.audit import Bodies, segments
+from service import audit_keys
+from service.audit import AuditKey, Bodies, segments
 from service.audit.bodies import HEAD_BYTES, _place
+from service.keys import open_provider
 from service.keys.envelope import seal
+from service.settings import Settings
 
 
 class DerivedKeys:
@@ -69,3 +74,10 @@ def _again(head: bytes, index: int, data: bytes, by: Bodies) -> bytes:
     assert cipher is not None
     rest = head[5:] + seal(cipher, data, _place(index, head[5:]))
     return head[:1] + zlib.crc32(rest).to_bytes(4) + rest
+
+
+def recorded(config: Settings) -> list[dict[str, Any]]:
+    """Every record of the log of a service, which may be running, opened with its own keys."""
+    opener = audit_keys.opener(config.keys.store, open_provider(config.keys), AuditKey.load(config.keys.audit))
+    found = [opener.open(index, one) for index, one in enumerate(segments.Reader(config.data / "audit").records())]
+    return [json.loads(one) for one in found if isinstance(one, bytes)]
