@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -26,7 +27,9 @@ from connectors.secret import EnvSecret, FileSecret, OptionSecret, Secret, Secre
 
 if TYPE_CHECKING:
     from connectors.directories.ldap_client import LdapAccess
+    from connectors.smb.client import Login, Share
     from connectors.smb.local_groups import LocalGroups
+    from connectors.smb.rules import Rights
 
 _T = TypeVar("_T")
 
@@ -37,6 +40,10 @@ _PROXY: Final = re.compile(r"https?://[^\s?#@]+")
 _GLOBAL_CATALOG: Final = frozenset({3268, 3269})
 _FILTERS: Final = ("disabled", "mail_verified")
 _ACCESS: Final = ("servers", "ca", "bind")
+_SMB: Final = (
+    *("server", "share", "username", "auth", "encryption"),
+    *("domain_sid", "share_access", "local_groups", "rights"),
+)
 
 
 class OptionError(Exception):
@@ -250,21 +257,15 @@ def _own_realm(name: str, values: Mapping[str, object], option: str) -> Realm | 
 
 def _smb(name: str, values: Mapping[str, object], base: Path) -> Connector:
     # Imported when configured: the command line starts without its libraries.
-    from connectors.smb.client import Auth, Login, Share
+    from connectors.smb.client import Share
     from connectors.smb.connector import Smb
-    from connectors.smb.rules import Rights, Translator
+    from connectors.smb.rules import Translator
 
-    login = ("server", "share", "username", "auth", "encryption")
-    keys = (*login, "domain_sid", "share_access", "local_groups", "rights")
-    options = Options("smb", values, base, keys, ("password",))
-    server, share, username = options.name("server"), options.name("share"), options.text("username")
+    options = Options("smb", values, base, _SMB, ("password",))
+    login, rights = smb_login(values, base)
     password = options.secret("password")
-    auths: tuple[Auth, ...] = ("negotiate", "kerberos", "ntlm")
-    auth = options.one_of("auth", auths)
-    encrypt = options.choice("encryption", "require", "allow", "require") == "require"
-    rights: tuple[Rights, ...] = ("open", "data")
     try:
-        translator = Translator(options.text("domain_sid"), options.one_of("rights", rights))
+        translator = Translator(options.text("domain_sid"), rights)
     except InvalidValueError as err:
         raise OptionError("domain_sid", f"`domain_sid`: {err}") from err
 
@@ -273,10 +274,26 @@ def _smb(name: str, values: Mapping[str, object], base: Path) -> Connector:
             secret = password.read()
         except SecretError as err:
             raise FatalError(str(err)) from err
-        return Share(Login(server, share, username, secret, auth, encrypt))
+        return Share(replace(login, password=secret))
 
     declared = (options.audience("share_access"),) if "share_access" in values else None
     return Smb(connect, translator, declared, _local_groups(name, values, options))
+
+
+def smb_login(values: Mapping[str, object], base: Path) -> tuple[Login, Rights]:
+    """Return how a source of kind `smb` logs in, its password left empty, and what reading is there.
+
+    Raises OptionError.
+    """
+    from connectors.smb.client import Auth, Login
+
+    options = Options("smb", values, base, _SMB, ("password",))
+    server, share, username = options.name("server"), options.name("share"), options.text("username")
+    auths: tuple[Auth, ...] = ("negotiate", "kerberos", "ntlm")
+    auth = options.one_of("auth", auths)
+    encrypt = options.choice("encryption", "require", "allow", "require") == "require"
+    rights: tuple[Rights, ...] = ("open", "data")
+    return Login(server, share, username, "", auth, encrypt), options.one_of("rights", rights)
 
 
 def _local_groups(name: str, values: Mapping[str, object], options: Options) -> LocalGroups | None:

@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal, TypeVar
 
@@ -69,7 +69,8 @@ _ENTRY: Final = struct.Struct("<IIQQQQQQIIIBx24sHQ")
 _NO_MORE_FILES: Final = 0x8000_0006
 _NO_SUCH_FILE: Final = 0xC000_000F
 _END_OF_FILE: Final = 0xC000_0011
-_DENIED: Final = frozenset({0xC000_0022, 0xC000_0043})
+_ACCESS_DENIED: Final = 0xC000_0022
+_DENIED: Final = frozenset({_ACCESS_DENIED, 0xC000_0043})
 _GONE: Final = frozenset({_NO_SUCH_FILE, 0xC000_0034, 0xC000_003A, 0xC000_0056, 0xC000_00BA, 0xC000_0103})
 _ELSEWHERE: Final = frozenset({0xC000_0257, 0x8000_002D})
 _LOGIN_REFUSED: Final = frozenset({0xC000_006D, 0xC000_006E, 0xC000_0064, 0xC000_006A, 0xC000_0071, 0xC000_0072})
@@ -87,7 +88,7 @@ class Login:
     server: str
     share: str
     username: str
-    password: str
+    password: str = field(repr=False)
     auth: Auth
     require_encryption: bool
 
@@ -125,6 +126,10 @@ class NameFailedError(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class NotAdmittedError(FatalError):
+    """The server knows the account, and the share does not let it in."""
 
 
 class _Message:
@@ -184,8 +189,10 @@ class Share:
                 auth_protocol=login.auth,
             )
             self._session.connect()
-            self._tree = TreeConnect(self._session, f"\\\\{login.server}\\{login.share}")
-            self._tree.connect()
+            self._tree = self._admitted()
+        except FatalError:
+            self.close()
+            raise
         except (SMBException, ValueError, OSError) as err:
             self.close()
             raise self._refused(err) from err
@@ -195,6 +202,18 @@ class Share:
                 f"`share`: `{login.share}` is a DFS name space, which leads elsewhere: name the server and the share "
                 "that hold the files"
             )
+
+    def _admitted(self) -> TreeConnect:
+        tree = TreeConnect(self._session, f"\\\\{self._login.server}\\{self._login.share}")
+        try:
+            tree.connect()
+        except SMBResponseException as err:
+            if err.status != _ACCESS_DENIED:
+                raise
+            raise NotAdmittedError(
+                f"`username`: `{self._login.username}` may not connect to `{self._login.share}`"
+            ) from err
+        return tree
 
     def close(self) -> None:
         """Log off. May be called twice."""
@@ -249,6 +268,25 @@ class Share:
         if isinstance(found, NameFailedError):
             raise found
         return found
+
+    def opens(self, path: str, access: int) -> bool:
+        """Say whether this account is let open a file with these rights, and read nothing of it.
+
+        Raises NameFailedError for every answer that is neither yes nor no.
+        """
+        file = Open(self._tree, path)
+        try:
+            self._create(file, access, CreateOptions.FILE_NON_DIRECTORY_FILE)
+        except UnicodeEncodeError as err:
+            raise NameFailedError("unreadable") from err
+        except SMBResponseException as err:
+            if err.status == _ACCESS_DENIED:
+                return False
+            raise self._name_error(err) from err
+        except (SMBException, OSError) as err:
+            raise self._lost(err) from err
+        self._close(file)
+        return True
 
     def read(self, path: str, at_most: int) -> bytes:
         """Return the first `at_most` bytes of a file. Raises NameFailedError."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connect import Json, context
-from service.cli.prove_run import everybody, part, run, tokens_of
+from service.cli.prove_run import examined, part, run, tokens_of
 from service.cli.screen import complain, out, print_json
 from service.errors import StartError
 
@@ -57,7 +57,9 @@ Witness = Annotated[
 WitnessToken = Annotated[
     str, typer.Option("--witness-token", envvar="REMIT_WITNESS_TOKEN", help="That person's token.", show_default=False)
 ]
-Also = Annotated[list[str] | None, typer.Option("--people", help="Also in the picture; may be repeated.")]
+Also = Annotated[
+    list[str] | None, typer.Option("--people", help="Also pictured, and examined by `oracle`; repeatable.")
+]
 Out = Annotated[Path | None, typer.Option("--out", help="A new folder for the report.", show_default=False)]
 Key = Annotated[
     Path | None, typer.Option("--key", help="Signs reports; made when it is not there.", show_default=False)
@@ -65,6 +67,14 @@ Key = Annotated[
 Rounds = Annotated[int, typer.Option(min=1, max=1000, help="How often each kind of change is tried.")]
 Limit = Annotated[float, typer.Option("--within", min=0.1, help="Seconds after which a right must be gone.")]
 Pairs = Annotated[int, typer.Option(min=1, max=1_000_000, help="How many pairs of people and documents.")]
+Login = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--login",
+        help="NAME=FILE: a person whom the server of an `smb` source is asked as, and the file with their password; "
+        "may be repeated.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Chooses the pairs; random without it.", show_default=False)]
 
 
@@ -123,6 +133,7 @@ def oracle(
     ctx: typer.Context,
     person: Person,
     people: Also = None,
+    login: Login = None,
     pairs: Pairs = 1000,
     seed: Seed = 0,
     token: Token = "",
@@ -134,7 +145,7 @@ def oracle(
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """Compare decisions with the source's own answers: for a file system, those of the running kernel (as root)."""
+    """Compare decisions with the source's own answers: of the running kernel (as root), of a share's server."""
     from service.prove import oracle as proof
 
     tokens = tokens_of(person, token, auditor, auditor_token, operator, operator_token, "", "", people, out, key)
@@ -144,7 +155,7 @@ def oracle(
         "oracle",
         tokens,
         json,
-        lambda there: [proof.prove(there, everybody(there, person, tokens.people), pairs, chosen)],
+        lambda there: [proof.prove(there, examined(there, person, tokens.people, login), pairs, chosen)],
     )
 
 
@@ -156,6 +167,7 @@ def everything(
     person: Person,
     rounds: Rounds = 3,
     within: Limit = 60.0,
+    login: Login = None,
     pairs: Pairs = 1000,
     token: Token = "",
     auditor: Auditor = "",
@@ -187,7 +199,9 @@ def everything(
             part("revocation", lambda: revocations.prove(there, allow, person, rounds, within)),
             part(
                 "oracle",
-                lambda: oracles.prove(there, everybody(there, person, tokens.people), pairs, secrets.randbelow(2**31)),
+                lambda: oracles.prove(
+                    there, examined(there, person, tokens.people, login), pairs, secrets.randbelow(2**31)
+                ),
             ),
         ],
     )

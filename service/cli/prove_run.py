@@ -18,6 +18,7 @@ from service.errors import RemitError, StartError
 
 if TYPE_CHECKING:
     from service.prove.deployment import Deployment
+    from service.prove.oracle import Examined
     from service.prove.report import Part
 
 
@@ -64,6 +65,14 @@ def everybody(there: Deployment, person: str, people: tuple[str, ...]) -> list[s
     from service.prove.matrix import people_of
 
     return sorted({person, *people, *people_of(there.settings)})
+
+
+def examined(there: Deployment, person: str, people: tuple[str, ...], logins: list[str] | None) -> Examined:
+    """Who an oracle is about. Raises StartError."""
+    from service.prove.oracle import Examined
+    from service.prove.share import logins_of
+
+    return Examined(everybody(there, person, people), (person, *people), logins_of(logins or ()))
 
 
 def part(name: str, made: Callable[[], Part]) -> Part:

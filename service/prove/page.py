@@ -17,7 +17,7 @@ _WORDS: Final = {"passed": "held", "failed": "failed", "not_run": "not run"}
 _PARTS: Final = {
     "isolation": ("Isolation", "Live questions with a real token, aimed at both sides."),
     "revocation": ("Revocation", "From the change at the source until the person is refused, run included."),
-    "oracle": ("Oracle", "The service's decisions beside the running kernel's own answers."),
+    "oracle": ("Oracle", "The service's decisions beside the sources' own answers."),
 }
 _CLOSED, _OPEN = (238, 241, 246), (23, 122, 94)
 

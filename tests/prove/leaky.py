@@ -3,6 +3,8 @@ each is what a mistake of that kind would do, and everything else is the real se
 
     directory   everybody is in the group of Finance, as by a wrong lookup
     cache       a document that was returned once is returned again, whatever happened since
+    +S-1-…      everybody of Active Directory is in the group of this SID
+    -S-1-…      nobody of Active Directory is, whoever is a member
     sound       none
 """
 
@@ -12,6 +14,7 @@ import sys
 from dataclasses import replace
 
 from acl.principal import Principal, Realm
+from connectors.directories.active_directory import ActiveDirectory
 from connectors.directories.base import Resolution
 from connectors.directories.static import StaticDirectory
 from service import cli
@@ -29,6 +32,19 @@ def _directory() -> None:
         return replace(found, principals=frozenset(found.principals | wrong))
 
     StaticDirectory.resolve = leaky  # type: ignore[method-assign]  # the defect
+
+
+def _group(sign: str, sid: str) -> None:
+    resolve, group = ActiveDirectory.resolve, Principal(Realm("ad"), sid)
+
+    def leaky(self: ActiveDirectory, attribute: str, value: str) -> Resolution:
+        found = resolve(self, attribute, value)
+        paths = {principal: path for principal, path in found.paths.items() if principal != group}
+        if sign == "+":
+            paths[group] = (found.display_name, sid)
+        return replace(found, principals=frozenset(paths), paths=paths)
+
+    ActiveDirectory.resolve = leaky  # type: ignore[method-assign]  # the defect
 
 
 def _cache() -> None:
@@ -49,6 +65,8 @@ if __name__ == "__main__":
             _directory()
         case "cache":
             _cache()
+        case mode if mode[0] in "+-":
+            _group(mode[0], mode[1:])
         case mode:
             assert mode == "sound"
     cli.main()

@@ -29,12 +29,8 @@ SIDES = ("--allow", "sales", "--deny", "finance")
 class Deployment:
     """base: the folder with the settings."""
 
-    files: Layout
-    number: int = field(default=0)
-
-    @property
-    def base(self) -> Path:
-        return self.files.base
+    base: Path
+    number: int = field(default=0, kw_only=True)
 
     def remit(self, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command beside the settings."""
@@ -54,6 +50,13 @@ class Deployment:
         done = self.remit("prove", *args, "--json", "--out", f"report{self.number}", **env)
         return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
+
+@dataclass
+class Company(Deployment):
+    """Over the demo's company."""
+
+    files: Layout
+
     @property
     def canaries(self) -> list[Path]:
         """What was left behind."""
@@ -61,10 +64,9 @@ class Deployment:
 
 
 @contextmanager
-def deployed(mode: str) -> Iterator[Deployment]:
+def deployed(mode: str) -> Iterator[Company]:
     """A server over the demo's company, synced once, with the defect of that name."""
     files = layout.lay_out()
-    server: subprocess.Popen[bytes] | None = None
     try:
         initial.write(files.base)
         callers, administrators = _free_addresses()
@@ -77,27 +79,36 @@ def deployed(mode: str) -> Iterator[Deployment]:
         )
         (files.base / "remit.yaml").write_text(text.replace("{kind: model}", "{kind: hash}"))
         people.write(files.base / "people.yaml")
-        with (files.base / "server.log").open("wb") as log:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "tests.prove.leaky", mode, "--config", str(files.base / "remit.yaml"), "serve"],
-                env=_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-                stdout=log,
-                stderr=log,
-            )
-        made = Deployment(files)
-        until = time.monotonic() + 60
-        while (done := made.remit("source", "sync", "company", "--as", "oskar")).returncode:
-            assert server.poll() is None, (files.base / "server.log").read_text()
-            assert time.monotonic() < until, done.stderr
-            time.sleep(0.2)
-        yield made
+        made = Company(files.base, files)
+        with served(made, mode, "company"):
+            yield made
     finally:
-        if server is not None:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
         files.remove()
         shutil.rmtree(files.base, ignore_errors=True)
+
+
+@contextmanager
+def served(made: Deployment, mode: str, source: str) -> Iterator[None]:
+    """The server of a deployment, with the defect of that name, and its source synced once."""
+    log_file = made.base / "server.log"
+    with log_file.open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tests.prove.leaky", mode, "--config", str(made.base / "remit.yaml"), "serve"],
+            env=_ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        until = time.monotonic() + 60
+        while (done := made.remit("source", "sync", source, "--as", "oskar")).returncode:
+            assert server.poll() is None, log_file.read_text()
+            assert time.monotonic() < until, done.stderr + log_file.read_text()[-2000:]
+            time.sleep(0.2)
+        yield
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()

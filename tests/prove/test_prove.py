@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.prove.stage import ROLES, SIDES, Deployment, deployed
+from tests.prove.stage import ROLES, SIDES, Company, deployed
 from tests.support.needs import need
 
 pytestmark = [pytest.mark.slow, pytest.mark.live]
 
 
 @pytest.fixture(scope="module")
-def sound() -> Iterator[Deployment]:
+def sound() -> Iterator[Company]:
     """A deployment without a defect."""
     with deployed("sound") as made:
         yield made
@@ -31,7 +31,7 @@ def failed(answer: dict[str, object]) -> set[str]:
     return {check["claim"] for part in parts for check in part["checks"] if check["result"] == "failed"}
 
 
-def test_a_sound_deployment_passes_isolation_and_leaves_a_signed_report(sound: Deployment) -> None:
+def test_a_sound_deployment_passes_isolation_and_leaves_a_signed_report(sound: Company) -> None:
     """Exit code 0; the report verifies, is on record by its digest, and nothing that was planted is left."""
     code, answer, said = sound.prove("isolation", *SIDES, "--as", "alice", *ROLES, "--witness", "heidi")
 
@@ -58,7 +58,7 @@ def test_a_sound_deployment_passes_isolation_and_leaves_a_signed_report(sound: D
     assert not re.search(r"<script|src=|href=|url\(|@import", page), "nothing is fetched"
 
 
-def test_a_claim_that_is_the_wrong_way_round_fails(sound: Deployment) -> None:
+def test_a_claim_that_is_the_wrong_way_round_fails(sound: Company) -> None:
     """Alice allowed Finance and denied Sales: that is not so, and it says what was found."""
     code, answer, _ = sound.prove("isolation", "--allow", "finance", "--deny", "sales", "--as", "alice", *ROLES)
 
@@ -71,7 +71,7 @@ def test_a_claim_that_is_the_wrong_way_round_fails(sound: Deployment) -> None:
     assert sound.canaries == []
 
 
-def test_every_kind_of_change_at_the_source_is_measured(sound: Deployment) -> None:
+def test_every_kind_of_change_at_the_source_is_measured(sound: Company) -> None:
     """Each way is granted, found, revoked and refused; the directory is byte for byte what it was."""
     before = (sound.base / "people.yaml").read_bytes()
 
@@ -92,7 +92,7 @@ def test_every_kind_of_change_at_the_source_is_measured(sound: Deployment) -> No
 
 
 @pytest.mark.oracle
-def test_decisions_are_held_beside_the_kernels(sound: Deployment) -> None:
+def test_decisions_are_held_beside_the_kernels(sound: Company) -> None:
     """All people and all files: no difference, and both answers occur."""
     need(os.geteuid() == 0, "the kernel answers for other people to root only")
 
@@ -104,7 +104,7 @@ def test_decisions_are_held_beside_the_kernels(sound: Deployment) -> None:
     assert 0 < compared["readable"] < compared["pairs"]
 
 
-def test_everything_in_one_report_for_a_schedule(sound: Deployment) -> None:
+def test_everything_in_one_report_for_a_schedule(sound: Company) -> None:
     """Three parts; one that cannot be made is written down as not run, and then the whole is no pass."""
     need(os.geteuid() == 0, "the kernel answers for other people to root only")
 
@@ -114,7 +114,7 @@ def test_everything_in_one_report_for_a_schedule(sound: Deployment) -> None:
     assert (code, failed(answer)) == (0, set()), said
 
 
-def test_what_nobody_reads_proves_nothing(sound: Deployment) -> None:
+def test_what_nobody_reads_proves_nothing(sound: Company) -> None:
     """A denied area that is closed to everybody: Alice finds nothing there, and that is not called a pass."""
     shut = sound.files.company / "Finance" / "EMEA"
     mode = shut.stat().st_mode
@@ -144,7 +144,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("what", MISTAKES)
-def test_what_cannot_be_proved_is_one_sentence_and_code_2(sound: Deployment, what: str) -> None:
+def test_what_cannot_be_proved_is_one_sentence_and_code_2(sound: Company, what: str) -> None:
     """Never a pass, never a traceback; nothing is planted or left."""
     args, sentence = MISTAKES[what]
 
@@ -157,7 +157,7 @@ def test_what_cannot_be_proved_is_one_sentence_and_code_2(sound: Deployment, wha
     assert sound.canaries == []
 
 
-def test_a_token_of_somebody_else_is_code_2(sound: Deployment) -> None:
+def test_a_token_of_somebody_else_is_code_2(sound: Company) -> None:
     """Live answers to Bob and explanations about Alice would prove nothing about either; her own token does."""
     tokens = {name: sound.remit("token", name).stdout.strip() for name in ("alice", "bob")}
 
@@ -168,7 +168,7 @@ def test_a_token_of_somebody_else_is_code_2(sound: Deployment) -> None:
     assert code == 0, said
 
 
-def test_a_report_is_its_provers_unchanged_and_of_this_deployment(sound: Deployment, tmp_path: Path) -> None:
+def test_a_report_is_its_provers_unchanged_and_of_this_deployment(sound: Company, tmp_path: Path) -> None:
     """Changed in a word, signed by another key, about another deployment, no report: one sentence each, code 1."""
     _, answer, _ = sound.prove("oracle", "--as", "alice", *ROLES, "--pairs", "20")
     good = (sound.base / answer["report"]).read_bytes()
@@ -209,7 +209,7 @@ def test_a_report_is_its_provers_unchanged_and_of_this_deployment(sound: Deploym
     assert sound.remit("prove", "verify", str(tmp_path / "absent.json")).returncode == 2
 
 
-def test_a_service_that_does_not_run_is_code_2(sound: Deployment, tmp_path: Path) -> None:
+def test_a_service_that_does_not_run_is_code_2(sound: Company, tmp_path: Path) -> None:
     """One sentence, and no report."""
     done = sound.remit(
         "--address", "127.0.0.1:1", "prove", "isolation", *SIDES, "--as", "alice", *ROLES, "--out", "none"
