@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -28,6 +29,7 @@ START_TIMEOUT_S: Final = 120.0
 STOP_TIMEOUT_S: Final = 15.0
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_CHILD_SUBREAPER: Final = 36
 _LIBC: Final = ctypes.CDLL(None)
 
 _CONFIGURATION: Final = """\
@@ -127,6 +129,7 @@ class Stage:
         own.mkdir(mode=0o700)
         with (self.files.base / "server.log").open("wb") as log:
             # A session of its own: Ctrl-C reaches the demo alone, which then stops the server in order.
+            _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # children that lose the server are ours to wait for
             self._server = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -196,7 +199,10 @@ def _end_with_parent() -> None:
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Ask the server to end, then end it with all of its session."""
+    """Ask the server to end, and wait until its children have.
+
+    Those of a server that was stopped before it could answer end by themselves, but may write once more until then.
+    """
     if server.poll() is None:
         server.terminate()
         try:
@@ -204,3 +210,8 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
+    until = time.monotonic() + STOP_TIMEOUT_S
+    with contextlib.suppress(ChildProcessError):  # none is left
+        while time.monotonic() < until:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.02)
