@@ -20,11 +20,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one worker, as they share servers; and all that use Samba, whose ports are fixed."""
     for item in items:
-        group = "samba" if "samba" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        uses_samba = "samba" in getattr(item, "fixturenames", ()) or hasattr(
+            getattr(item, "module", None), "running_share"
+        )
+        item.add_marker(pytest.mark.xdist_group("samba" if uses_samba else item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)
