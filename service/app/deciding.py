@@ -33,10 +33,12 @@ class Deciding:
 
     def use(self, new: Settings) -> None:
         """Decide by other settings from now on."""
+        # First: a source that is new is not read before its canaries are looked for.
+        self.gate.use(_canaries(new))
         self.access.limit(leases.of_all(new))
         self._groups.limit(_memberships_ages(new))
+        # Last: the epoch of the roles drops every caller that was kept under the former limits.
         self._roles.use(new.roles)
-        self.gate.use(_canaries(new))
 
     def warm(self) -> None:
         """Read all rules and all groups once, so that the first question does not wait for it."""
