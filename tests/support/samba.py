@@ -6,7 +6,6 @@ Winbind's socket has a fixed path: the server runs in a mount namespace with a p
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import shutil
@@ -23,6 +22,7 @@ import pytest
 
 from connectors.directories.ldap_client import VerifiedTls, tls_context
 from tests.support.certificates import Authority
+from tests.support.machine_lock import machine_lock
 from tests.support.needs import need
 from tests.support.servers import Server, accepts
 
@@ -216,11 +216,10 @@ def running_domain() -> Iterator[SambaDomain]:
         "Samba's domain controller is not installed: deploy/test-deps.sh installs samba-ad-dc",
     )
     with (
-        (Path(tempfile.gettempdir()) / "remit-samba.lock").open("w") as lock,
+        machine_lock("samba"),
         # Short: a socket's path has at most 107 characters.
         tempfile.TemporaryDirectory(prefix="remit-ad-") as folder,
     ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
         need(not accepts(ADDRESS, 636), f"another server listens on {ADDRESS}:636")
         domain = SambaDomain(Path(folder))
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
@@ -24,6 +23,7 @@ from smbprotocol.session import Session
 from smbprotocol.tree import TreeConnect
 
 from connectors.directories.sids import sid_text
+from tests.support.machine_lock import machine_lock
 from tests.support.needs import need
 from tests.support.samba import PASSWORD, SambaDomain
 from tests.support.servers import accepts
@@ -110,10 +110,9 @@ def running_share() -> Iterator[FileServer]:
         "Samba's domain controller is not installed: deploy/test-deps.sh installs samba-ad-dc",
     )
     with (
-        (Path(tempfile.gettempdir()) / "remit-samba-share.lock").open("w") as lock,
+        machine_lock("samba-share"),
         tempfile.TemporaryDirectory(prefix="remit-fs-") as folder,
     ):
-        fcntl.flock(lock, fcntl.LOCK_EX)
         need(not accepts(ADDRESS, 445), f"another server listens on {ADDRESS}:445")
         Path(folder).chmod(0o755)
         server = FileServer(Path(folder))
