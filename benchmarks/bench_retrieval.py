@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from benchmarks import end_to_end, peers, workloads
+from benchmarks import end_to_end, equal_recall, peers, workloads
 from benchmarks.permissions import SHARES, Caller, Organisation
 from benchmarks.plot import plot
 from benchmarks.report import Report, commit
@@ -303,7 +303,7 @@ def peer(world: World, name: str, queries: int) -> Metrics:
                 # Some of its queries take a tenth of a second: fewer of them are enough to see that.
                 found |= measure(world, f"pgvector_{policy}", _entered(session), max(5, queries // 2))
                 session.close()
-            return found
+            return found | equal_recall.measure(world.vectors, world.organisation, world.asked, world.true, server)
         finally:
             server.close()
     kinds: dict[str, Any] = {"edge": peers.EdgeDefault, "lancedb": peers.Lance, "wardowl": peers.Wardowl}
@@ -351,7 +351,7 @@ def summary(metrics: Metrics) -> Metrics:
             aim = ">= 10" if float(share) <= 0.03 else ">= 5" if float(share) <= 0.08 else ">= 2"
             suffix = "" if chunks == "100000" else f"_{chunks}"
             found[f"vs_pgvector_rls_{share}{suffix}"] = (ratio, "x", aim, value[3])
-    return found
+    return found | equal_recall.ratios(metrics)
 
 
 def _target(chunks: int, share: float) -> str:

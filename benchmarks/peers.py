@@ -171,6 +171,13 @@ class PostgresPolicy:
         self._session.execute("set hnsw.iterative_scan = strict_order")
         self._session.execute("set statement_timeout = '10s'")
 
+    def effort(self, kept: int, tuples: int, memory: int) -> None:
+        """Look farther. kept: candidates of the graph's walk. tuples: at most looked at. memory: times `work_mem`."""
+        self._session.execute("set statement_timeout = '2s'")
+        self._session.execute(f"set hnsw.ef_search = {kept}")
+        self._session.execute(f"set hnsw.max_scan_tuples = {tuples}")
+        self._session.execute(f"set hnsw.scan_mem_multiplier = {memory}")
+
     def enter(self, caller: Caller) -> None:
         """See `Peer`."""
         self._session.execute("reset role")
