@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-WORKERS ?= 0
+WORKERS ?= 2
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,12 +25,16 @@ SOON_S = 20.0
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """`top/root` with a folder, a file in it, and a folder in that."""
-    root = tmp_path / "top/root"
-    (root / "folder/inner").mkdir(parents=True)
-    (root / "folder/file.txt").write_text("text")
-    return root
+def tree() -> Iterator[Path]:
+    """`top/root` with a folder, a file in it, and a folder in that.
+
+    Not in `tmp_path`: every start of pytest sets the mode of a folder above it, which is a change to notice.
+    """
+    with tempfile.TemporaryDirectory(prefix="remit-watch-") as folder:
+        root = Path(folder) / "top/root"
+        (root / "folder/inner").mkdir(parents=True)
+        (root / "folder/file.txt").write_text("text")
+        yield root
 
 
 @pytest.fixture
@@ -211,14 +216,15 @@ def test_a_tree_whose_folders_move_all_the_time_is_not_gone_through_all_the_time
     assert watched.wait(SOON_S) == Noticed()
 
 
-def test_links_are_not_followed(tree: Path, tmp_path: Path) -> None:
+def test_links_are_not_followed(tree: Path) -> None:
     """What lies outside is another's; a root that is a link is followed, as the walk does."""
-    (tmp_path / "outside").mkdir()
-    (tree / "link").symlink_to(tmp_path / "outside")
-    (tmp_path / "way").symlink_to(tree)
-    found = TreeWatch(tmp_path / "way")
+    beside = tree.parent.parent
+    (beside / "outside").mkdir()
+    (tree / "link").symlink_to(beside / "outside")
+    (beside / "way").symlink_to(tree)
+    found = TreeWatch(beside / "way")
     try:
-        (tmp_path / "outside/file.txt").touch()
+        (beside / "outside/file.txt").touch()
         assert quiet(found)
         chmod_file(tree)
         assert found.wait(SOON_S) == Noticed()
