@@ -68,7 +68,7 @@ class ModelEmbedder:
     """A sentence-transformers model in a child process, warm when the constructor returns.
 
     path: a model's folder, or None for the bundled all-MiniLM-L6-v2, whose files must have the pinned digest.
-    threads: for torch.
+    threads: how many texts are computed at once.
     precision: what it computes in, `float32` or `bfloat16`. It is no part of the digest: vectors of the two agree to a
     cosine of 0.999, checked at each start, and a data folder may move to another processor.
     Raises ModelError when there is no model, or not one that can be trusted.
@@ -86,7 +86,7 @@ class ModelEmbedder:
                 "TRANSFORMERS_OFFLINE": "1",
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "TOKENIZERS_PARALLELISM": "false",
-                "OMP_NUM_THREADS": str(threads),
+                "OMP_NUM_THREADS": "1",
                 # Threads that spin while they wait take the cores from the index and from each other: on a busy
                 # machine that made a query tens of times slower.
                 "OMP_WAIT_POLICY": "PASSIVE",

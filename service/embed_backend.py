@@ -1,6 +1,7 @@
 """How the embedding process computes: in bfloat16 where the processor can, checked against float32, without surprises.
 
-Responsible for two promises about every vector (docs/adr/0008):
+Each text is computed by one thread, and threads share the texts of a call: two that share one text wait for each other
+at every layer. Responsible for two promises about every vector (docs/adr/0008):
 
 1. Its cosine with what plain float32 gives is at least `MIN_COSINE`, or float32 is used. Checked at every start.
 2. It depends on its own text alone, bit for bit, not on the texts that happened to be embedded with it: texts share a
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -44,12 +46,16 @@ SAMPLES: Final = (
 class Backend:
     """A sentence-transformers model, run as fast as this processor can without changing what its vectors say.
 
-    precision: `bfloat16` or `float32`. why: the reason, in words for people. cosine: the smallest one with float32.
+    threads: how many compute at once. precision: `bfloat16` or `float32`. why: the reason, in words for people.
+    cosine: the smallest one with float32.
     """
 
-    def __init__(self, encoder: SentenceTransformer) -> None:
+    def __init__(self, encoder: SentenceTransformer, threads: int) -> None:
         _pad_by_own_length(encoder)
-        self._encoder = encoder
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._threads = threads
+        self._use(encoder)
         self.precision, self.cosine = "float32", 1.0
         plain = self.encode(SAMPLES)
         self.dimension = plain.shape[1]
@@ -57,14 +63,15 @@ class Backend:
             self.why = "this processor has no bfloat16 arithmetic"
             return
         try:
-            self._encoder = _halved(encoder)
+            self._use(_halved(encoder))
             self.cosine = float(np.min(np.sum(self.encode(SAMPLES) * plain, axis=1)))
         except Exception as err:  # noqa: BLE001  whatever a model cannot do in bfloat16, it can do in float32
-            self._encoder, self.cosine = encoder, 1.0
+            self._use(encoder)
+            self.cosine = 1.0
             self.why = f"the model does not run in bfloat16 ({type(err).__name__})"
             return
         if not self.cosine >= MIN_COSINE:  # so that a NaN is refused
-            self._encoder = encoder
+            self._use(encoder)
             self.why = f"the cosine of bfloat16 and float32 is only {self.cosine:.4f}"
             self.cosine = 1.0
             return
@@ -72,29 +79,56 @@ class Backend:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return float32 of shape (len(texts), dimension), of unit length unless the model gave nothing."""
-        groups: dict[int, list[int]] = {}
-        for number, length in enumerate(self._lengths(texts)):
-            groups.setdefault(length, []).append(number)
-        rows: list[NDArray[np.float32] | None] = [None] * len(texts)
-        for group in groups.values():
-            vectors = self._encoder.encode(
-                [texts[number] for number in group],
-                batch_size=_MOST,
-                normalize_embeddings=True,
-                convert_to_numpy=True,
-                show_progress_bar=False,
-            )
-            for number, vector in zip(group, vectors, strict=True):
-                rows[number] = vector
-        return np.ascontiguousarray(np.stack([row for row in rows if row is not None]), dtype="<f4")
+        lengths = self._lengths(texts)
+        shares = _shares(lengths, self._threads)
+        found: list[NDArray[np.float32] | None] = [None] * len(texts)
+
+        def work(encoder: SentenceTransformer, share: list[int]) -> None:
+            groups: dict[int, list[int]] = {}
+            for number in share:
+                groups.setdefault(lengths[number], []).append(number)
+            for group in groups.values():
+                vectors = encoder.encode(
+                    [texts[number] for number in group],
+                    batch_size=_MOST,
+                    normalize_embeddings=True,
+                    convert_to_numpy=True,
+                    show_progress_bar=False,
+                )
+                for number, vector in zip(group, vectors, strict=True):
+                    found[number] = vector
+
+        for _ in self._pool.map(work, self._encoders, shares):
+            pass
+        return np.ascontiguousarray(np.stack([vector for vector in found if vector is not None]), dtype="<f4")
+
+    def _use(self, encoder: SentenceTransformer) -> None:
+        """Compute with this model from now on: one encoder a thread, with the same weights.
+
+        A tokenizer serves one thread at a time, so that each has its own.
+        """
+        weights = {id(weight): weight for weight in (*encoder.parameters(), *encoder.buffers())}
+        self._encoders = [encoder, *(copy.deepcopy(encoder, dict(weights)) for _ in range(self._threads - 1))]
 
     def _lengths(self, texts: Sequence[str]) -> list[int]:
         """Return the padded length of each text; texts of an unknown one get a number, and so a batch, of their own."""
-        pad_to = _pad_to(self._encoder)
+        encoder = self._encoders[0]
+        pad_to = _pad_to(encoder)
         if pad_to is None:
             return [-number for number in range(len(texts))]
-        tokens = self._encoder.tokenizer(list(texts), truncation=True, max_length=self._encoder.max_seq_length)
+        tokens = encoder.tokenizer(list(texts), truncation=True, max_length=encoder.max_seq_length)
         return [-(-len(ids) // pad_to) * pad_to for ids in tokens["input_ids"]]
+
+
+def _shares(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Deal texts out, the longest first, each to whoever has least to do. Returns the numbers of each share."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    loads = [0] * count
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        least = loads.index(min(loads))
+        shares[least].append(number)
+        loads[least] += max(1, lengths[number])
+    return shares
 
 
 def _pad_by_own_length(encoder: SentenceTransformer) -> None:

@@ -34,13 +34,13 @@ class Model:
             raise Refusal(
                 "model", f"the model files in {folder} are not the ones that came with this version: reinstall"
             )
-        encoder = _load(folder, threads)
+        encoder = _load(folder)
         # Whatever was written between hashing and loading shows in a change time, which cannot be set back.
         if _identity(model_files(folder)) != before:
             raise Refusal("model", f"the model files in {folder} changed while they were loaded: try again")
         from service.embed_backend import Backend
 
-        self.backend = Backend(encoder)
+        self.backend = Backend(encoder, threads)
 
 
 def model_files(folder: Path) -> list[Path]:
@@ -87,13 +87,11 @@ def _identity(files: list[Path]) -> list[tuple[str, int, int, int, int]]:
     return [(name, stat.st_dev, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in stats]
 
 
-def _load(folder: Path, threads: int) -> Any:
-    import torch
+def _load(folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the library has no annotation here
-    torch.set_num_threads(threads)
     try:
         return SentenceTransformer(
             str(folder),

@@ -142,7 +142,7 @@ def test_bfloat16_is_used_only_where_it_agrees_with_float32() -> None:
         "        (able, halved, times(1.0)), (able, halved, times(float('nan'))), (able, lambda e: 1 / 0, widen)]:\n"
         "    torch.cpu.get_capabilities = lambda: able\n"
         "    backend._halved, backend._Widen.forward = halved, widen\n"
-        "    made = backend.Backend(SentenceTransformer(sys.argv[1], device='cpu'))\n"
+        "    made = backend.Backend(SentenceTransformer(sys.argv[1], device='cpu'), 2)\n"
         "    cosine = float(numpy.sum(made.encode(backend.SAMPLES) * plain, axis=1).min())\n"
         "    print(json.dumps([made.precision, made.why, made.cosine, cosine]))\n"
     )
