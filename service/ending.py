@@ -100,6 +100,7 @@ class Ending:
                 for scope, known in walk.containers.to_release().items()
                 if key_of_scope(scope, known) not in kept
             }
+            self._confirm_again()
             self._release_settled()
             doubtful = walk.met.doubtful()
             for part in _parts(doubtful):
@@ -191,6 +192,15 @@ class Ending:
             self._progress.add(Counts(), [Problem("", "held", detail)])
             if stop.run_id == self._run.run_id:
                 self._on_held(stop)
+
+    def _confirm_again(self) -> None:
+        """Find the documents of which the source spoke twice whose stored text is that of the last word."""
+        met = self._walk.met
+        again = met.again()
+        for part in _parts(again):
+            for known in self._walk.documents.get(part):
+                if known.source_version == again[known.ordinal]:
+                    met.stored(known.ordinal)
 
     def _release_settled(self) -> None:
         """Release the rules of documents whose text is known to be the stored one."""

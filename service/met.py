@@ -18,6 +18,8 @@ class Met:
         self._queued = BitMap()
         self._done = BitMap()
         self._unconfirmed = BitMap() if resumed is None else resumed.unconfirmed.copy()
+        # Few: a source rarely speaks of a document twice.
+        self._again: dict[int, bytes] = {}
 
     def queue(self, ordinal: int) -> None:
         """Note that the text of a document is to do, once a run."""
@@ -27,6 +29,24 @@ class Met:
     def is_queued(self, ordinal: int) -> bool:
         """Whether the text of the document was to do in this run."""
         return ordinal in self._queued
+
+    def sent_again(self, ordinal: int, version: bytes) -> None:
+        """Note that the source said so later than what was queued: until that is the stored one, its text is in doubt.
+
+        version: keyed hash.
+        """
+        with self._lock:
+            self._again[ordinal] = version
+
+    def again(self) -> dict[int, bytes]:
+        """Return what was said later, by ordinal."""
+        with self._lock:
+            return dict(self._again)
+
+    def stored(self, ordinal: int) -> None:
+        """Note that what was said later is stored."""
+        with self._lock:
+            self._again.pop(ordinal, None)
 
     def done(self, ordinals: list[int]) -> None:
         """Note that the texts of these documents are stored."""
@@ -41,9 +61,9 @@ class Met:
     def unconfirmed_texts(self) -> BitMap:
         """Return those whose text was not confirmed."""
         with self._lock:
-            return self._unconfirmed.copy()
+            return self._unconfirmed | BitMap(self._again)
 
     def doubtful(self) -> BitMap:
         """Return those of which nobody knows yet whether their text is what the source has now."""
         with self._lock:
-            return (self._queued - self._done) | self._unconfirmed
+            return (self._queued - self._done) | self._unconfirmed | BitMap(self._again)

@@ -287,6 +287,12 @@ class Walk:
         version = self._names.version(upsert)
         write = known is None or known.acl_id != acl_id or known.scope != scope or known.facts != facts
         queued = known is not None and self.met.is_queued(known.ordinal)
+        if known is not None and queued:
+            # Its text is read once a run; one of an earlier version was never the source's under these rules.
+            if known.source_version == version:
+                self.met.stored(known.ordinal)
+            else:
+                self.met.sent_again(known.ordinal, version)
         # What nobody may read is not read by us either.
         todo = own is not None and (known is None or known.source_version != version) and not queued
         if earlier is not None:

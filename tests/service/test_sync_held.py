@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from acl.changes import AclPut, ScopePut
 from acl.decide import Allowed, decide
 from acl.model import MAX_DEPTH, Acl, AclId, Clause, ScopeId, Unknown
 from acl.readable import ReadableIndex
+from connectors.base import Change, Cursor, ScanComplete, Upsert
 from connectors.errors import RetriableError
 from connectors.testing.hostile import Faults, MemoryScope, MemorySource
 from service import texts, walk
@@ -173,6 +174,60 @@ def test_a_document_that_changes_twice_before_it_is_confirmed_is_held_by_both(wo
 
     world.source.faults.changing.clear()
     quiet(history)
+
+
+class SaysAgain(MemorySource):
+    """Sends its documents once more at the end of a walk, as a source does in which a folder was moved meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def changes(self, cursor: Cursor | None) -> Iterator[Change]:
+        """See `Connector`."""
+        sent: list[Upsert] = []
+        for change in super().changes(cursor):
+            if isinstance(change, Upsert):
+                sent.append(change)
+            if isinstance(change, ScanComplete):
+                self.meanwhile()
+                for upsert in sent:
+                    found = self.documents[upsert.native_id]
+                    size = len(found.content)
+                    yield replace(upsert, own=found.own, scope=found.scope, version=found.version, size_bytes=size)
+            yield change
+
+
+@pytest.mark.parametrize("container", [False, True])
+def test_a_text_is_not_released_under_rules_of_a_later_version(tmp_path: Path, container: bool) -> None:
+    """The source says a thing of a document, its text is stored, and then it says another: redacted, and opened."""
+    source = SaysAgain()
+    source.scopes[ROOT] = MemoryScope(None, allow(1, 2, 3), "/")
+    source.scopes[TEAM] = MemoryScope(ROOT, allow(1) if container else allow(1, 2, 3), "/team")
+    with open_world(tmp_path, source) as world:
+        history = History(world)
+        own = allow(1, 2, 3) if container else allow(1)
+        history.change(lambda: world.add("a.txt", "the secret", own, "team"))
+        history.change(lambda: world.add("b.txt", "the plan", own, "team"))
+        if container:
+            history.sync()
+            scope(world, TEAM, allow(1, 2, 3))
+            history.change(lambda: world.add("a.txt", "another secret", allow(1), "team"))
+
+        def redact() -> None:
+            deadline_s = time.monotonic() + 30
+            while not world.readable(1) and time.monotonic() < deadline_s:
+                time.sleep(0.01)
+            history.change(lambda: world.add("a.txt", "redacted", allow(1, 2), "team"))
+            source.meanwhile = lambda: None
+
+        source.meanwhile = redact
+        history.sync()
+
+        assert "a.txt" not in world.readable(2)
+        assert container or world.readable(1) == {"a.txt": ["the secret"], "b.txt": ["the plan"]}
+        quiet(history)
+        assert world.readable(2)["a.txt"] == ["redacted"]
 
 
 # Containers.
