@@ -14,10 +14,9 @@ from pyroaring import BitMap
 from sqlalchemy import Connection, Engine, Select, bindparam, func, select
 from sqlalchemy.types import UserDefinedType
 
-from acl.errors import DecodeError
 from acl.model import AclId, Clause, ScopeId, Unknown
-from acl.normalize import decode
 from service.stores import schema
+from service.stores.clauses import read_clause
 from service.stores.errors import storage_errors
 from service.stores.holds import Acls, Interned, is_held, unwind
 from service.stores.sqlite import tuples
@@ -130,10 +129,7 @@ class KnownDocuments:
         """Return a stored clause; one that is gone or damaged is unknown."""
         with self._reading() as connection:
             body = connection.scalar(select(schema.clauses.c.body).where(schema.clauses.c.digest == digest))
-        try:
-            return Unknown("not stored") if body is None else decode(body)
-        except DecodeError as err:
-            return Unknown(str(err))
+        return Unknown("not stored") if body is None else read_clause(digest, body)
 
     def _known(
         self, connection: Connection, wanted: Select[Any], values: Collection[bytes] | Collection[int]

@@ -8,12 +8,11 @@ from typing import Any, Final
 from sqlalchemy import BindParameter, Column, Connection, Integer, Row, Select, String, and_, bindparam, func, select
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
-from acl.errors import DecodeError
 from acl.model import AclId, Clause, ScopeId, Unknown
-from acl.normalize import decode
 from service.index.base import Add, AddText, FeedItem, Remove
 from service.keys.envelope import UnsealError
 from service.stores import schema
+from service.stores.clauses import read_clause
 from service.stores.clocks import read_clocks
 from service.stores.copies import find_text
 from service.stores.memberships import MEMBERSHIP, GroupChange, Pass, changes_since, passes
@@ -330,7 +329,15 @@ class Reader:
     def _scopes(self, refs: list[str] | None) -> Iterator[tuple[str, ScopePut]]:
         scopes = schema.scopes.c
         wanted = (
-            select(scopes.id, scopes.parent, scopes.unknown, scopes.label, schema.sources.c.name, schema.clauses.c.body)
+            select(
+                scopes.id,
+                scopes.parent,
+                scopes.unknown,
+                scopes.label,
+                schema.sources.c.name,
+                schema.clauses.c.digest,
+                schema.clauses.c.body,
+            )
             .join(schema.sources, schema.sources.c.id == scopes.source)
             .outerjoin(schema.clauses, schema.clauses.c.digest == scopes.clause)
         )
@@ -338,7 +345,7 @@ class Reader:
             clause: Clause | Unknown
             label = self._sealing.open_of_source(row.name, "label", row.id, row.label)
             if row.body is not None:
-                clause = _clause(row.body)
+                clause = read_clause(row.digest, row.body)
             else:
                 clause = Unknown(self._sealing.open_of_source(row.name, "unknown", row.id, row.unknown))
             parent = None if row.parent is None else ScopeId(row.parent)
@@ -353,7 +360,7 @@ class Reader:
         for row in self._pick(wanted, acls.acl_id, refs):
             own = clauses.get(row.digest)
             if own is None:
-                own = clauses[row.digest] = _clause(row.body)
+                own = clauses[row.digest] = read_clause(row.digest, row.body)
             scope = None if row.scope is None else ScopeId(row.scope)
             yield str(row.acl_id), AclPut(AclId(row.acl_id), scope, own)
 
@@ -405,14 +412,6 @@ _ANY_DOCUMENTS: Final = _DOCUMENTS.order_by(schema.documents.c.document_id).limi
 _RUNS: Final[Select[Any]] = select(schema.runs, schema.sources.c.name.label("source_name")).join(
     schema.sources, schema.sources.c.id == schema.runs.c.source
 )
-
-
-def _clause(body: bytes) -> Clause | Unknown:
-    """Read a stored clause; a damaged one is not understood, which takes what it guards away from everybody."""
-    try:
-        return decode(body)
-    except DecodeError as err:
-        return Unknown(str(err))
 
 
 def _drop(kind: str, ref: str) -> Change:

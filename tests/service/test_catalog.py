@@ -16,6 +16,7 @@ from sqlalchemy import update
 
 from acl.changes import AclDrop, AclPut, DocumentDrop, DocumentPut, ScopePut
 from acl.model import ScopeId, Unknown
+from acl.normalize import encode, normalize
 from connectors.base import Skip
 from connectors.testing.hostile import MemoryScope
 from service.errors import StartError
@@ -545,8 +546,9 @@ def test_documents_whose_keys_are_gone_are_read_anew(tmp_path: Path) -> None:
         assert world.extractor.extracted == ["new"]
 
 
-def test_a_damaged_clause_is_nobodys(world: World) -> None:
-    """A stored rule that cannot be read takes the documents away; others stay."""
+@pytest.mark.parametrize("damaged", [b"\x01damaged", encode(normalize(allow(3)))], ids=["unreadable", "another's"])
+def test_a_damaged_clause_is_nobodys(world: World, damaged: bytes) -> None:
+    """A stored rule that cannot be read, or reads as another one, takes the documents away; others stay."""
     world.add("a.txt", "text a", allow(1))
     world.add("b.txt", "text b", allow(1, 2))
     world.sync()
@@ -557,9 +559,12 @@ def test_a_damaged_clause_is_nobodys(world: World) -> None:
         own = connection.scalar(
             schema.acls.select().with_only_columns(schema.acls.c.own).where(schema.acls.c.acl_id == digest.acl_id)
         )
-        connection.execute(update(schema.clauses).where(schema.clauses.c.digest == own).values(body=b"\x01damaged"))
+        connection.execute(update(schema.clauses).where(schema.clauses.c.digest == own).values(body=damaged))
 
     assert world.readable(1) == {"b.txt": ["text b"]}
+    assert world.readable(3) == {}
+    known = world.catalog.open_run(SOURCE, EPOCH).documents
+    assert isinstance(known.clause(own), Unknown), "nothing is compared with it either"
 
 
 def _changes(world: World):  # type: ignore[no-untyped-def]  # what the reader returns
