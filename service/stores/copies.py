@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, select
+from typing import Any
 
+from sqlalchemy import Connection, Row, select
+
+from service.keys.envelope import UnsealError
 from service.stores import schema
 from service.stores.sealing import Sealing
 from service.stores.writes import FoundText, PassageWrite
@@ -15,8 +18,8 @@ def find_text(connection: Connection, sealing: Sealing, source: str, content: by
     Tombstones count until they are removed: a renamed document is one that is gone and one that is new.
     A title that is only the other document's name is not returned: it is not part of the content.
     """
-    documents, chunks = schema.documents.c, schema.chunks.c
-    donor = connection.execute(
+    documents = schema.documents.c
+    donors = connection.execute(
         select(documents.ordinal, documents.document_id, documents.version, documents.title, documents.named)
         .join(schema.sources, schema.sources.c.id == documents.source)
         .where(
@@ -24,13 +27,24 @@ def find_text(connection: Connection, sealing: Sealing, source: str, content: by
             documents.content == content,
             documents.row_start < documents.row_stop,
         )
-        .limit(1)
-    ).one_or_none()
-    if donor is None:
-        return None
+    )
+    with donors:
+        for donor in donors:
+            try:
+                found = _opened(connection, sealing, source, donor)
+            except UnsealError:
+                continue  # It is damaged, which is no reason for a run to fail: another one's, or extracted anew.
+            if found is not None:
+                return found
+    return None
+
+
+def _opened(connection: Connection, sealing: Sealing, source: str, donor: Row[Any]) -> FoundText | None:
+    """Open the text of one document, None when its key is gone. Raises UnsealError."""
     seal = sealing.documents(source, [donor.document_id]).get(donor.document_id)
     if seal is None:
         return None
+    chunks = schema.chunks.c
     rows = connection.execute(
         select(schema.chunks).where(chunks.ordinal == donor.ordinal).order_by(chunks.position)
     ).all()

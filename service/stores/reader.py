@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import structlog
 from sqlalchemy import BindParameter, Column, Connection, Integer, Row, Select, String, and_, bindparam, func, select
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
@@ -32,6 +33,8 @@ from service.stores.runs import run_from_row
 from service.stores.sealing import DocumentSeal, Sealing
 from service.stores.stops import Stop, stops_of
 from service.stores.writes import FoundText
+
+log = structlog.get_logger()
 
 _BATCH: Final = 500
 """How many values are asked for in one statement."""
@@ -117,7 +120,7 @@ class Reader:
     def feed(self, after: int, limit: int) -> list[FeedItem]:
         """Return at most `limit` items of the index's feed that come after `after`, in order; [] at its end.
 
-        Vectors are opened: float32, unit length. Raises UnsealError.
+        Vectors are opened: float32, unit length. One that does not open is not searched; the others must not wait.
         """
         rows = self._feed_rows(after, limit, schema.chunks.c.vector)
         seals = self._seals(rows)
@@ -128,8 +131,13 @@ class Reader:
                 # The row, its document or its key is gone: whoever holds it forgets it.
                 items.append(Remove(row.seq, row.row))
             else:
-                vector = seal.open_vector(row.version, row.position, row.vector)
-                items.append(Add(row.seq, row.row, row.ordinal, vector))
+                try:
+                    vector = seal.open_vector(row.version, row.position, row.vector)
+                except UnsealError:
+                    log.error("vector_unreadable", document_id=row.document_id)
+                    items.append(Remove(row.seq, row.row))
+                else:
+                    items.append(Add(row.seq, row.row, row.ordinal, vector))
         return items
 
     def text_feed(self, after: int, limit: int) -> list[AddText | Remove]:
