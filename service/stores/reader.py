@@ -351,13 +351,20 @@ class Reader:
         )
         for row in self._pick(wanted, scopes.id, refs):
             clause: Clause | Unknown
-            label = self._sealing.open_of_source(row.name, "label", row.id, row.label)
+            label = self._said(row, "label", row.label)
             if row.body is not None:
                 clause = read_clause(row.digest, row.body)
             else:
-                clause = Unknown(self._sealing.open_of_source(row.name, "unknown", row.id, row.unknown))
+                clause = Unknown(self._said(row, "unknown", row.unknown) or "why does not open")
             parent = None if row.parent is None else ScopeId(row.parent)
             yield row.id, ScopePut(ScopeId(row.id), parent, clause, label)
+
+    def _said(self, row: Row[Any], field: str, sealed: bytes) -> str:
+        """Open what is said of a container for people; nothing when it does not open, which closes no other source."""
+        try:
+            return self._sealing.open_of_source(row.name, field, row.id, sealed)
+        except UnsealError:
+            return ""
 
     def _acls(self, refs: list[str] | None) -> Iterator[tuple[str, AclPut]]:
         acls = schema.acls.c

@@ -585,6 +585,20 @@ def test_a_damaged_text_ends_no_run_and_is_copied_to_nobody(world: World) -> Non
     assert world.extractor.extracted == ["the same", "the same", "another"], "one that opens is copied"
 
 
+def test_a_damaged_label_closes_nothing(world: World) -> None:
+    """What a container is called is for people, and why it is not understood: the rules of all others stay known."""
+    world.source.scopes[ScopeId("odd")] = MemoryScope(None, Unknown("an odd rule"), "/odd")
+    world.add("a.txt", "text a", allow(1))
+    world.add("b.txt", "text b", allow(1), "odd")
+    world.sync()
+    table = schema.scopes
+    with world.catalog._write() as connection:
+        connection.execute(update(table).values(label=b"\x01" + bytes(40)))
+        connection.execute(update(table).where(table.c.unknown.is_not(None)).values(unknown=b"\x01" + bytes(40)))
+
+    assert world.readable(1) == {"a.txt": ["text a"]}
+
+
 def test_a_damaged_vector_keeps_no_other_from_the_index(world: World) -> None:
     """It is not searched; what comes behind it in the feed is."""
     world.add("a.txt", "first", allow(1))
