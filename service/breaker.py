@@ -7,14 +7,18 @@ It compares what counted last with what would count, so that a change held by on
    moved, and what nobody knows the former rules of, widens.
 2. A container counts for every document below it of which text is stored; a document counts once.
 3. A document without text, and one that is new, shows nothing to anybody yet: it does not widen.
+4. An approval is of documents and containers, each with its change: another document with the same change is another
+   question. A rejection is of the change, whichever documents it meets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
+
+from pyroaring import BitMap
 
 from acl.compare import narrows
 from acl.model import AclId, Clause, ScopeId, Unknown
@@ -29,6 +33,7 @@ LEAST: Final = 20
 """Fewer documents than this are never held, so that a small source is not all share."""
 
 _MOST_REMEMBERED: Final = 100_000
+_BATCH: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,8 @@ class BreakerLimits:
 class Verdict:
     """What the breaker says of one kind.
 
-    kept: the changes that stay held, by their keys. listed: what a person is asked now; 0 documents when nobody is.
+    kept: the changes that stay held, by their keys. listed: what a person is asked now, and by what a rejection is of
+    more than that; 0 documents when nobody is.
     applied: stops that were approved, which end with this run. moot: stops that hold nothing that is still asked for.
     """
 
@@ -107,45 +113,57 @@ class Breaker:
             for acl_id, rules in interned.items()
             if rules.held and self._comparison.widens(rules.held, rules.own)
         }
-        if acls:
-            # An ACL outlives its last document until the end of a run.
-            in_use = documents.acls()
-            acls = {acl_id: key for acl_id, key in acls.items() if acl_id in in_use}
-        asked = {*scopes.values(), *acls.values()}
+        own = documents.with_acls(acls) if acls else BitMap()
+        changed = {
+            known.ordinal: acls[known.acl_id]
+            for part in _parts(own)
+            for known in documents.get(part)
+            if known.acl_id in acls
+        }
+        asked = {key: key for key in scopes.values()}
+        asked.update((key_of_document(ordinal, rules), rules) for ordinal, rules in changed.items())
         decided = self._decided(StopKind.WIDENING, asked)
         fresh_scopes = {scope for scope, key in scopes.items() if key not in decided}
-        fresh_acls = [acl_id for acl_id, key in acls.items() if key not in decided]
+        fresh = [ordinal for ordinal, rules in changed.items() if key_of_document(ordinal, rules) not in decided]
         count = total = 0
-        if fresh_scopes or fresh_acls:
+        if fresh_scopes or fresh:
             below: dict[ScopeId | None, bool] = {}
             for scope, served in documents.served_by_scope().items():
                 total += served
                 below[scope] = any(here in fresh_scopes for here in containers.around(scope))
                 count += served if below[scope] else 0
-            own = documents.with_acls(fresh_acls)
-            count += sum(known.served and not below.get(known.scope, False) for known in documents.get(own))
+            count += sum(
+                known.served and not below.get(known.scope, False)
+                for part in _parts(fresh)
+                for known in documents.get(part)
+            )
         return self._verdict(StopKind.WIDENING, self._limits.max_widening, asked, count, total, decided)
 
     def purge(self, gone: Collection[int], total: int) -> Verdict:
         """Say which documents that are gone may not be removed by this run."""
-        asked = {key_of_purge(ordinal) for ordinal in gone}
+        asked = {key: key for key in map(key_of_purge, gone)}
         decided = self._decided(StopKind.PURGE, asked)
-        return self._verdict(StopKind.PURGE, self._limits.max_purge, asked, len(asked - decided.keys()), total, decided)
+        fresh = len(asked.keys() - decided.keys())
+        return self._verdict(StopKind.PURGE, self._limits.max_purge, asked, fresh, total, decided)
 
-    def _decided(self, kind: StopKind, asked: Collection[bytes]) -> Mapping[bytes, bool]:
+    def _decided(self, kind: StopKind, asked: Mapping[bytes, bytes]) -> Mapping[bytes, bool]:
         """What persons decided of that which is asked for: True when it was approved. A rejection counts more."""
+        of_kind = [stop for stop in self._stops if stop.kind is kind]
+        approved = frozenset[bytes]().union(*(stop.keys for stop in of_kind if stop.state is StopState.APPROVED))
+        rejected = frozenset[bytes]().union(*(stop.keys for stop in of_kind if stop.state is StopState.REJECTED))
         found: dict[bytes, bool] = {}
-        for stop in self._stops:
-            if stop.kind is kind and stop.state is not StopState.WAITING:
-                for key in stop.keys.intersection(asked):
-                    found[key] = found.get(key, True) and stop.state is StopState.APPROVED
+        for key, change in asked.items():
+            if key in rejected or change in rejected:
+                found[key] = False
+            elif key in approved:
+                found[key] = True
         return found
 
     def _verdict(
         self,
         kind: StopKind,
         share: float,
-        asked: Collection[bytes],
+        asked: Mapping[bytes, bytes],
         documents: int,
         total: int,
         decided: Mapping[bytes, bool],
@@ -155,7 +173,7 @@ class Breaker:
         of_kind = [stop for stop in self._stops if stop.kind is kind]
         return Verdict(
             kept=held.union(key for key, approved in decided.items() if not approved),
-            listed=held,
+            listed=held.union(asked[key] for key in held),
             documents=documents if held else 0,
             total=total,
             applied=tuple(stop.hold_id for stop in of_kind if stop.state is StopState.APPROVED),
@@ -163,13 +181,18 @@ class Breaker:
                 stop.hold_id
                 for stop in of_kind
                 if (stop.state is StopState.WAITING and not held)
-                or (stop.state is StopState.REJECTED and stop.keys.isdisjoint(asked))
+                or (stop.state is StopState.REJECTED and stop.keys.isdisjoint([*asked, *asked.values()]))
             ),
         )
 
 
+def key_of_document(ordinal: int, rules: bytes) -> bytes:
+    """Name the change of one document. rules: what `key_of_rules` calls it."""
+    return _key("of", str(ordinal), rules, b"")
+
+
 def key_of_rules(rules: Interned) -> bytes:
-    """Name the change of the documents that have these rules."""
+    """Name the change of all documents that have these rules."""
     return _key("document", rules.scope or "", counted_last(rules.held, rules.own), rules.own)
 
 
@@ -184,7 +207,13 @@ def key_of_purge(ordinal: int) -> bytes:
     return _key("purge", str(ordinal), None, b"")
 
 
+def _parts(ordinals: Iterable[int]) -> Iterable[list[int]]:
+    listed = list(ordinals)
+    for start in range(0, len(listed), _BATCH):
+        yield listed[start : start + _BATCH]
+
+
 def _key(kind: str, what: str, before: bytes | None, after: bytes) -> bytes:
-    # Digests have one length, so that no two changes have one name.
+    # Digests have one length, and so have keys, so that no two changes have one name.
     parts = [kind.encode(), what.encode(), b"-" if before is None else b"+" + before, after]
     return sha256(b"\0".join(parts)).digest()[:KEY_BYTES]

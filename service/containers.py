@@ -96,12 +96,14 @@ class Containers:
         for scope in scopes:
             del self._known[scope]
 
+    def held(self) -> dict[ScopeId, KnownScope]:
+        """Return those around which something is held."""
+        return {scope: known for scope, known in self._known.items() if known.held}
+
     def to_release(self) -> dict[ScopeId, KnownScope]:
         """Return those around which something is held that this walk, if complete, has verified."""
         return {
-            scope: known
-            for scope, known in self._known.items()
-            if known.held and scope in self._met and scope not in self._restless
+            scope: known for scope, known in self.held().items() if scope in self._met and scope not in self._restless
         }
 
     def met(self) -> dict[ScopeId, bool]:

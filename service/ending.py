@@ -10,7 +10,7 @@ What the breaker keeps stays held, and the next complete run asks again (docs/ad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final, TypeVar
 
 import structlog
@@ -18,7 +18,15 @@ import structlog
 from acl.model import ScopeId
 from connectors.errors import RetriableError
 from service import holds
-from service.breaker import Breaker, BreakerLimits, Verdict, key_of_purge, key_of_rules, key_of_scope
+from service.breaker import (
+    Breaker,
+    BreakerLimits,
+    Verdict,
+    key_of_document,
+    key_of_purge,
+    key_of_rules,
+    key_of_scope,
+)
 from service.runs import Progress
 from service.stores.catalog import Catalog, Opening
 from service.stores.holds import Acls, Interned
@@ -108,8 +116,9 @@ class Ending:
             with self._catalog.writer(self._run.source, self._fence) as writer:
                 writer.rules.release(released)
                 writer.rules.drop_unused()
-                applied = () if doubtful or walk.containers.restless() else self._widening.applied
-                writer.stops.drop([*applied, *self._purge.applied])
+                if self._widening.applied:
+                    writer.stops.spend(self._widening.applied, self._unreleased(released))
+                writer.stops.drop(self._purge.applied)
             self._on_commit()
 
     # What was not met.
@@ -207,7 +216,7 @@ class Ending:
         walk = self._walk
         assert self._widening is not None
         kept = self._widening.kept
-        held = [acl_id for acl_id, rules in walk.interned.items() if rules.held and key_of_rules(rules) not in kept]
+        held = {acl_id: key_of_rules(rules) for acl_id, rules in walk.interned.items() if rules.held}
         ready = (walk.documents.with_acls(held) & walk.met.seen) - walk.met.doubtful()
         for part in _parts(ready):
             fresh: Acls = {}
@@ -216,11 +225,28 @@ class Ending:
                     (known, walk.intern(Interned(rules.scope, rules.own), writer, fresh))
                     for known in walk.documents.get(part)
                     if (rules := walk.interned.get(known.acl_id)) is not None
+                    and key_of_document(known.ordinal, held.get(known.acl_id, b"")) not in kept
                     and walk.containers.is_verified(known.scope)
                 ]
                 writer.give(given)
             walk.remember(fresh)
             self._on_commit()
+
+    def _unreleased(self, released: Collection[ScopeId]) -> frozenset[bytes]:
+        """Name the changes that were not released, because what they open could not be verified."""
+        walk = self._walk
+        held = {acl_id: key_of_rules(rules) for acl_id, rules in walk.interned.items() if rules.held}
+        return frozenset(
+            [
+                *(key_of_scope(scope, one) for scope, one in walk.containers.held().items() if scope not in released),
+                *(
+                    key_of_document(known.ordinal, held[known.acl_id])
+                    for part in _parts(walk.documents.with_acls(held))
+                    for known in walk.documents.get(part)
+                    if known.acl_id in held
+                ),
+            ]
+        )
 
     def _withhold_below(self, documents: list[Known], released: frozenset[ScopeId]) -> None:
         """Let nobody read documents in containers that are about to be released: their text may be an older one."""

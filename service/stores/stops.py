@@ -104,6 +104,23 @@ class Stops:
                 delete(schema.stops).where(table.source == self._source_id, table.hold_id == hold_id)
             )
 
+    def spend(self, hold_ids: Collection[str], unreleased: frozenset[bytes]) -> None:
+        """Take from approved stops what was applied: the same change, made once more, is another question.
+
+        unreleased: the changes that wait for a later run.
+        """
+        table = schema.stops.c
+        for stop in self.all():
+            if stop.hold_id in hold_ids and (rest := stop.keys & unreleased):
+                left = replace(stop, keys=rest)
+                self._connection.execute(
+                    update(schema.stops)
+                    .where(table.source == self._source_id, table.hold_id == stop.hold_id)
+                    .values(keys=_packed(rest), report=_report(left, self._sealing))
+                )
+            elif stop.hold_id in hold_ids:
+                self.drop([stop.hold_id])
+
     def forget(self) -> None:
         """Remove all of the source."""
         self._connection.execute(delete(schema.stops).where(schema.stops.c.source == self._source_id))

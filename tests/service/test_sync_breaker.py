@@ -121,6 +121,70 @@ def test_an_approval_is_of_what_was_listed_and_of_nothing_else(world: World) -> 
     assert [one.state for one in listed(world)] == [StopState.WAITING]
 
 
+def test_an_approval_is_of_documents_and_a_rejection_of_their_change(world: World) -> None:
+    """More documents get the very rules that were approved or rejected for some: a question, and no question."""
+    grant(world, DOCUMENTS // 2, 1, 2, 3)
+    world.source.scopes[TEAM] = MemoryScope(ROOT, allow(1, 2, 3), "/team")
+    sync(world)
+    decide(world, StopState.APPROVED)
+    grant(world, DOCUMENTS, 1, 2, 3)
+    sync(world)
+    assert len(world.readable(3)) == DOCUMENTS // 2, "of the others nobody was asked"
+
+    (stop,) = listed(world)
+    assert (stop.state, stop.documents) == (StopState.WAITING, DOCUMENTS // 2)
+    decide(world, StopState.REJECTED)
+    for number in range(FEW):
+        world.add(f"more {number}.txt", f"more {number}", allow(1, 2), "team")
+    sync(world)
+    grant(world, DOCUMENTS + FEW, 1, 2, 3)
+    sync(world)
+    assert len(world.readable(3)) == DOCUMENTS // 2, "few, and yet what was rejected"
+
+
+def test_an_approval_is_spent_also_where_not_everything_could_be_verified(world: World) -> None:
+    """Some file is written to all the time; what was opened, closed and is opened again is another question."""
+    opened, closed = allow(1, 2, 3), allow(1, 2)
+    grant(world, DOCUMENTS, 1, 2, 3)
+    world.source.scopes[TEAM] = MemoryScope(ROOT, opened, "/team")
+    sync(world)
+    decide(world, StopState.APPROVED)
+    sync(world)
+    for clause in (closed, opened):
+        world.source.scopes[ROOT] = MemoryScope(None, clause, "/")
+        sync(world)
+    decide(world, StopState.APPROVED)
+    world.source.documents["00.txt"] = replace(world.source.documents["00.txt"], content=b"a line")
+    world.source.faults = Faults(changing={"00.txt"})
+
+    sync(world)
+    assert (len(world.readable(3)), listed(world)) == (DOCUMENTS - 1, [])
+
+    for clause in (closed, opened):
+        world.source.scopes[ROOT] = MemoryScope(None, clause, "/")
+        sync(world)
+    assert world.readable(3) == {}
+    assert [one.state for one in listed(world)] == [StopState.WAITING]
+
+
+def test_an_approval_waits_for_the_document_that_could_not_be_verified(world: World) -> None:
+    """It is applied when its text is read at last, and nobody is asked twice."""
+    grant(world, DOCUMENTS, 1, 2, 3)
+    world.source.scopes[TEAM] = MemoryScope(ROOT, allow(1, 2, 3), "/team")
+    sync(world)
+    decide(world, StopState.APPROVED)
+    world.source.documents["00.txt"] = replace(world.source.documents["00.txt"], content=b"a line")
+    world.source.faults = Faults(changing={"00.txt"})
+    sync(world)
+    assert len(world.readable(3)) == DOCUMENTS - 1
+    (stop,) = listed(world)
+    assert (stop.state, len(stop.keys)) == (StopState.APPROVED, 1)
+
+    world.source.faults = Faults()
+    sync(world)
+    assert (len(world.readable(3)), listed(world)) == (DOCUMENTS, [])
+
+
 def test_what_is_rejected_stays_until_the_source_says_something_else(world: World) -> None:
     """Not listed again, and not opened below the share either; a third word is a new question."""
     before = dict(world.source.documents)
