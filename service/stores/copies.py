@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, select
 
 from service.keys.envelope import UnsealError
 from service.stores import schema
@@ -19,7 +19,7 @@ def find_text(connection: Connection, sealing: Sealing, source: str, content: by
     A title that is only the other document's name is not returned: it is not part of the content.
     """
     documents = schema.documents.c
-    donors = connection.execute(
+    wanted: Select[Any] = (
         select(documents.ordinal, documents.document_id, documents.version, documents.title, documents.named)
         .join(schema.sources, schema.sources.c.id == documents.source)
         .where(
@@ -28,7 +28,7 @@ def find_text(connection: Connection, sealing: Sealing, source: str, content: by
             documents.row_start < documents.row_stop,
         )
     )
-    with donors:
+    with connection.execute(wanted) as donors:
         for donor in donors:
             try:
                 found = _opened(connection, sealing, source, donor)

@@ -564,6 +564,7 @@ def test_a_damaged_clause_is_nobodys(world: World, damaged: bytes) -> None:
     assert world.readable(1) == {"b.txt": ["text b"]}
     assert world.readable(3) == {}
     known = world.catalog.open_run(SOURCE, EPOCH).documents
+    assert own is not None
     assert isinstance(known.clause(own), Unknown), "nothing is compared with it either"
 
 
