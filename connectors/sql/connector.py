@@ -56,6 +56,9 @@ class Sql:
         self._declared: Final = declared
         self._audience: Final = audience
         self._tables: Final = Tables(access, declared)
+        table = declared.documents
+        # Other readers may be declared with another text: the former one must not pass for it.
+        self._place: Final = rows.place(access.where, table.table, table.key, table.text, table.media_type)
         self._sent: dict[ScopeId, Container] = {}
         # Containers that were sent a second time, differently: no read can rely on them.
         self._twice: set[ScopeId] = set()
@@ -156,7 +159,7 @@ class Sql:
                 native_id=native_id,
                 scope=scope,
                 own=own,
-                version=rows.version(row[table.version]),
+                version=rows.version(row[table.version], self._place),
                 name=title,
                 location=location,
                 media_type=table.media_type,
@@ -234,7 +237,7 @@ class Sql:
     def _compare(self, moment: Moment, found: Found, document: Upsert) -> None:
         """Raise SkippableError unless row and containers are what was sent."""
         here, own = self._rules(found)
-        version = rows.version(found.row[self._declared.documents.version])
+        version = rows.version(found.row[self._declared.documents.version], self._place)
         if (here, own, version) != (document.scope, document.own, document.version):
             raise SkippableError("changed", f"`{document.location}` or its rules changed")
         while here != AUDIENCE:

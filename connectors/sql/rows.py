@@ -75,12 +75,20 @@ def native_id(key: object) -> str:
     raise ValueOfRowError(f"a key is {_kind(key)}, which names no row")
 
 
-def version(value: object) -> str:
-    """Return a digest of a value of the version column; NULL is none."""
+def version(value: object, place: bytes) -> str:
+    """Return a digest of a value of the version column; NULL is none.
+
+    place: of which database, table and column the text is: equal values of two of them say nothing of each other.
+    """
     if value is None:
         raise ValueOfRowError("its version is NULL")
     data = value if isinstance(value, bytes) else f"{type(value).__name__} {value}".encode(errors="surrogatepass")
-    return blake2b(data, digest_size=16).hexdigest()
+    return blake2b(data, digest_size=16, key=place).hexdigest()
+
+
+def place(*names: str) -> bytes:
+    """Return a digest of where texts stand and what they are."""
+    return blake2b(repr(names).encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def moment(value: object) -> datetime:

@@ -45,6 +45,11 @@ class Access:
     password: OptionSecret | None
     ca: Path | None
 
+    @property
+    def where(self) -> str:
+        """Which database it is, whoever logs in."""
+        return self.url.set(username=None, password=None).render_as_string()
+
 
 def access(url: str, base: Path, password: OptionSecret | None, ca: Path | None) -> Access:
     """Read the option `url` and what belongs to it. Raises OptionError."""
