@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
@@ -15,10 +16,15 @@ class BrokenOffError(Exception):
 
 
 class Channel(Generic[_T]):
-    """Values in their order, at most `capacity` of them waiting."""
+    """Values in their order, of which at most `capacity` waits, or one that is heavier.
 
-    def __init__(self, capacity: int) -> None:
+    weigh: what a value takes of the capacity.
+    """
+
+    def __init__(self, capacity: int, weigh: Callable[[_T], int] = lambda value: 1) -> None:
         self._capacity = capacity
+        self._weigh = weigh
+        self._weight = 0
         self._values: deque[_T] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -29,11 +35,13 @@ class Channel(Generic[_T]):
 
     def put(self, value: _T) -> None:
         """Add a value, waiting for room. Raises BrokenOffError."""
+        weight = self._weigh(value)
         with self._changed:
-            self._changed.wait_for(lambda: len(self._values) < self._capacity or self._broken)
+            self._changed.wait_for(lambda: not self._values or self._weight + weight <= self._capacity or self._broken)
             if self._broken:
                 raise BrokenOffError
             self._values.append(value)
+            self._weight += weight
             self._changed.notify_all()
 
     def take(self, until: float | None = None) -> _T | None:
@@ -49,6 +57,7 @@ class Channel(Generic[_T]):
             if not self._values:
                 return None
             value = self._values.popleft()
+            self._weight -= self._weigh(value)
             self._changed.notify_all()
             return value
 

@@ -31,6 +31,8 @@ from service.stores.writes import FoundText, Known, PassageWrite, TextWrite
 from service.walk import Todo
 
 _MOST_READY: Final = 64
+_AS_HEAVY: Final = 100
+"""So many documents wait for the model, or texts of so many passages as one document more: one may hold thousands."""
 _BATCH_DOCUMENTS: Final = 64
 _BATCH_PASSAGES: Final = 256
 _BATCH_S: Final = 0.3
@@ -121,7 +123,7 @@ class Texts:
         self._met = met
         self._may_widen = may_widen
         self._todo: Spool[Todo | StoredCheckpoint] = Spool(catalog.folder)
-        self._ready: Channel[_Ready] = Channel(_MOST_READY)
+        self._ready: Channel[_Ready] = Channel(_MOST_READY, _weight)
         self._total_known = False
         # Contents that are on their way to the catalog.
         self._passed: set[bytes] = set()
@@ -292,6 +294,10 @@ class Texts:
 
 def _text(todo: Todo, content: bytes, found: FoundText) -> TextWrite:
     return TextWrite(todo.document, todo.version, content, todo.upsert.name, found.title, found.passages)
+
+
+def _weight(ready: _Ready) -> int:
+    return 1 + _passages(ready) // _AS_HEAVY
 
 
 def _passages(ready: _Ready) -> int:
