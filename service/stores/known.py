@@ -107,14 +107,6 @@ class KnownDocuments:
                 found.update(ordinal for (ordinal,) in tuples(connection, _WITH_ACL, values))
         return found
 
-    def acls(self) -> frozenset[AclId]:
-        """Return the ACLs that any of them has."""
-        with self._reading() as connection:
-            wanted = select(_DOCUMENTS.acl_id).where(
-                _DOCUMENTS.source == self._source_id, _DOCUMENTS.deleted.is_(False)
-            )
-            return frozenset(AclId(acl_id) for acl_id in connection.scalars(wanted.distinct()))
-
     def served_by_scope(self) -> dict[ScopeId | None, int]:
         """Count the documents of which passages are stored, by container."""
         with self._reading() as connection:
