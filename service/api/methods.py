@@ -72,7 +72,7 @@ METHODS: Final = {
     "remit.v1.SourceService/GetSyncRun": _LOOK,
     "remit.v1.SourceService/ListSyncRuns": _LOOK,
     "remit.v1.SourceService/CancelSyncRun": Rule(OPERATOR, also=frozenset({SOURCE_OWNER})),
-    # A watch follows a run to its end; it ends with the credential at the latest.
+    # A watch follows a run to its end; it ends with the credential or a role at the latest.
     "remit.v1.SourceService/WatchSyncRun": Rule(OPERATOR, default_s=_DAY_S, longest_s=_DAY_S, also=_LOOKS),
     "remit.v1.SourceService/RemoveSource": _OPERATOR,
     "remit.v1.SourceService/ReloadSettings": Rule(OPERATOR, default_s=60.0, longest_s=600.0),
@@ -82,7 +82,7 @@ METHODS: Final = {
     "remit.v1.SourceService/RejectHold": Rule(ACCESS_ADMIN, also=frozenset({SOURCE_OWNER})),
     "remit.v1.AuditService/GetAuditRecord": _AUDITOR,
     "remit.v1.AuditService/ListAuditRecords": _AUDITOR,
-    # A large log takes its time, and `follow` stays; both end with the credential at the latest.
+    # A large log takes its time, and `follow` stays; both end with the credential or the role at the latest.
     "remit.v1.AuditService/ExportAuditRecords": Rule(AUDITOR, default_s=_DAY_S, longest_s=_DAY_S),
     "remit.v1.AuditService/GetQueryText": Rule(CONTENT_AUDITOR),
     "remit.v1.AuditService/GetCheckpoint": _AUDITOR,

@@ -12,6 +12,9 @@ files; one without a row in `methods` or without a handler is a StartError. In t
 7. the audit record is durable
 8. the reply leaves, or the status of the error
 
+Of a stream each message is looked at by the gate, and before each the caller is resolved again: an account that is
+gone, or a role, ends it.
+
 Handlers never touch gRPC: `context.abort` is called here and nowhere else, because an abort that is not awaited lets
 the handler go on and answers OK with the data.
 """
@@ -293,6 +296,7 @@ class Wrapper:
             trial.recorded = True
             await self._auditor.record(trial.entry("", None))
             async for one in messages:
+                await self._still(method.rule, call.caller)
                 await self._gate.check(one, trial.request_id)
                 # Whoever does not read holds a message of ours in memory: for so long, and not until the deadline.
                 try:
@@ -300,6 +304,12 @@ class Wrapper:
                         await context.write(one.SerializeToString(deterministic=True))
                 except TimeoutError as err:
                     raise DeadlinePassedError("the reader of a stream does not read") from err
+
+    async def _still(self, rule: Rule, opened: Current) -> None:
+        """Return while the caller of a stream is who opened it: a known account, with every role that it had then."""
+        now = await self._executor.run(self._callers.resolve, opened.subject)
+        if rule.role is not None and not opened.resolved.roles <= now.resolved.roles:
+            raise RoleRequiredError(rule.role)
 
     def _begin(self, method: _Method, context: Context) -> _Trial:
         handled()

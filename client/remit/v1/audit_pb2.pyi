@@ -307,7 +307,7 @@ class ExportAuditRecordsRequest(_message.Message):
     first_index: _builtins.int
     """From this record on; a number beyond the log is the end of the log."""
     follow: _builtins.bool
-    """Stay, and send what is written from then on, until the call or the credential ends."""
+    """Stay, and send what is written from then on, until the call or the credential ends, or the role is gone."""
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """From the first record on that was written at this time or later."""
