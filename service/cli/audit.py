@@ -115,7 +115,7 @@ def query_text(
     if json:
         print_json({"response_id": response_id, "query": text})
     else:
-        typer.echo(text)
+        out.print(text, markup=False)
 
 
 @app.command("list")

@@ -85,7 +85,7 @@ def resolve(
     for held in found.principals:
         table.add_row(escape(held.token), escape(" → ".join(held.path)))
     out.print(table)
-    out.print(f"known in full: {', '.join(found.complete_realms) or 'no realm'}")
+    out.print(f"known in full: {', '.join(found.complete_realms) or 'no realm'}", markup=False)
     for left, reason in found.left_out.items():
         out.print(f"[red]left out[/] {escape(left)}: {escape(reason)}")
     age = (datetime.now(UTC) - found.resolved_at).total_seconds()

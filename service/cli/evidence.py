@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 
 from service.cli.connect import Json
 from service.cli.screen import err, out, print_json
@@ -33,9 +34,11 @@ def at_rest(json: Json = False) -> None:
             f"{len(found.places)} words: {', '.join(found.places)}"
         )
         for hit in found.hits:
-            out.print(f"[red]in the clear[/]: {hit.word} in {hit.path} ({hit.form})", markup=True)
+            out.print(f"[red]in the clear[/]: {hit.word} in {escape(str(hit.path))} ({hit.form})")
         for path in found.vectors:
-            out.print(f"[yellow]vectors in the clear[/]: {path}: put the data folder on an encrypted volume")
+            out.print(
+                f"[yellow]vectors in the clear[/]: {escape(str(path))}: put the data folder on an encrypted volume"
+            )
         if found.ok:
             out.print("[green]none found[/] in UTF-8, UTF-16, hexadecimal, base64 or compressed")
     if not found.ok:

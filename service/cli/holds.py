@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from service.cli.connect import As, Json, Token, context
@@ -33,7 +34,7 @@ def holds(
     for one in found:
         decision = "waits" if not one.decided_by else f"{one.state.value} by {one.decided_by}"
         share = f"{one.documents:,} of {one.total:,}"
-        table.add_row(one.hold_id, one.source, one.kind.value, share, since(one.listed_at), decision)
+        table.add_row(one.hold_id, one.source, one.kind.value, share, since(one.listed_at), escape(decision))
     out.print(table if found else "nothing is held")
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from service.cli.connect import As, Json, Token, context
@@ -38,11 +39,11 @@ def whoami(ctx: typer.Context, token: Token = "", person: As = "", json: Json = 
     if json:
         print_json(caller)
         return
-    out.print(f"[bold]{caller.display_name}[/] ({caller.subject})", markup=True)
+    out.print(f"[bold]{escape(caller.display_name)}[/] ({escape(caller.subject)})")
     out.print(f"roles: {', '.join(caller.roles) or 'none'}    token expires: {caller.expires_at:%H:%M:%S %Z}")
     table = Table("principal", "by", box=None, pad_edge=False)
     for held in caller.principals:
-        table.add_row(held.token, " → ".join(held.path))
+        table.add_row(escape(held.token), escape(" → ".join(held.path)))
     out.print(table)
     out.print(f"known in full: {', '.join(caller.complete_realms) or 'no realm'}")
     if caller.freshness.principals_incomplete:

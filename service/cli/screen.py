@@ -1,21 +1,46 @@
-"""What commands print: tables and colour for people, one JSON document for machines, errors in one sentence."""
+"""What commands print: tables and colour for people, one JSON document for machines, errors in one sentence.
+
+Names, passages and queries are other people's words: what a terminal would act on in them is shown and never sent.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
+from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
+from rich.text import Text
 
-# A pipe has no width: lines stay whole for it, and tables get room.
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+# Control characters of seven and eight bits but for tab and line feed, and those that turn the direction of a line.
+_ACTED_ON: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+class _Screen(Console):
+    """A console that sends no control character but its own."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """See `Console`: strings come by here, before a table is given its widths."""
+        return super().render_str(_ACTED_ON.sub("\ufffd", text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """See `Console`: everything that is printed comes by here, whatever it is made of."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else _ACTED_ON.sub("\ufffd", segment.text)
+            yield segment if text == segment.text else Segment(text, segment.style)
+
+
+# A pipe has no width: lines stay whole for it, and tables get room. Without emoji: `static:school:…` is a token.
+out = _Screen(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+err = _Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def plain(value: object) -> object:
@@ -43,7 +68,8 @@ def plain(value: object) -> object:
 
 def print_json(value: object) -> None:
     """Print one JSON document on one line."""
-    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False) + "\n")
+    text = json.dumps(plain(value), ensure_ascii=False)
+    sys.stdout.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
     sys.stdout.flush()
 
 

@@ -33,7 +33,9 @@ async def _after(service: Service, people: str) -> str:
     """Follow the log as an auditor, change the directory to `people`; return how many records came, or how it ended."""
     metadata = [("authorization", f"Bearer {service.token('adam')}")]
     async with grpc.aio.insecure_channel(str(service.administrators), [("grpc.enable_http_proxy", 0)]) as channel:
-        method = channel.unary_stream("/remit.v1.AuditService/ExportAuditRecords")
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(
+            "/remit.v1.AuditService/ExportAuditRecords"
+        )
         stream = method(_FOLLOW.SerializeToString(), metadata=metadata, timeout=20)
         assert await stream.read()  # the header
         await _ask(service)
@@ -41,7 +43,9 @@ async def _after(service: Service, people: str) -> str:
         service.people(people)
         await _ask(service)
         try:
-            return f"{len(audit_pb2.ExportAuditRecordsResponse.FromString(await stream.read()).records.records)} record"
+            data = await stream.read()
+            assert isinstance(data, bytes)
+            return f"{len(audit_pb2.ExportAuditRecordsResponse.FromString(data).records.records)} record"
         except grpc.aio.AioRpcError as err:
             return err.code().name
 
