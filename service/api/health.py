@@ -3,22 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
+import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
+
+from service.limits import address_of
 
 log = structlog.get_logger()
 
 _OVERALL: Final = ""
+_LONGEST_NAME: Final = 256
+_MOST_WATCHES: Final = 1024
+_MOST_OF_ONE: Final = 32
+"""Watches of one address. Nobody proves anything to have one, so that they are bounded here and not by the caller."""
+
+
+class _Servicer(health.aio.HealthServicer):  # type: ignore[misc]  # without types
+    """The standard one, with bounds. The name that is watched stays in memory for as long as the watch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of: Counter[str] = Counter()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """See gRPC. Beyond a bound: RESOURCE_EXHAUSTED."""
+        who = address_of(context.peer())
+        if len(request.service) > _LONGEST_NAME or self._of[who] >= _MOST_OF_ONE or self._of.total() >= _MOST_WATCHES:
+            context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+            return
+        self._of[who] += 1
+        try:
+            await super().Watch(request, context)
+        finally:
+            self._of[who] -= 1
+            self._of += Counter()  # without those that have none
 
 
 class Health:
     """The answers for the services of all listeners. `servicer` is what gRPC registers."""
 
     def __init__(self, services: Sequence[str]) -> None:
-        self.servicer = health.aio.HealthServicer()
+        self.servicer = _Servicer()
         self._services = (_OVERALL, *services)
         self._open = False
         self._failing = False

@@ -16,6 +16,7 @@ from typing import Final
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from remit.v1 import audit_pb2, retrieval_pb2
 
 from tests.isolation.raw import Connection, Headers, Reply, frame
@@ -118,6 +119,41 @@ async def test_streams_that_nobody_reads_hold_up_nobody(service: Service) -> Non
         assert await answered(service)
         assert (await service.call("AuditService/GetCheckpoint", token=service.token("adam"))).code == "OK"
     assert await answered(service)
+
+
+async def test_watches_of_health_are_bounded_in_size_and_number(service: Service) -> None:
+    """Who proves nothing may watch health: a few times, and what is watched is a name and not a megabyte.
+
+    The place of a watch that ended is free again.
+    """
+    options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+    before = psutil.Process().memory_info().rss
+    async with grpc.aio.insecure_channel(str(service.callers), options) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for number in range(60):
+            long = health_pb2.HealthCheckRequest(service=f"{number}".ljust(_MB - 100, "x"))
+            with pytest.raises(grpc.aio.AioRpcError, match="RESOURCE_EXHAUSTED"):
+                await stub.Watch(long, timeout=10).read()
+        assert psutil.Process().memory_info().rss - before < 48 * _MB
+        for _ in range(2):
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(40)]
+            ended = [await _first(watch) for watch in watches]
+            assert ended == ["SERVING"] * 32 + ["RESOURCE_EXHAUSTED"] * 8
+            assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+            for watch in watches:
+                watch.cancel()
+            await asyncio.sleep(0.2)
+    assert await answered(service)
+
+
+async def _first(watch: grpc.aio.UnaryStreamCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]) -> str:
+    """The first thing that a watch says, or how it ended."""
+    try:
+        said = await watch.read()
+    except grpc.aio.AioRpcError as err:
+        return err.code().name
+    assert isinstance(said, health_pb2.HealthCheckResponse)
+    return health_pb2.HealthCheckResponse.ServingStatus.Name(said.status)
 
 
 async def test_a_caller_of_nine_thousand_groups_is_answered_and_so_are_the_others(service: Service) -> None:
