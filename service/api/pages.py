@@ -64,4 +64,9 @@ def _place(request: Paged, call: Call) -> bytes:
     bare.page_token, bare.page_size = "", 0
     asked = hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
     subject = call.caller.subject
-    return associated("page", call.rpc, subject.issuer, subject.subject, asked)
+    # With the account and who acts for it: one credential can stand for several callers.
+    actors = () if subject.acting is None else subject.acting.actors
+    service = "" if subject.on_behalf is None else subject.on_behalf.name
+    return associated(
+        "page", call.rpc, subject.issuer, subject.subject, subject.directory, subject.value, service, *actors, asked
+    )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from remit.v1 import access_pb2
 
 from acl.model import Clause, Effect, Rule
 from acl.principal import Principal, Realm
 from service.api.evidence import LoggedCalls
-from service.api.wrapper import Entry
+from service.api.pages import PageTokens
+from service.api.wrapper import Call, Entry
 from service.audit.record import Kind, Record
 from service.authn import Authenticator, Credentials, Subject, TokenRefusedError
-from service.authn.subject import OnBehalf
+from service.authn.subject import Acting, OnBehalf
 from service.callers import Callers, Current
-from service.errors import NotFoundError, UnauthenticatedError
+from service.errors import InvalidRequestError, NotFoundError, UnauthenticatedError
 from service.search import Query
 from service.service_accounts import ServiceAccount
 from tests.service.authn_support import KEYS, issuer, token, write_keys
@@ -233,3 +236,28 @@ async def test_the_record_names_the_person_and_the_service(service: Service) -> 
     body = written[0].body.decode()
     assert '"account":"u-1001","acting":["service-account:bot"]' in body
     assert f'"subject":"{BOT}"' in body
+
+
+@pytest.mark.parametrize("other", ["another person", "the service itself", "an application for the same person"])
+def test_a_page_of_one_person_is_no_page_of_another(service: Service, other: str) -> None:
+    """A token of a list is good only for whom it came from, though one service asked for both."""
+    by = OnBehalf("bot", subject(service, "svc-bot"), frozenset({IN_SALES}), frozenset())
+    person = subject(service, "u-1001", by)
+    someone = {
+        "another person": subject(service, "u-1002", by),
+        "the service itself": subject(service, "svc-bot"),
+        "an application for the same person": replace(
+            subject(service, "u-1001"), acting=Acting(("app",), frozenset({"company"}))
+        ),
+    }[other]
+    tokens, request = PageTokens(bytes(32)), access_pb2.ListReadableDocumentsRequest()
+    request.page_token = tokens.write(7, request, _call(service, person))
+
+    assert tokens.read(request, _call(service, person)) == 7
+    with pytest.raises(InvalidRequestError):
+        tokens.read(request, _call(service, someone))
+
+
+def _call(service: Service, who: Subject) -> Call:
+    resolved = service.identity.resolve(replace(who, value="u-1001", on_behalf=None))
+    return Call("remit.v1.AccessService/ListReadableDocuments", "r", service.clock(), Current(who, resolved, 0))
