@@ -36,8 +36,6 @@ from service.source_groups import Joined, NoGroups
 MAX_RESOLUTION_AGE: Final = timedelta(seconds=60)
 """How long what a directory said may be used where its settings say nothing else."""
 
-"""How the names begin by which the standard health service tells of directories."""
-
 _INCOMPLETE_FOR_S: Final = 1.0
 _MOST_JOINED: Final = 50_000
 

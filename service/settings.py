@@ -288,9 +288,7 @@ def _roles(
         for principal, place in held.items():
             other = places.setdefault(principal, role)
             if roles.separated(role, other):
-                place.fail(
-                    f"`{principal.token}` has the role `{other}` too, expected another group: who audits {_APART}"
-                )
+                place.fail(f"`{principal.token}` has the role `{other}` too, {_APART}")
         found[role] = frozenset(held)
     return found
 

@@ -254,7 +254,7 @@ def test_every_role_is_bound_by_the_settings(write: Callable[[str], Path]) -> No
     ("text", "line", "sentence"),
     [
         ("  operator: [group:a]\n  auditor: [group:b, group:a]\n", 19,
-         "roles.auditor[1]: `static:people:group-a` has the role `operator` too"),
+         "`static:people:group-a` has the role `operator` too, expected another group: who "),
         ("  auditor: [group:a]\n  key-admin: [group:a]\n", 19,
          "roles.key-admin[0]: `static:people:group-a` has the role `auditor`"),
         ("  auditor: [group:a]\n  source-owner: {company: [group:a]}\n", 19, "roles.source-owner.company[0]"),
