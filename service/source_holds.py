@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 
+from service.audit.record import Record
 from service.errors import NotFoundError
 from service.stores.catalog import Catalog
 from service.stores.stops import Stop, StopState
+from service.sync_records import decided_record
 
 NOT_HELD = "nothing with this id is held"
 
 
 class SourceHolds:
-    """Implements `service.api.holds.Holds` over the configured sources. sources: returns their names."""
+    """Implements `service.api.holds.Holds` over the configured sources. sources: returns their names.
 
-    def __init__(self, catalog: Catalog, sources: Callable[[], Collection[str]]) -> None:
+    record: makes a record durable, or raises AuditUnavailableError.
+    """
+
+    def __init__(
+        self, catalog: Catalog, sources: Callable[[], Collection[str]], record: Callable[[Record], object]
+    ) -> None:
         self._catalog = catalog
         self._sources = sources
+        self._record = record
 
     def list(self, source: str) -> Sequence[Stop]:
         """See `Holds`."""
@@ -36,7 +44,9 @@ class SourceHolds:
 
     def decide(self, hold_id: str, state: StopState, by: str, at: datetime) -> Stop:
         """See `Holds`."""
-        self.get(hold_id)
+        found = self.get(hold_id)
+        # Before it counts: what widens does so by nobody's word that is not on record.
+        self._record(decided_record(found, state, by))
         decided = self._catalog.decide_stop(hold_id, state, by, at)
         if decided is None:
             raise NotFoundError(NOT_HELD)

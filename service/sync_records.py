@@ -5,11 +5,11 @@ from __future__ import annotations
 from service.audit import Kind, Record, record
 from service.audit.record import micros
 from service.leases import LeaseAlert
-from service.stores.stops import Stop
+from service.stores.stops import Stop, StopState
 
 
 def held_record(stop: Stop) -> Record:
-    """The record of what the circuit breaker holds. Who decides about it is in the record of that call."""
+    """The record of what the circuit breaker holds."""
     return record(
         Kind.INGEST,
         {
@@ -36,3 +36,9 @@ def lease_record(alert: LeaseAlert) -> Record:
             "limit_us": micros(alert.limit),
         },
     )
+
+
+def decided_record(stop: Stop, state: StopState, by: str) -> Record:
+    """The record of a person's word on what is held."""
+    facts = {"hold_id": stop.hold_id, "kind": stop.kind.value, "source": stop.source, "by": by}
+    return record(Kind.CONTROL, {"event": f"hold_{state.value}", **facts})

@@ -89,7 +89,8 @@ def open_syncing(ground: Ground, embedder: Embedder, indexes: Indexes, closing: 
     watch = LeaseWatch(catalog, lambda: ground.settings, lambda one: audit.append_blocking(lease_record(one)))
     watch.start()
     closing.callback(watch.close)
-    return Syncing(runs, SourceHolds(catalog, ground.configuration.names), removals, ground, engine, extractor)
+    holds = SourceHolds(catalog, ground.configuration.names, audit.append_blocking)
+    return Syncing(runs, holds, removals, ground, engine, extractor)
 
 
 def _run_record(run: StoredRun) -> Record:

@@ -153,7 +153,7 @@ async def _first(watch: grpc.aio.UnaryStreamCall[health_pb2.HealthCheckRequest, 
     except grpc.aio.AioRpcError as err:
         return err.code().name
     assert isinstance(said, health_pb2.HealthCheckResponse)
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(said.status)
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(said.status))
 
 
 async def test_a_caller_of_nine_thousand_groups_is_answered_and_so_are_the_others(service: Service) -> None:

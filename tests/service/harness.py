@@ -654,7 +654,7 @@ async def serving(
                     executor,
                     key.page_key,
                     configuration.reload,
-                    SourceHolds(catalog, configuration.names),
+                    SourceHolds(catalog, configuration.names, log.append_blocking),
                     poll_s=0.01,
                 ),
             ),

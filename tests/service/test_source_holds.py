@@ -101,3 +101,23 @@ async def test_a_pass_can_be_named_and_an_unknown_one_is_refused(service: Servic
         thread.join(20)
     unknown = source_pb2.StartSyncRequest(name=COMPANY, sync_pass=9)  # type: ignore[arg-type]  # not of the enum
     assert await call(service, "StartSync", unknown, "olga") == "INVALID_ARGUMENT"
+
+
+@pytest.mark.parametrize("method", ["ApproveHold", "RejectHold"])
+async def test_nothing_is_decided_that_cannot_be_written_down(
+    service: Service, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A word on a hold counts once its record is durable: with a log that fails, what waits goes on waiting."""
+    (hold,) = await held(service)
+    request = getattr(source_pb2, f"{method}Request")(hold_id=hold.hold_id)
+    with monkeypatch.context() as failing:
+        failing.setattr(service.audit, "_failure", "the disk is full")
+        assert await call(service, method, request, "rita") == "UNAVAILABLE"
+    assert [one.state for one in await held(service)] == [source_pb2.HOLD_STATE_WAITING]
+
+    assert await call(service, method, request, "rita") == "OK"
+
+    decided = [one["body"] for one in service.records() if one["body"].get("hold_id") == hold.hold_id]
+    assert [(one["event"], one["by"]) for one in decided] == [
+        ({"ApproveHold": "hold_approved", "RejectHold": "hold_rejected"}[method], "u-1007")
+    ]
