@@ -45,7 +45,11 @@ class Place(Protocol):
 
     @property
     def name(self) -> str:
-        """As messages call it; the position is kept under it."""
+        """As messages call it."""
+
+    @property
+    def address(self) -> str:
+        """What tells it from every other place; never shown, since it may hold a secret."""
 
     def tell(self, message: bytes) -> None:
         """Hand over an alert. Raises OSError."""
@@ -67,6 +71,11 @@ class Webhook:
     def name(self) -> str:
         """See `Place`; without what may be a secret in the address."""
         return f"webhook {self._parts.scheme}://{self._parts.hostname}{self._parts.path}"
+
+    @property
+    def address(self) -> str:
+        """See `Place`."""
+        return self._url
 
     def tell(self, message: bytes) -> None:
         """See `Place`. Anything but a 2xx is a failure; redirects are not followed, since they are not configured."""
@@ -104,6 +113,11 @@ class Syslog:
         """See `Place`."""
         return f"syslog at {self._path}"
 
+    @property
+    def address(self) -> str:
+        """See `Place`."""
+        return self.name
+
     def tell(self, message: bytes) -> None:
         """See `Place`."""
         at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -137,16 +151,16 @@ class Alerter:
         following = self._stored()
         pause, failing = _EVERY_S, False
         while not self._ending.wait(pause):
-            standing = self._audit.standing
-            waiting = sorted(index for index in standing.alerts if following is None or index >= following)
             try:
-                for index in waiting:
-                    stop = standing.alerts[index]
-                    if following is not None or standing.stops.get(stop.source) == stop:
-                        self._place.tell(_message(stop, self._audit.checkpoint.origin, index))
-                        self._told(stop)
-                    durable_file.replace(self._position, f"{self._audit.checkpoint.origin} {index + 1}\n".encode())
-                    following = index + 1
+                if following is None:
+                    # Before anything is told: whatever stops from now on is told, be it cleared meanwhile or not.
+                    following = self._remember(self._first())
+                for index, stop in sorted(self._audit.standing.alerts.items()):
+                    if index < following:
+                        continue
+                    self._place.tell(_message(stop, self._audit.checkpoint.origin, index))
+                    self._told(stop)
+                    following = self._remember(index + 1)
                     if failing:
                         failing = False
                         _log.info("alert_recovered", place=self._place.name)
@@ -158,6 +172,15 @@ class Alerter:
                 pause = min(max(pause * 2, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
             else:
                 pause = _EVERY_S
+
+    def _first(self) -> int:
+        """With which record a new place begins: the first that still stops a source, or the next that does."""
+        size, standing = self._audit.size, self._audit.standing
+        return min((index for index, stop in standing.alerts.items() if stop in standing.stops.values()), default=size)
+
+    def _remember(self, following: int) -> int:
+        durable_file.replace(self._position, f"{self._audit.checkpoint.origin} {following}\n".encode())
+        return following
 
     def _told(self, stop: Stop) -> None:
         """Record it, with the time from the event to the notice."""

@@ -31,7 +31,7 @@ def start(
             origin = log.checkpoint.origin
             closing.callback(Forwarder(reader, sink, position, origin=origin, version=version).close)
         for place in alerts.places(settings.alerts):
-            position = folder / f"alerted-{hashlib.sha256(place.name.encode()).hexdigest()[:16]}"
+            position = folder / f"alerted-{hashlib.sha256(place.address.encode()).hexdigest()[:16]}"
             closing.callback(alerts.Alerter(log, place, position).close)
         return closing.pop_all().close
 

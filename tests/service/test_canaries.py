@@ -20,12 +20,13 @@ from remit.client import NotFoundError
 from remit.v1 import retrieval_pb2, standing_pb2
 
 from acl.model import Unknown
+from service import audit_copies
 from service.alerts import Alerter, Syslog, Webhook, places
 from service.api.gate import documents
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
 from service.audit import AuditLog, Kind
 from service.audit.standing import Stop, cleared_record, stopped_record
-from service.audit_settings import WebhookAlert
+from service.audit_settings import AuditSettings, WebhookAlert
 from service.errors import StartError
 from tests.service.harness import COMPANY, FINANCE, SALES, Service, allow, serving
 from tests.service.test_audit_reading import KEY
@@ -248,6 +249,43 @@ def test_a_new_place_is_told_what_still_stands(log: AuditLog, webhook: Received,
     alerter.close()
 
     assert [one[0]["id"] for one in webhook.messages] == ["a-2"]
+
+
+def test_an_alert_of_what_was_cleared_meanwhile_is_told(log: AuditLog, tmp_path: Path) -> None:
+    """A place that took nothing when its first alert came is told when it does, whatever was cleared until then."""
+    webhook = Received(refusals=1_000)
+    alerter = Alerter(log, Webhook(webhook.url, SECRET), tmp_path / "position")
+    until(lambda: (tmp_path / "position").exists())
+    log.append_blocking(stopped_record(STOP))
+    until(lambda: webhook.refusals < 1_000)
+    log.append_blocking(cleared_record(STOP, "olga", "understood"))
+    webhook.refusals = 0
+
+    until(lambda: webhook.messages)
+    alerter.close()
+
+    assert [one[0]["id"] for one in webhook.messages] == ["a-1"]
+    webhook.close()
+
+
+def test_addresses_that_differ_in_their_query_are_told_each(log: AuditLog, tmp_path: Path) -> None:
+    """What one was told is no word on the other, though both have one name in messages, which holds no query."""
+    one, other = Received(), Received(refusals=1_000)
+    (tmp_path / "secret").write_bytes(SECRET)
+    (tmp_path / "secret").chmod(0o600)
+    alerts = tuple(WebhookAlert(found.url, tmp_path / "secret", None) for found in (one, other))
+    log.append_blocking(stopped_record(STOP))
+
+    for told in (1, 2):
+        # No reader: nothing but alerts is asked for.
+        close = audit_copies.start(log, None, tmp_path, AuditSettings(alerts=alerts), "0")  # type: ignore[arg-type]
+        until(lambda told=told: len(delivered(log, tmp_path)) == told and other.refusals < 1_000)  # type: ignore[misc]
+        close()
+        other.refusals = 0
+
+    assert [len(found.messages) for found in (one, other)] == [1, 1]
+    for found in (one, other):
+        found.close()
 
 
 def test_a_place_that_is_not_there_holds_nothing_up(log: AuditLog, tmp_path: Path) -> None:
