@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from connectors.yaml_file import Field
-from service import listeners
+from service import listeners, web_address
 from service.listeners import Address
 
 
@@ -120,14 +119,11 @@ def _alert(item: Field, base: Path) -> Alert:
             item.fail("expected either `syslog` alone, or `webhook` with `secret` and `ca`")
         return SyslogAlert(entries["syslog"].path(base))
     field = item.need(entries, "webhook", "an address such as `https://alerts.example.com/remit`, or `syslog`")
-    url = field.text("an address such as `https://alerts.example.com/remit`")
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        field.expected("an address such as `https://alerts.example.com/remit`")
+    parts = web_address.read(field, "an address such as `https://alerts.example.com/remit`")
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         field.fail("an alert in plaintext could be read and held back on its way, expected `https`")
     secret = item.need(entries, "secret", "the path of a file with the secret that signs alerts").path(base)
-    return WebhookAlert(url, secret, entries["ca"].path(base) if "ca" in entries else None)
+    return WebhookAlert(field.text(), secret, entries["ca"].path(base) if "ca" in entries else None)
 
 
 def _exports(item: Field, base: Path) -> tuple[Export, ...]:

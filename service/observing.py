@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from connectors.yaml_file import Field
+from service import web_address
 from service.listeners import Address, address
 
 
@@ -31,8 +31,7 @@ def read(item: Field) -> ObserveSettings:
 
 def _endpoint(item: Field) -> str:
     what = "an OTLP endpoint such as `http://127.0.0.1:4318/v1/traces`"
-    text = item.text(what)
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+    parts = web_address.read(item, what)
+    if parts.query or parts.fragment:
         item.expected(what)
-    return text
+    return item.text(what)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from connectors.yaml_file import Field
+from service import web_address
 
 KEYS: Final = ("backend", "url", "api_key", "collection", "server_side", "timeout")
 _PORT: Final = 6334
@@ -45,13 +45,9 @@ def read(entries: Mapping[str, Field], item: Field, base: Path) -> QdrantSetting
     if "approximate" in entries:
         entries["approximate"].fail("there is no graph on a Qdrant server, expected no `approximate`")
     found = item.need(dict(entries), "url", "the server's gRPC address, such as `https://qdrant.example.com:6334`")
-    text = found.text("an address such as `https://qdrant.example.com:6334`")
-    try:
-        url = urlsplit(text)
-        host, port = url.hostname or "", url.port or _PORT
-    except ValueError:
-        found.expected("an address such as `https://qdrant.example.com:6334`")
-    if url.scheme not in ("http", "https") or not host or url.path.strip("/") or url.query or url.username is not None:
+    url = web_address.read(found, "an address such as `https://qdrant.example.com:6334`")
+    host, port = url.hostname or "", url.port or _PORT
+    if url.path.strip("/") or url.query:
         found.expected("an address such as `https://qdrant.example.com:6334`")
     if url.scheme == "http" and not _loopback(host):
         found.fail("vectors would cross the network in plain text, expected `https`, or a loopback address")
