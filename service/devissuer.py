@@ -18,7 +18,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from connectors.directories.base import DirectoryError
 from connectors.directories.static import StaticDirectory
-from service import directories, durable_file, key_file
+from service import directories, durable_file, key_file, strict_json
 from service.errors import StartError
 from service.issuers import IssuerSettings, KeyFile
 from service.settings import Settings
@@ -83,14 +83,13 @@ def _account(settings: Settings, issuer: IssuerSettings, name: str) -> str:
 
 
 def _read_private(path: Path) -> tuple[Ed25519PrivateKey, str]:
+    text = key_file.read(path, "the key of the development issuer")
     try:
-        found = json.loads(key_file.read(path, "the key of the development issuer"))
-    except ValueError as err:
-        raise StartError(f"{path} is not a private key of the development issuer") from err
-    try:
-        key = OKPAlgorithm.from_jwk(found)
-        key_id = found["kid"]
-    except (jwt.PyJWTError, KeyError, TypeError, ValueError) as err:
+        found = strict_json.parse(text)
+        if not isinstance(found, dict):
+            raise ValueError("not a key")
+        key, key_id = OKPAlgorithm.from_jwk(found), found.get("kid")
+    except (jwt.PyJWTError, TypeError, ValueError) as err:
         raise StartError(f"{path} is not a private key of the development issuer") from err
     if not isinstance(key, Ed25519PrivateKey) or not isinstance(key_id, str):
         raise StartError(f"{path} is not a private key of the development issuer")

@@ -13,9 +13,9 @@ from service.cli import doctor
 from service.cli.connect import As, Json, Token, context
 from service.cli.doctor import Result
 from service.cli.screen import complain, out, print_json
-from service.errors import RemitError
+from service.errors import RemitError, StartError
 from service.key_settings import KeySettings
-from service.settings import Settings, SettingsError, load
+from service.settings import DirectorySettings, Settings, SettingsError, load
 
 app = typer.Typer(no_args_is_help=True, help="The settings: check them, reload them.", rich_markup_mode=None)
 
@@ -90,7 +90,7 @@ def _check(path: Path, connect: bool) -> tuple[list[Result], list[Result]]:
 def _files(settings: Settings) -> Iterator[Result]:
     """What is wrong with the options, and with the files that the settings name."""
     from connectors import registry
-    from service import directories, leases
+    from service import leases
     from service.audit import AuditKey
     from service.authn import Authenticator
 
@@ -102,7 +102,7 @@ def _files(settings: Settings) -> Iterator[Result]:
     reads: list[Callable[[], object]] = [
         partial(_opens, settings.keys),
         partial(AuditKey.load, settings.keys.audit),
-        *(partial(directories.build, one, settings.base) for one in settings.directories),
+        *(partial(_directory, one, settings.base) for one in settings.directories),
         *(partial(Authenticator, [one]) for one in settings.issuers),
     ]
     for read in reads:
@@ -116,6 +116,17 @@ def _files(settings: Settings) -> Iterator[Result]:
 
 def _catalog(settings: Settings) -> Path:
     return settings.data / "catalog.sqlite"
+
+
+def _directory(one: DirectorySettings, base: Path) -> None:
+    """Read the file of a directory that is one; nothing is asked of any other."""
+    from connectors.directories.base import Telling
+    from service import directories
+
+    directory = directories.build(one, base)
+    why = directory.failure() if isinstance(directory, Telling) else None
+    if why is not None:
+        raise StartError(f"{one.place('path')}: {why}")
 
 
 def _opens(keys: KeySettings) -> None:

@@ -38,8 +38,10 @@ class _Screen(Console):
             yield segment if text == segment.text else Segment(text, segment.style)
 
 
+# Of a process that was started without one, standard output is None.
+_is_terminal = sys.stdout is not None and sys.stdout.isatty()
 # A pipe has no width: lines stay whole for it, and tables get room. Without emoji: `static:school:…` is a token.
-out = _Screen(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+out = _Screen(highlight=False, emoji=False, soft_wrap=True, width=None if _is_terminal else 160)
 err = _Screen(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -69,8 +71,8 @@ def plain(value: object) -> object:
 def print_json(value: object) -> None:
     """Print one JSON document on one line."""
     text = json.dumps(plain(value), ensure_ascii=False)
-    sys.stdout.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
-    sys.stdout.flush()
+    out.file.write(_ACTED_ON.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "\n")
+    out.file.flush()
 
 
 def complain(message: str) -> None:

@@ -53,6 +53,8 @@ def test_right_settings_are_right_and_nothing_is_connected_to(settings: Path, mo
         (lambda text: text.replace("id_domain: corp}", "id_domain: ''}"), "sources[0].id_domain: "),
         (lambda text: text.replace("kind: filesystem", "kind: filesystm"), "sources[0].kind: there is no source of"),
         (lambda text: text.replace("path: ./people.yaml", "pth: ./people.yaml"), "directories[0]"),
+        (lambda text: text.replace("path: ./people.yaml", "path: ./nobody.yaml"), "directories[0].path: "),
+        (lambda text: text.replace("path: ./people.yaml", "path: ./remit.yaml"), "data: unknown key"),
         (lambda text: text.replace("./keys/remit.kek", "./keys/nothing.kek"), "nothing.kek"),
         (lambda text: text.replace("dev.jwks.json", "nothing.json"), "nothing.json"),
         (

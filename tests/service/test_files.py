@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from service import durable_file, key_file, lock_file, strict_json
+from service import devissuer, durable_file, initial, key_file, lock_file, settings, strict_json
 from service.errors import StartError
 
 
@@ -100,3 +100,15 @@ def test_json_that_two_readers_could_take_for_two_things_is_refused(data: bytes)
         strict_json.parse(data)
 
     assert strict_json.parse(b'[{"a": 1, "b": 1.5}]') == [{"a": 1, "b": 1.5}]
+
+
+@pytest.mark.parametrize("data", [b"", b"[" * 5000, b"[]", b'{"kty":"OKP"}', b"\xff"])
+def test_a_broken_key_of_the_development_issuer_is_one_sentence(tmp_path: Path, data: bytes) -> None:
+    """Whatever stands in its file; with the key that was there, a token is minted."""
+    initial.write(tmp_path)
+    config = settings.load(tmp_path / "remit.yaml")
+    assert devissuer.mint(config, "alice").count(".") == 2
+    (tmp_path / "keys" / "dev.private.json").write_bytes(data)
+
+    with pytest.raises(StartError, match="is not a private key of the development issuer"):
+        devissuer.mint(config, "alice")

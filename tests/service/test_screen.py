@@ -45,6 +45,17 @@ def test_what_is_ours_is_still_coloured() -> None:
     assert done.stdout == "\x1b[31mone\x1b[0m\n        two \ufffd[31m\n"
 
 
+@pytest.mark.parametrize("printed", ["out.print('x')", "print_json({})"])
+def test_a_process_without_an_output_prints_nothing(printed: str) -> None:
+    """Started with its standard output closed, as some schedulers do: no traceback."""
+    code = f"from service.cli.screen import *\n{printed}"
+    closed = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, code]
+
+    done = subprocess.run(closed, capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)}, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_json_is_the_same_and_as_harmless(capsys: pytest.CaptureFixture[str]) -> None:
     """Machines read exactly what is there; on a terminal nothing acts."""
     screen.print_json({"location": EVIL, "name": "Jörg"})
