@@ -10,18 +10,19 @@ of which a pass was not complete within its limit. `acl.decide` decides everythi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final, Protocol
 
-from acl.model import NOBODY, Acl, AclId, Caller, Unknown
+from acl.changes import ScopeDrop, ScopePut
+from acl.model import NOBODY, Acl, AclId, Caller, ScopeId, Unknown
 from acl.readable import Readable, ReadableIndex
 from service import leases
 from service.stores.reader import Reader
-from service.stores.records import StoredDocument, SyncPass
+from service.stores.records import AccessChange, StoredDocument, SyncPass
 
 _ABSENT: Final = Acl(None, NOBODY)
 """What is decided on for a document that does not exist, so that it costs what a hidden one costs."""
@@ -59,12 +60,14 @@ class Snapshot:
         ages: Mapping[str, SourceAge],
         at: datetime,
         lock: threading.Lock,
+        written: _Written,
     ) -> None:
         self.reader = reader
         self.seq = reader.seq
         self.at = at
         self._ages = ages
         self._lock = lock
+        self._written = written
         self._index: ReadableIndex | None = index
 
     @property
@@ -90,6 +93,10 @@ class Snapshot:
         if document.row_start >= document.row_stop:
             return Unknown("no text")
         return self._rules.acl(document.acl_id)
+
+    def newest(self, document: StoredDocument, acl: Acl | Unknown) -> int:
+        """Return the change at which the document's text, or one of the rules that count for it, was written last."""
+        return max(document.text_seq, document.permissions_seq, self._written.newest(acl))
 
     def age(self, source: str) -> SourceAge | None:
         """Return the age of one source, None for one that is not configured: for administrators alone."""
@@ -128,6 +135,26 @@ class Snapshot:
             self._lock.release()
 
 
+class _Written:
+    """At which change of the catalog containers were written last. since: what was written before is as of then."""
+
+    def __init__(self, since: int) -> None:
+        self._since = since
+        self._scopes: dict[ScopeId, int] = {}
+
+    def note(self, changes: Iterable[AccessChange]) -> None:
+        """Take note of changes, in order."""
+        for change in changes:
+            if isinstance(change.value, ScopePut | ScopeDrop):
+                self._scopes[change.value.id] = change.seq
+
+    def newest(self, acl: Acl | Unknown) -> int:
+        """Return when a container around documents with this ACL was written last."""
+        if isinstance(acl, Unknown) or acl.scope is None or not self._scopes:
+            return self._since
+        return max(self._since, *(self._scopes.get(scope.id, 0) for scope in acl.scope.chain()))
+
+
 class Access:
     """Keeps the rules in step with one catalog. Thread-safe.
 
@@ -149,6 +176,7 @@ class Access:
         self._clock = clock
         self._lock = threading.Lock()
         self._index = ReadableIndex()
+        self._written = _Written(0)
         self._seq = 0
 
     def limit(self, limits: Mapping[str, Mapping[SyncPass, timedelta]]) -> None:
@@ -180,7 +208,7 @@ class Access:
                 self._catch_up(reader)
                 # Read last: before the transaction, what was verified meanwhile would lie in the future.
                 at = self._clock()
-                snapshot = Snapshot(reader, self._index, self._ages(reader, at), at, self._lock)
+                snapshot = Snapshot(reader, self._index, self._ages(reader, at), at, self._lock, self._written)
                 yield snapshot
         finally:
             if snapshot is None:
@@ -193,9 +221,13 @@ class Access:
             return
         changes = reader.changes_since(self._seq)
         # INVARIANT: rules that were applied half way decide nothing: they are dropped, and built from 0 next time.
-        index, self._index, self._seq = self._index, ReadableIndex(), 0
+        index, self._index, whole, self._seq = self._index, ReadableIndex(), self._seq == 0, 0
         for source, group in groupby(changes, key=lambda change: change.source):
             index.apply(source, [change.value for change in group])
+        if whole:
+            self._written = _Written(reader.seq)
+        else:
+            self._written.note(changes)
         self._index, self._seq = index, reader.seq
 
     def _ages(self, reader: Reader, at: datetime) -> dict[str, SourceAge]:

@@ -209,8 +209,8 @@ class Checks:
                 stored = snapshot.reader.document_by_id(document_id)
                 if stored is None:
                     raise NotFoundError("there is no such document", what="document")
-                if stored.text_seq > current.as_of and not again:
-                    raise NewerTextError("a text is newer than the person's groups")
+                if snapshot.newest(stored, snapshot.acl(stored)) > current.as_of and not again:
+                    raise NewerTextError("a text or a rule is newer than the person's groups")
                 return self._explained(snapshot, stored, current, facts_of(snapshot, current, frozenset()))
 
         return resolved(self._callers, person, work)

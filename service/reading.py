@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class NewerTextError(RemitError):
-    """A text that may be read is newer than the caller's groups: resolve the caller again, then decide again."""
+    """What may be read, or by which rules, is newer than the caller's groups: resolve them again, then decide again."""
 
 
 class Resolve(Protocol):
@@ -99,7 +99,7 @@ def permit(
 ) -> dict[int, Permit]:
     """Decide on documents as they stand, None for one that does not exist; return permits by ordinal.
 
-    again: the caller was already resolved again for this request: a text that is newer still is withheld.
+    again: the caller was already resolved again for this request: what is newer still is withheld.
     Raises NewerTextError otherwise, and CallerExpiredError.
     """
     found: dict[int, Permit] = {}
@@ -115,11 +115,11 @@ def permit(
             continue
         if not actor_may:
             continue
-        # The "new enemy": somebody leaves a group, then a secret is added that only its members may read. Groups that
-        # were resolved before the text was stored must not open it.
-        if document.text_seq > caller.as_of:
+        # The "new enemy": somebody leaves a group, then a secret is added that only its members may read, or one is
+        # opened to them. Groups that were resolved before text and rules were stored must not open it.
+        if snapshot.newest(document, acl) > caller.as_of:
             if not again:
-                raise NewerTextError("a text is newer than the caller's groups")
+                raise NewerTextError("a text or a rule is newer than the caller's groups")
             continue
         found[document.ordinal] = Permit(document, acl, decision)
     return found

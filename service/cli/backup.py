@@ -114,5 +114,7 @@ def restore(
         out.print(
             f"backup {done.backup_id} of {done.made_at} is restored; {done.records:,} records of the audit log verified"
         )
-        out.print("next: `remit serve`, which builds the index anew, and `remit source sync` for each source: until then")
+        out.print(
+            "next: `remit serve`, which builds the index anew, and `remit source sync` for each source: until then"
+        )
         out.print("rights count as they were when the backup was made, also those that were taken away since")

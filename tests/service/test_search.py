@@ -218,6 +218,34 @@ async def test_groups_resolved_before_a_text_was_stored_do_not_open_it(service: 
     assert sorted(found) == (["plan from before"] if leaves else ["plan from before", "plan of the merger"])
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+@pytest.mark.parametrize("opened", ["document", "container"])
+async def test_groups_resolved_before_rules_were_stored_do_not_open_what_they_open(
+    service: Service, opened: str, leaves: bool
+) -> None:
+    """Bob leaves Finance, then a plan of Alice's is opened to Finance: he could read it at no time."""
+    service.scope("board", allow(ALICE) if opened == "container" else allow(ALICE, FINANCE), "root")
+    service.add("old", "plan from before", allow(EVERYBODY))
+    service.add("secret", "plan of the merger", allow(ALICE) if opened == "document" else allow(EVERYBODY), "board")
+    service.sync()
+    await texts(service, "alice")
+
+    def meanwhile() -> None:
+        service.directory.before = lambda: None
+        if leaves:
+            service.people(PEOPLE.replace("groups: [fin-emea]", "groups: []"))
+        if opened == "document":
+            service.add("secret", "plan of the merger", allow(ALICE, FINANCE), "board")
+        service.scope("board", allow(ALICE, FINANCE), "root")
+        service.sync()
+
+    service.directory.before = meanwhile
+
+    found = await texts(service, "bob")
+
+    assert sorted(found) == (["plan from before"] if leaves else ["plan from before", "plan of the merger"])
+
+
 async def test_unknown_rules_are_nobodys(service: Service) -> None:
     """A document or a folder whose rules are not understood is withheld from everybody; its neighbour is not."""
     service.scope("odd", Unknown("not understood"), "root")
