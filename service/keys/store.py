@@ -57,11 +57,12 @@ class DocumentKeyId:
 class _SourceKey:
     """The opened keys of a source. Never changed, only replaced.
 
-    sealing, naming: derived from its own secret. wrapping: by generation; the highest wraps new keys.
+    sealing, naming: derived from its own secret, `naming` as an HMAC that has read its key and nothing else.
+    wrapping: by generation; the highest wraps new keys.
     """
 
     sealing: AESGCM
-    naming: bytes
+    naming: hmac.HMAC
     wrapping: Mapping[int, AESGCM]
 
     @property
@@ -139,7 +140,9 @@ class KeyStore:
 
     def name(self, source: str, *parts: str | int) -> bytes:
         """Return 16 bytes that stand for `parts` within `source`; nobody without the key can test a guess."""
-        return hmac.digest(self._source_keys[source].naming, associated(*parts), hashlib.sha256)[:16]
+        made = self._source_keys[source].naming.copy()
+        made.update(associated(*parts))
+        return made.digest()[:16]
 
     def source_cipher(self, source: str) -> AESGCM:
         """Return what seals the values of a source that belong to no document. Raises UnsealError."""
@@ -440,7 +443,8 @@ def _source_key(keys: Mapping[int, bytes]) -> _SourceKey:
         return hmac.digest(keys[OWN], b"remit source key: " + purpose, hashlib.sha256)
 
     wrapping = {generation: AESGCM(key) for generation, key in keys.items() if generation != OWN}
-    return _SourceKey(AESGCM(derived(b"sealing")), derived(b"naming"), wrapping)
+    naming = hmac.new(derived(b"naming"), digestmod=hashlib.sha256)
+    return _SourceKey(AESGCM(derived(b"sealing")), naming, wrapping)
 
 
 def _locked(path: Path) -> int:

@@ -88,8 +88,10 @@ class Catalog:
             with self._write() as connection:
                 if not connection.dialect.has_table(connection, schema.about.name):
                     _create(connection, keys)
-                # Tables that later versions added; those that are there stay as they are.
+                # Tables and indexes that later versions added; those that are there stay as they are.
                 schema.metadata.create_all(connection)
+                for index in schema.documents.indexes:
+                    index.create(connection, checkfirst=True)
                 about = _about(connection)
                 if about["keys"] != keys.id:
                     raise StartError(

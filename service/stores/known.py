@@ -19,7 +19,7 @@ from service.stores import schema
 from service.stores.clauses import read_clause
 from service.stores.errors import storage_errors
 from service.stores.holds import Acls, Interned, is_held, unwind
-from service.stores.sqlite import tuples
+from service.stores.sqlite import tuples, unindexed
 from service.stores.writes import Former, Known, KnownScope
 
 _BATCH: Final = 500
@@ -34,6 +34,8 @@ class _Plain(UserDefinedType[bytes]):
 
 _DOCUMENTS: Final = schema.documents.c
 _SERVED: Final = _DOCUMENTS.row_start < _DOCUMENTS.row_stop
+_OF_SOURCE: Final = _DOCUMENTS.source == bindparam("source")
+_STANDS: Final = _DOCUMENTS.deleted.is_(False)
 _KNOWN: Final = select(
     _DOCUMENTS.native,
     _DOCUMENTS.ordinal,
@@ -43,24 +45,17 @@ _KNOWN: Final = select(
     _DOCUMENTS.source_version,
     _DOCUMENTS.facts,
     _SERVED.label("served"),
-).where(_DOCUMENTS.source == bindparam("source"), _DOCUMENTS.deleted.is_(False))
-_BY_NATIVE: Final = _KNOWN.where(_DOCUMENTS.native.in_(bindparam("values", expanding=True, type_=_Plain())))
-_BY_ORDINAL: Final = _KNOWN.where(_DOCUMENTS.ordinal.in_(bindparam("values", expanding=True)))
-_ORDINALS: Final = (
-    select(_DOCUMENTS.ordinal)
-    .where(
-        _DOCUMENTS.source == bindparam("source"),
-        _DOCUMENTS.deleted.is_(False),
-        _DOCUMENTS.ordinal > bindparam("last"),
-    )
-    .order_by(_DOCUMENTS.ordinal)
-    .limit(_MANY)
 )
-_WITH_ACL: Final = select(_DOCUMENTS.ordinal).where(
-    _DOCUMENTS.source == bindparam("source"),
-    _DOCUMENTS.deleted.is_(False),
-    _DOCUMENTS.acl_id.in_(bindparam("values", expanding=True)),
+_BY_NATIVE: Final = _KNOWN.where(
+    _OF_SOURCE, _STANDS, _DOCUMENTS.native.in_(bindparam("values", expanding=True, type_=_Plain()))
 )
+_BY_ORDINAL: Final = _KNOWN.where(
+    unindexed(_DOCUMENTS.source) == bindparam("source"),
+    _STANDS,
+    _DOCUMENTS.ordinal.in_(bindparam("values", expanding=True)),
+)
+_ORDINALS: Final = select(_DOCUMENTS.ordinal).where(_OF_SOURCE, _STANDS)
+_WITH_ACL: Final = _ORDINALS.where(_DOCUMENTS.acl_id.in_(bindparam("values", expanding=True)))
 _FORMER: Final = select(schema.former).where(schema.former.c.ref.in_(bindparam("values", expanding=True)))
 
 
@@ -92,10 +87,9 @@ class KnownDocuments:
         """Return all of them."""
         with self._reading() as connection:
             found = BitMap()
-            last = 0
-            while rows := tuples(connection, _ORDINALS, {"source": self._source_id, "last": last}):
+            # Some at a time: memory does not grow with the documents.
+            for rows in connection.execute(_ORDINALS, {"source": self._source_id}).partitions(_MANY):
                 found.update(ordinal for (ordinal,) in rows)
-                last = rows[-1][0]
             return found
 
     def with_acls(self, acls: Collection[AclId]) -> BitMap:

@@ -170,6 +170,10 @@ content: keyed hash of the bytes and the media type that the text was made from.
 """
 Index("documents_content", documents.c.source, documents.c.content)
 Index("documents_acl", documents.c.acl_id)
+# A run counts and lists all documents of a source, and must not read their rows for that, which are long.
+Index("documents_rules", documents.c.source, documents.c.acl_id, documents.c.deleted)
+# Partial, so that it is chosen for tombstones alone, of which there are few or none.
+Index("documents_buried", documents.c.source, sqlite_where=documents.c.deleted.is_(True))
 
 chunks = Table(
     "chunks",

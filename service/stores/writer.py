@@ -24,7 +24,7 @@ from service.stores.records import PassClock, StoredRun, SyncPass
 from service.stores.rules import Rules, batches
 from service.stores.runs import seal_report
 from service.stores.sealing import Sealing
-from service.stores.sqlite import tuples
+from service.stores.sqlite import tuples, unindexed
 from service.stores.stops import Stops
 from service.stores.writes import DocumentWrite, Former, FoundText, Known, TextWrite, Withholding
 
@@ -346,7 +346,9 @@ class Writer:
         for batch in batches(ordinals):
             rows = self._connection.execute(
                 select(documents.ordinal, documents.row_start, documents.row_stop).where(
-                    documents.source == self._source_id, documents.ordinal.in_(batch), documents.deleted.is_(False)
+                    unindexed(documents.source) == self._source_id,
+                    documents.ordinal.in_(batch),
+                    documents.deleted.is_(False),
                 )
             )
             found.extend((ordinal, start, stop) for ordinal, start, stop in rows)
