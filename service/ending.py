@@ -5,7 +5,8 @@ Rules that are held are released (docs/adr/0004):
 2. Those of any other document, when the walk is complete: its version says that the text is the stored one.
 3. Those of a container when the run is complete, if the source said the same of it from its first to its last word.
    A document below it whose text could not be confirmed is withheld from then on.
-What the breaker keeps stays held, and the next complete run asks again (docs/adr/0015).
+What the breaker keeps stays held, and the next complete run asks again (docs/adr/0015). Of several rules that were
+replaced one after another meanwhile, only those that counted last stay, at the moments above.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from service.breaker import (
 )
 from service.runs import Progress
 from service.stores.catalog import Catalog, Opening
-from service.stores.holds import Acls, Interned
+from service.stores.holds import Acls, Interned, around_container
 from service.stores.records import Counts, Problem
 from service.stores.stops import Stop, StopKind, StopState
 from service.stores.writer import NOBODY
@@ -102,12 +103,7 @@ class Ending:
         walk = self._walk
         assert self._widening is not None, "the walk is complete"
         with walk.lock:
-            kept = self._widening.kept
-            released = {
-                scope: known.parent
-                for scope, known in walk.containers.to_release().items()
-                if key_of_scope(scope, known) not in kept
-            }
+            released = self._parents()
             self._confirm_again()
             self._release_settled()
             doubtful = walk.met.doubtful()
@@ -120,6 +116,16 @@ class Ending:
                     writer.stops.spend(self._widening.applied, self._unreleased(released))
                 writer.stops.drop(self._purge.applied)
             self._on_commit()
+
+    def _parents(self) -> dict[ScopeId, ScopeId | None]:
+        """Return what lies directly around containers from now on of which something is released."""
+        assert self._widening is not None
+        found: dict[ScopeId, ScopeId | None] = {}
+        for scope, known in self._walk.containers.to_release().items():
+            left = holds.kept(known.held) if key_of_scope(scope, known) in self._widening.kept else ()
+            if left != known.held:
+                found[scope] = around_container(scope, left)[-1] if left else known.parent
+        return found
 
     # What was not met.
 
@@ -215,19 +221,20 @@ class Ending:
         """Release the rules of documents whose text is known to be the stored one."""
         walk = self._walk
         assert self._widening is not None
-        kept = self._widening.kept
-        held = {acl_id: key_of_rules(rules) for acl_id, rules in walk.interned.items() if rules.held}
+        held = {acl_id: (rules, key_of_rules(rules)) for acl_id, rules in walk.interned.items() if rules.held}
         ready = (walk.documents.with_acls(held) & walk.met.seen) - walk.met.doubtful()
         for part in _parts(ready):
             fresh: Acls = {}
             with self._catalog.writer(self._run.source, self._fence) as writer:
-                given = [
-                    (known, walk.intern(Interned(rules.scope, rules.own), writer, fresh))
-                    for known in walk.documents.get(part)
-                    if (rules := walk.interned.get(known.acl_id)) is not None
-                    and key_of_document(known.ordinal, held.get(known.acl_id, b"")) not in kept
-                    and walk.containers.is_verified(known.scope)
-                ]
+                given = []
+                for known in walk.documents.get(part):
+                    if known.acl_id not in held or not walk.containers.is_verified(known.scope):
+                        continue
+                    rules, key = held[known.acl_id]
+                    kept = key_of_document(known.ordinal, key) in self._widening.kept
+                    left = holds.kept(rules.held) if kept else ()
+                    if left != rules.held:
+                        given.append((known, walk.intern(rules._replace(held=left), writer, fresh)))
                 writer.give(given)
             walk.remember(fresh)
             self._on_commit()

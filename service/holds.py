@@ -43,6 +43,15 @@ def counted_last(held: Held, clause: bytes) -> bytes | None:
     return held[0] if held else clause
 
 
+def kept(held: Held) -> Held:
+    """Return what the breaker keeps once a complete run has verified what is below: what counted last, and no more.
+
+    The others were held until then for the sake of the texts alone. Without this, every change of what waits for a
+    person would be one rule more that everybody has to pass, until nobody does.
+    """
+    return held if None in held else held[:1]
+
+
 def withheld(held: Held, clause: bytes) -> Held:
     """Return what is held around rules that nobody may pass until their release."""
     counted = counted_last(held, clause)

@@ -277,6 +277,46 @@ def test_what_comes_back_wider_than_it_went_waits(world: World) -> None:
     assert (stop.documents, world.readable(3)) == (DOCUMENTS // 2, {})
 
 
+@pytest.mark.parametrize("sync_pass", list(SyncPass))
+def test_what_waits_is_held_by_what_counted_last_alone(world: World, sync_pass: SyncPass) -> None:
+    """However often the rules change while they wait, a complete run leaves one rule before them: nothing heaps up, and
+    who was let in by what counted last, and is by what the source says now, is let in."""
+    for user in (4, 5, 6):
+        world.source.scopes[TEAM] = MemoryScope(ROOT, allow(2, 3, user), "/team")
+        grant(world, DOCUMENTS, 2, 3, user)
+        sync(world, sync_pass)
+        assert (len(world.readable(2)), world.readable(1), world.readable(3)) == (DOCUMENTS, {}, {})
+        assert held(world) == 3, "around the container, and between documents and each of the two containers"
+
+    world.source.scopes[TEAM] = MemoryScope(ROOT, allow(1, 2, 3), "/team")
+    grant(world, DOCUMENTS, 1, 2, 3)
+    sync(world, sync_pass)
+
+    assert (len(world.readable(1)), world.readable(3), held(world)) == (DOCUMENTS, {}, 3)
+    decide(world, StopState.APPROVED)
+    sync(world, sync_pass)
+    assert (len(world.readable(3)), held(world)) == (DOCUMENTS, 0)
+
+
+def test_a_text_that_was_not_confirmed_stays_closed_when_what_waits_is_eased(world: World) -> None:
+    """It may be of the time of rules in between, which nobody holds any more."""
+    world.source.scopes[TEAM] = MemoryScope(ROOT, allow(3), "/team")
+    world.add("01.txt", "for user 3 alone", allow(1, 2), "team")
+    sync(world)
+    assert "01.txt" not in world.readable(1)
+
+    world.source.scopes[TEAM] = MemoryScope(ROOT, allow(1, 2, 3), "/team")
+    world.add("01.txt", "redacted", allow(1, 2), "team")
+    world.source.faults.changing.add("01.txt")
+    sync(world)
+
+    assert len(world.readable(1)) == DOCUMENTS - 1
+    assert "01.txt" not in world.readable(1)
+    world.source.faults.changing.clear()
+    sync(world)
+    assert world.readable(1)["01.txt"] == ["redacted"]
+
+
 @pytest.mark.parametrize("lost", ["documents", "everything"])
 def test_a_listing_that_lost_much_removes_nothing(world: World, lost: str) -> None:
     """Withheld at once, with keys and texts; the next whole listing brings all of it back, unasked and unread."""
