@@ -144,6 +144,25 @@ class ReadableIndex:
                     return here.shard.acl(acl_id)
         return Unknown(f"ACL {acl_id} is not known")
 
+    @property
+    def held(self) -> int:
+        """How many scopes, ACLs, documents and chunks there are in all sources."""
+        return sum(shard.held for shard in self._shards())
+
+    @property
+    def unused(self) -> int:
+        """How much room is kept beside that: what was dropped keeps its own for as long as the index lives."""
+        return sum(shard.unused for shard in self._shards())
+
+    def _shards(self) -> list[Shard]:
+        return [here.shard for here in tuple(self._sources.values()) if here.shard is not None]
+
+    def count_on(self, before: ReadableIndex) -> None:
+        """Go on with the epochs of an index that was made of the same changes, which this one takes the place of."""
+        with self._writing:
+            for name, here in self._sources.items():
+                here.epoch = max(here.epoch, before.epoch(name))
+
     def epoch(self, source: str) -> int:
         """How many times `apply` ran for a source; 0 for one that is not known."""
         here = self._sources.get(source)

@@ -17,15 +17,23 @@ from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Final, Protocol
 
+import structlog
+
 from acl.changes import ScopeDrop, ScopePut
 from acl.model import NOBODY, Acl, AclId, Caller, ScopeId, Unknown
 from acl.readable import Readable, ReadableIndex
 from service import leases
+from service.errors import RemitError
 from service.stores.reader import Reader
 from service.stores.records import AccessChange, StoredDocument, SyncPass
 
+log = structlog.get_logger()
+
 _ABSENT: Final = Acl(None, NOBODY)
 """What is decided on for a document that does not exist, so that it costs what a hidden one costs."""
+
+_UNUSED: Final = 1 << 17
+"""Less room that is unused is no reason to make the rules anew: some megabytes, and a fraction of a millisecond."""
 
 
 class Catalog(Protocol):
@@ -178,6 +186,13 @@ class Access:
         self._index = ReadableIndex()
         self._written = _Written(0)
         self._seq = 0
+        self._unused = 0  # when the index was made
+        self._renewal: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Wait until nothing is made anew any more."""
+        if self._renewal is not None:
+            self._renewal.join()
 
     def limit(self, limits: Mapping[str, Mapping[SyncPass, timedelta]]) -> None:
         """Use other limits from now on: a source that they do not name is withheld."""
@@ -219,16 +234,51 @@ class Access:
     def _catch_up(self, reader: Reader) -> None:
         if reader.seq == self._seq:
             return
-        changes = reader.changes_since(self._seq)
+        since, changes = self._seq, reader.changes_since(self._seq)
         # INVARIANT: rules that were applied half way decide nothing: they are dropped, and built from 0 next time.
-        index, self._index, whole, self._seq = self._index, ReadableIndex(), self._seq == 0, 0
-        for source, group in groupby(changes, key=lambda change: change.source):
-            index.apply(source, [change.value for change in group])
-        if whole:
-            self._written = _Written(reader.seq)
-        else:
+        index, self._index, self._seq = self._index, ReadableIndex(), 0
+        _apply(index, changes)
+        if since:
             self._written.note(changes)
+        else:
+            self._written = _Written(reader.seq)
         self._index, self._seq = index, reader.seq
+        if not since:
+            self._unused = index.unused
+        elif index.unused - self._unused > max(_UNUSED, index.held):
+            self._begin_renewal()
+
+    def _begin_renewal(self) -> None:
+        if self._renewal is not None and self._renewal.is_alive():
+            return
+        # Should it fail, it is tried when as much is unused once more.
+        self._unused = self._index.unused
+
+        def renew() -> None:
+            try:
+                self.renew()
+            except RemitError as err:
+                log.warning("rules_not_renewed", error=type(err).__name__)
+
+        self._renewal = threading.Thread(target=renew, name="rules-renewal", daemon=True)
+        self._renewal.start()
+
+    def renew(self) -> None:
+        """Make the rules anew from the catalog, beside those in use, and use them: what is gone takes no room there.
+
+        Questions go on meanwhile. Without it the room would grow with every change for as long as the service runs.
+        """
+        built = ReadableIndex()
+        with self._catalog.reader() as reader:
+            seq = reader.seq
+            _apply(built, reader.changes_since(0))
+        with self._lock:
+            # INVARIANT: no snapshot is open, and every later one is of a transaction that begins after this: it is not
+            # older than `seq`, and brings what came since.
+            built.count_on(self._index)
+            self._written = _Written(seq)
+            self._index, self._seq, self._unused = built, seq, built.unused
+        log.info("rules_renewed")
 
     def _ages(self, reader: Reader, at: datetime) -> dict[str, SourceAge]:
         clocks = reader.clocks()
@@ -244,3 +294,8 @@ class Access:
             )
             found[name] = SourceAge(name, ages.get(SyncPass.PERMISSIONS), not fresh or name in stopped)
         return found
+
+
+def _apply(index: ReadableIndex, changes: Iterable[AccessChange]) -> None:
+    for source, group in groupby(changes, key=lambda change: change.source):
+        index.apply(source, [change.value for change in group])

@@ -30,7 +30,7 @@ from service.breaker import (
 )
 from service.runs import Progress
 from service.stores.catalog import Catalog, Opening
-from service.stores.holds import Acls, Interned, around_container
+from service.stores.holds import Acls, around_container
 from service.stores.records import Counts, Problem
 from service.stores.stops import Stop, StopKind, StopState
 from service.stores.writer import NOBODY

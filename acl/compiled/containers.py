@@ -27,6 +27,15 @@ class Containers:
         self._clause = array("I", (0,))
         self._unknown: dict[int, str] = {}
 
+    def __len__(self) -> int:
+        """How many scopes have a number."""
+        return len(self._ids) - 1
+
+    @property
+    def held(self) -> int:
+        """How many of them are put, understood or not."""
+        return int(np.count_nonzero(self._clause)) + len(self._unknown)
+
     def node(self, scope_id: ScopeId | None) -> int:
         """The number of a scope; TOP for none."""
         if scope_id is None:

@@ -81,6 +81,7 @@ class Shard:
         self._ragged: dict[int, tuple[tuple[int, int], ...]] = {}
         self._row_places = Places()
         self._row_acl = Column(np.uint32)
+        self._rows = 0
         self.acls = BitMap()
         self.documents = BitMap()
 
@@ -90,6 +91,17 @@ class Shard:
     def realms(self) -> frozenset[Realm]:
         """Every realm that some rule names."""
         return self._clauses.realms
+
+    @property
+    def held(self) -> int:
+        """How many scopes, ACLs, documents and rows there are."""
+        return self._containers.held + len(self.acls) + len(self.documents) + self._rows
+
+    @property
+    def unused(self) -> int:
+        """How much room is kept beside that: what is gone keeps its own, because nothing is ever moved."""
+        places = (self._acl_places, self._document_places, self._row_places)
+        return len(self._containers) + sum(one.used for one in places) - self.held
 
     def view(self, caller: Caller, missing: frozenset[Realm], at: datetime) -> View:
         """Compute what a caller may read at the moment `at`; `missing` realms are incomplete."""
@@ -237,6 +249,7 @@ class Shard:
     def _fill(self, start: Numbers, length: Numbers, acls: Numbers, *, entering: bool) -> None:
         """Give ranges of rows to the ACLs at some places, or take them away from there."""
         self._acl_chunks.add(acls, length if entering else -length)
+        self._rows += int(length.sum()) if entering else -int(length.sum())
         rows = np.repeat(start + length - np.cumsum(length), length) + np.arange(length.sum())
         if entering:
             places = self._row_places.make(rows)

@@ -58,6 +58,7 @@ def open_deciding(ground: Ground, closing: ExitStack) -> Deciding:
     identity.start()
     stops = Stops(ground.audit)
     access = Access(ground.catalog, leases.of_all(settings), stopped=stops.sources)
+    closing.callback(access.close)
     gate = Gate(_canaries(settings), stops, ground.audit)
     return Deciding(identity, access, Callers(identity, access.latest), stops, gate, roles, groups)
 

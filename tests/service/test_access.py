@@ -13,6 +13,7 @@ from acl.decide import Allowed, decide
 from acl.model import Acl, Unknown
 from acl.readable import ReadableIndex
 from service.access import Access
+from service.stores.errors import StorageError
 from service.stores.records import SyncPass
 from tests.service.sync_support import SOURCE, World, acl_of, allow, caller, open_world
 
@@ -132,6 +133,45 @@ def test_changes_that_failed_half_way_decide_nothing(
     assert (titles(world, access, 1), titles(world, access, 2)) == (set(), {"a"})
 
 
+def test_what_is_gone_takes_no_room_for_ever(world: World, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often documents come, go and get other rules: the room is that of what is there, or twice that; the
+    answers are the same, and the epochs only grow."""
+    monkeypatch.setattr("service.access._UNUSED", 100)
+    rooms, epochs = list[int](), list[int]()
+    for turn in range(40):
+        for number in range(10):
+            world.source.documents.pop(f"{turn - 1} {number}", None)
+            world.add(f"{turn} {number}", f"text {turn}", allow(1, 2 + turn % 7, 20 + number), "root")
+        world.sync()
+        assert titles(world, access, 1) == {f"{turn} {number}" for number in range(10)}
+        access.close()  # waits for what is under way
+        rooms.append(access._index.unused)
+        epochs.append(access._index.epoch(SOURCE))
+
+    assert max(rooms[20:]) <= max(rooms[:20])
+    assert epochs == sorted(set(epochs))
+    assert titles(world, access, 1) == {f"39 {number}" for number in range(10)}
+
+
+def test_rules_that_cannot_be_made_anew_stay(world: World, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catalog that cannot be read then changes nothing of what is answered."""
+    monkeypatch.setattr("service.access._UNUSED", -1000)
+    world.add("a", "text", allow(1))
+    world.sync()
+    assert titles(world, access, 1) == {"a"}
+
+    def broken() -> None:
+        raise StorageError("the disk does not answer")
+
+    monkeypatch.setattr(access, "renew", broken)
+    world.add("b", "text", allow(1))
+    world.sync()
+
+    assert titles(world, access, 1) == {"a", "b"}
+    access.close()
+    assert titles(world, access, 1) == {"a", "b"}
+
+
 def _aged(world: World, at: datetime) -> tuple[bool, Acl | Unknown, int]:
     with Access(world.catalog, {SOURCE: {SyncPass.PERMISSIONS: LIMIT}}, lambda: at).snapshot() as snapshot:
         (document,) = snapshot.reader.documents(range(10)).values()
@@ -175,7 +215,8 @@ def test_what_does_not_exist_denies_like_what_is_hidden(world: World, access: Ac
 
 
 def test_many_readers_and_a_writer_agree_at_every_moment(world: World, access: Access) -> None:
-    """While a sync commits, the rules of every snapshot are those that its own transaction of the catalog holds."""
+    """While a sync commits, and while the rules are made anew, the rules of every snapshot are those that its own
+    transaction of the catalog holds."""
     world.add("a", "text", allow(1))
     world.sync()
     stop, looked, wrong = threading.Event(), list[int](), list[str]()
@@ -199,6 +240,7 @@ def test_many_readers_and_a_writer_agree_at_every_moment(world: World, access: A
     for turn in range(15):
         world.add("a", "text", allow(2 - turn % 2))
         world.sync()
+        access.renew()
     stop.set()
     for reader in readers:
         reader.join()
