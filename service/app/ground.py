@@ -10,6 +10,7 @@ from pathlib import Path
 
 from connectors.directories.base import Directory, Watched
 from service import audit_copies, audit_keys, directories, secret_options
+from service.app.ahead import Ahead
 from service.audit import AuditKey, AuditLog, AuditReader, Bodies
 from service.audit.retention import Retention
 from service.configuration import Configuration, Make
@@ -27,6 +28,8 @@ class Ground:
     """What `open_ground` opened.
 
     directories: by name. tokenizer: the file that passages are measured with, None without a model.
+    audit, records, retention: waited for when they are first asked for, because all records are verified before. They
+    raise what opening the log raised.
     """
 
     configuration: Configuration
@@ -37,9 +40,22 @@ class Ground:
     folder: DataFolder
     keys: KeyStore
     catalog: Catalog
-    audit: AuditLog
-    records: AuditReader
-    retention: Retention
+    _audited: Ahead[tuple[AuditLog, AuditReader, Retention]]
+
+    @property
+    def audit(self) -> AuditLog:
+        """The log."""
+        return self._audited.get()[0]
+
+    @property
+    def records(self) -> AuditReader:
+        """What reads it."""
+        return self._audited.get()[1]
+
+    @property
+    def retention(self) -> Retention:
+        """What lets its records expire."""
+        return self._audited.get()[2]
 
     @property
     def settings(self) -> Settings:
@@ -71,11 +87,12 @@ def open_ground(settings: Settings, make: Make, closing: ExitStack) -> Ground:
     keys, catalog = open_stores(folder, settings.keys.store, provider, datetime.now(UTC))
     closing.callback(keys.close)
     closing.callback(catalog.close)
-    audit, records, retention = _audit(settings, folder, audit_keys.bodies(keys, audit_key), audit_key, closing)
+    bodies = audit_keys.bodies(keys, audit_key)
+    audited = Ahead(lambda stack: _audit(settings, folder, bodies, audit_key, stack), closing)
     configuration.withhold(catalog.removals())
     for one in configuration.settings.sources:
         catalog.add_source(one.name, one.kind)
-    return Ground(configuration, opened, watch, audit_key, tokenizer, folder, keys, catalog, audit, records, retention)
+    return Ground(configuration, opened, watch, audit_key, tokenizer, folder, keys, catalog, audited)
 
 
 def _directories(settings: Settings, closing: ExitStack) -> dict[str, Directory]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service import offline
+from service.app.ahead import Ahead
 from service.app.ground import Ground
 from service.audit import AuditKey, AuditLog, Kind, record
 from service.errors import StartError
@@ -60,6 +61,8 @@ class Indexes:
 def open_indexes(ground: Ground, dimension: int, closing: ExitStack) -> Indexes:
     """Open both, and follow to the end of the catalog's feed. Raises StartError and SearchUnavailableError."""
     folder, catalog = ground.folder, ground.catalog
+    hashed = term_hash(ground.keys)
+    opening_words = Ahead(lambda opened: _followed_words(folder, catalog, hashed, opened), closing)
     vectors = _index(folder, catalog, dimension, ground.settings)
     closing.callback(vectors.close)
     vectors_follow: Follower[FeedItem]
@@ -70,14 +73,20 @@ def open_indexes(ground: Ground, dimension: int, closing: ExitStack) -> Indexes:
         vectors_follow = Follower(catalog, vectors)
     vectors_follow.start()
     closing.callback(vectors_follow.close)
-    hashed = term_hash(ground.keys)
-    words = _words(folder, catalog, hashed)
-    closing.callback(words.close)
-    words_follow = RenewingFollower(TermFeed(catalog, hashed), words)
-    words_follow.start()
-    closing.callback(words_follow.close)
+    words, words_follow = opening_words.get()
     renewables = {"vectors": renewed, "words": words_follow}
     return Indexes(vectors, words, (vectors_follow, words_follow), renewables)
+
+
+def _followed_words(
+    folder: DataFolder, catalog: Catalog, hashed: TermHash, closing: ExitStack
+) -> tuple[WordGenerations, RenewingFollower[AddTerms | Remove]]:
+    words = _words(folder, catalog, hashed)
+    closing.callback(words.close)
+    follower = RenewingFollower(TermFeed(catalog, hashed), words)
+    follower.start()
+    closing.callback(follower.close)
+    return words, follower
 
 
 def rebuild_index(settings: Settings, tell: Callable[[int, int], None]) -> int:

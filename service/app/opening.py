@@ -10,6 +10,7 @@ import connectors
 import service
 from connectors import registry
 from connectors.base import Connector
+from service.app.ahead import Ahead
 from service.app.answering import open_answering
 from service.app.deciding import open_deciding
 from service.app.ground import open_ground
@@ -18,7 +19,7 @@ from service.app.running import App
 from service.app.syncing import open_syncing
 from service.authn import Authenticator
 from service.configuration import Make
-from service.embed import open_embedder
+from service.embed import Embedder, open_embedder
 from service.errors import StartError
 from service.settings import Settings, SettingsError, SourceSettings
 
@@ -41,12 +42,13 @@ async def open_app(settings: Settings, connect: Make | None = None) -> App:
 
 
 def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitStack, make: Make) -> App:
+    # The model and the audit log, all of which is verified, take the longest: the others are opened meanwhile.
+    model = Ahead(lambda opened: _embedder(settings, opened), closing)
     ground = open_ground(settings, make, closing)
-    deciding = open_deciding(ground, closing)
-    embedder = open_embedder(ground.settings.embedding)
-    closing.callback(embedder.close)
+    embedder = model.get()
     ground.catalog.bind_model(embedder.digest, embedder.dimension)
     indexes = open_indexes(ground, embedder.dimension, closing)
+    deciding = open_deciding(ground, closing)
     syncing = open_syncing(ground, embedder, indexes, closing)
     ground.configuration.follow(
         ground.catalog.add_source,
@@ -60,6 +62,12 @@ def _assemble(settings: Settings, authenticator: Authenticator, closing: ExitSta
     syncing.removals.start()
     deciding.warm()
     return open_answering(authenticator, ground, deciding, embedder, indexes, syncing, closing)
+
+
+def _embedder(settings: Settings, closing: ExitStack) -> Embedder:
+    embedder = open_embedder(settings.embedding)
+    closing.callback(embedder.close)
+    return embedder
 
 
 def connector(source: SourceSettings, base: Path) -> Connector:
