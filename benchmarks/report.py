@@ -26,6 +26,11 @@ class Report:
         aim = f"  (target {target})" if target else ""
         print(f"{metric:48s} {value:12.4f} {unit}{aim}")
 
+    @property
+    def results(self) -> tuple[dict[str, object], ...]:
+        """The numbers so far."""
+        return tuple(self._results)
+
     def write(self) -> Path:
         """Write the file under `benchmarks/results/` and return its path."""
         path = RESULTS / f"{self.name}.json"

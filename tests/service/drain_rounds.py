@@ -36,15 +36,29 @@ LOAD_S = 1.0
 class Seen:
     """What callers were told. for_good: failures that no retry policy repeats.
 
+    failures: each of them in full, with the moment it was seen at, counted from the order to stop before it.
     told_first: rounds in which health said NOT_SERVING before a call failed. unrecorded: answers without a record.
     """
 
     answered: int = 0
     again: int = 0
     for_good: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    round: int = 0
+    stopped_at: float = 0.0
+    ended_at: float = 0.0
     told_first: int = 0
     unrecorded: int = 0
     ids: list[str] = field(default_factory=list)
+
+    def describe(self, err: grpc.aio.AioRpcError, began: float) -> str:
+        """All that is known of a call that failed."""
+        now = time.monotonic()
+        ended = f"; the process had ended after {self.ended_at - self.stopped_at:.3f} s" if self.ended_at else ""
+        return (
+            f"round {self.round}: {err.code().name} `{err.details()}` {now - self.stopped_at:+.3f} s from the stop, "
+            f"after {now - began:.3f} s{ended}; {err.debug_error_string()}"
+        )
 
 
 async def rounds(folder: Path, count: int) -> Seen:
@@ -65,14 +79,21 @@ async def rounds(folder: Path, count: int) -> Seen:
     failed = asyncio.Event()
     callers = [asyncio.create_task(_ask(first["callers"], token, seen, failed, ended)) for _ in range(CALLERS)]
     try:
-        for _ in range(count):
+        for seen.round in range(1, count + 1):
             async with _service(folder) as at:
                 watching = asyncio.create_task(_told(at["callers"]))
                 await asyncio.sleep(LOAD_S)
                 failed.clear()
+                seen.stopped_at, seen.ended_at = time.monotonic(), 0.0
                 asyncio.get_running_loop().call_soon(at["terminate"])
                 await watching
                 seen.told_first += not failed.is_set()
+            seen.ended_at = time.monotonic()
+            print(
+                f"round {seen.round} of {count}: {seen.answered} answered, {seen.again} to be tried again, "
+                f"{len(seen.failures)} failed for good; the stop took {seen.ended_at - seen.stopped_at:.1f} s",
+                flush=True,
+            )
     finally:
         ended.set()
         await asyncio.gather(*callers)
@@ -114,6 +135,7 @@ async def _ask(address: str, token: str, seen: Seen, failed: asyncio.Event, ende
             "/remit.v1.RetrievalService/Search"
         )
         while not ended.is_set():
+            began = time.monotonic()
             try:
                 answer = await search(data, metadata=metadata, timeout=30)
                 seen.answered += 1
@@ -125,6 +147,8 @@ async def _ask(address: str, token: str, seen: Seen, failed: asyncio.Event, ende
                     await asyncio.sleep(0.05)
                 else:
                     seen.for_good[f"{err.code().name}: {err.details()}"] += 1
+                    seen.failures.append(seen.describe(err, began))
+                    print(seen.failures[-1], flush=True)
 
 
 async def _told(address: str) -> None:

@@ -22,6 +22,9 @@ from tests.soak.world import WORDS
 _TEXT: Final = re.compile(r"version(\d+)x")
 _TIMEOUT_S: Final = 30.0
 _TOKENS_S: Final = 600.0
+_GONE: Final = 40
+"""So many documents that are gone are asked about as well."""
+_APPROVED: Final = 0.8
 _MODES: Final = (
     retrieval_pb2.SEARCH_MODE_HYBRID,
     retrieval_pb2.SEARCH_MODE_DENSE,
@@ -38,6 +41,7 @@ class Told:
     decisions: int = 0
     latencies: list[tuple[float, float]] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
+    decided: Counter[str] = field(default_factory=Counter)
     served: dict[int, float] = field(default_factory=dict)
     """When a search in a mode was last answered."""
 
@@ -171,8 +175,9 @@ class Load:
         return bool(run.state == source_pb2.SYNC_STATE_SUCCEEDED)
 
     async def learn(self) -> None:
-        """The ids of all documents, by their places."""
+        """The ids of all documents, by their places, and of some that are gone: they are asked about, too."""
         token = ""
+        found: dict[str, str] = {}
         while True:
             request = review_pb2.ListDocumentsRequest(page_size=1000, page_token=token)
             page = await self.call(
@@ -180,10 +185,32 @@ class Load:
             )
             if page is None:
                 return
-            self.ids.update({one.location: one.document_id for one in page.documents})
+            found.update({one.location: one.document_id for one in page.documents})
             token = page.next_page_token
             if not token:
-                return
+                break
+        gone = [(name, one) for name, one in self.ids.items() if name not in found]
+        self.ids = dict(gone[-_GONE:]) | found
+
+    async def decide(self, draw: random.Random) -> None:
+        """Decide about what the circuit breaker holds, as somebody who may: without that nothing is opened any more."""
+        held = await self.call(
+            "ada", "SourceService/ListHolds", source_pb2.ListHoldsRequest(name="feed"), source_pb2.ListHoldsResponse,
+            administrators=True,
+        )  # fmt: skip
+        for one in () if held is None else held.holds:
+            if one.state != source_pb2.HOLD_STATE_WAITING:
+                continue
+            request: Any
+            answer: Any
+            if draw.random() < _APPROVED:
+                request, answer = source_pb2.ApproveHoldRequest(hold_id=one.hold_id), source_pb2.ApproveHoldResponse
+                method = "SourceService/ApproveHold"
+            else:
+                request, answer = source_pb2.RejectHoldRequest(hold_id=one.hold_id), source_pb2.RejectHoldResponse
+                method = "SourceService/RejectHold"
+            if await self.call("ada", method, request, answer, administrators=True) is not None:
+                self.told.decided[method.partition("/")[2]] += 1
 
     async def until_answered(self, person: str, mode: retrieval_pb2.SearchMode.ValueType, since: float) -> float:
         """Seconds from `since` until a search in this mode is answered."""

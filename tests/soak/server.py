@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import grpc
-import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service import initial
@@ -36,6 +35,7 @@ directories:
 roles:
   operator: [group:operators]
   auditor: [group:auditors]
+  access-admin: [group:access-admins]
 embedding: {{kind: {embedding}}}
 sources:
   - name: feed
@@ -102,17 +102,11 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             self.end()
 
-    def memory_bytes(self) -> int:
-        """What the service and its processes hold for themselves: shared pages count once."""
+    @property
+    def pid(self) -> int:
+        """Of the process that was started last."""
         assert self._process is not None
-        total = 0
-        found = psutil.Process(self._process.pid)
-        for one in (found, *found.children(recursive=True)):
-            try:
-                total += one.memory_full_info().pss
-            except (psutil.NoSuchProcess, psutil.AccessDenied):
-                continue
-        return total
+        return self._process.pid
 
     def last_words(self) -> str:
         """The end of its log."""

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.report import Report
 from tests.soak.__main__ import Plan, soak
 from tests.soak.checker import check
+from tests.soak.measure import Measured
+from tests.soak.watch import Memory
+from tests.soak.world import World
 
 
 def world(**documents: Sequence[tuple[object, float, float]]) -> dict[str, object]:
@@ -78,6 +82,40 @@ def test_the_checker_finds_decisions_that_no_state_allowed(
     assert (found.decisions, found.leaks, found.denied) == (1, leaks, denied)
 
 
+def test_the_world_changes_and_does_not_grow(tmp_path: Path) -> None:
+    """As many documents, and people with as many groups, after a thousand changes as at the start: what grows in a
+    soak is the service's."""
+    made = World(tmp_path, 3, people=30, documents=100)
+    made.write_feed = made.write_people = lambda: None  # type: ignore[method-assign]
+    held = made.held
+    sizes: set[int] = set()
+    means: list[float] = []
+
+    for _ in range(1000):
+        made.churn_rules()
+        made.churn_groups()
+        sizes.add(len(made.there))
+        means.append(made.held)
+
+    assert sizes <= set(range(78, 101))
+    assert len(made.documents.versions) > 500, "documents come and go"
+    late = sum(means[-200:]) / 200
+    assert late < 1.5 * sum(means[:200]) / 200
+    assert late < held + 5, "far from everything, which is what a closure over many nestings comes to"
+
+
+def test_growth_is_of_what_processes_have_for_themselves(tmp_path: Path) -> None:
+    """From the first tenth to the last one; files that are mapped count beside it; latencies by their minute."""
+    measured = Measured(
+        memory=[(float(n), {"service": Memory(1000 + 3 * n, 100 + n // 10)}) for n in range(100)],
+        latencies=[(n / 10, 0.1 if n < 900 else 0.2) for n in range(1800)],
+    )
+
+    assert measured.growth == pytest.approx(0.09)
+    assert measured.resident_growth == pytest.approx(0.267, abs=0.01)
+    assert measured.p95_ratio == 2.0
+
+
 @pytest.mark.slow
 @pytest.mark.live
 def test_a_short_soak_leaks_nothing(tmp_path: Path) -> None:
@@ -87,6 +125,11 @@ def test_a_short_soak_leaks_nothing(tmp_path: Path) -> None:
     assert outcome.problems == []
     assert outcome.verdict.decisions > 1000
     assert outcome.syncs >= 2
+    assert outcome.measured is not None
+    report = Report("soak", 7)
+    outcome.measured.add_to(report)
+    names = {str(one["metric"]) for one in report.results}
+    assert {"service_own_start", "vectors_resident_end", "words_own_end", "p95_minute_01", "rows_changes_end"} <= names
 
 
 @pytest.mark.slow

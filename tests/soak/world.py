@@ -54,6 +54,10 @@ WORDS: Final = (
     *("license", "survey", "memo"),
 )
 FOREVER: Final = float("inf")
+_NESTINGS: Final = 6
+"""Of the groups: with many more everybody would be in all of them."""
+_FEWER: Final = 10
+"""So many documents may be missing for a while."""
 Rules = list[list[Any]]
 """Ordered: an effect, and the principals it is about."""
 
@@ -89,7 +93,11 @@ class Timeline:
 
 
 class World:
-    """folder: where the feed and the directory are. seed: of all that changes."""
+    """folder: where the feed and the directory are. seed: of all that changes.
+
+    Everything in it changes, and it does not grow: as many documents as at the start, about, and people with as many
+    groups, drawn anew. What grows in a service meanwhile is the service's.
+    """
 
     def __init__(self, folder: Path, seed: int, *, people: int = 50, documents: int = 400, scopes: int = 12) -> None:
         self.folder = folder
@@ -101,14 +109,19 @@ class World:
         self._member: dict[str, set[str]] = {}
         self._nested: dict[str, set[str]] = {group: set() for group in self.groups}
         self._texts = 0
+        self._size = documents
+        self.there: list[str] = []
+        """The documents that exist now."""
         for number in range(scopes):
             name = f"s{number}"
             self.parents[name] = f"s{self.random.randrange(number)}" if number > 2 else None
             self.scopes.put(name, self._rules(wide=True), 0.0)
-        for number in range(documents):
-            self._document(f"d{number}", 0.0)
+        for _ in range(documents):
+            self._new_document(0.0)
         for person in self.people:
-            self._member[person] = set(self.random.sample(self.groups, self.random.randint(0, 4)))
+            self._member[person] = self._some_groups()
+        for _ in range(_NESTINGS):
+            self._nest()
         self._hold(0.0)
         self.write_feed()
         self.write_people()
@@ -124,6 +137,18 @@ class World:
         if draw.random() < (0.7 if wide else 0.15):
             rules.append(["allow", ["members"]])
         return rules
+
+    def _some_groups(self) -> set[str]:
+        return set(self.random.sample(self.groups, self.random.randint(0, 4)))
+
+    def _nest(self) -> None:
+        one, other = self.random.sample(self.groups, 2)
+        self._nested[one].add(other)
+
+    def _new_document(self, at: float) -> None:
+        name = f"d{len(self.documents.versions)}"  # an id is never used again
+        self.there.append(name)
+        self._document(name, at)
 
     def _document(self, name: str, at: float) -> None:
         draw = self.random
@@ -151,35 +176,42 @@ class World:
                 waiting += self._nested[one]
         return found
 
+    @property
+    def held(self) -> float:
+        """How many principals somebody holds, on average."""
+        return sum(len(versions[-1].value) for versions in self.holders.versions.values()) / len(self.people)
+
     # --- changes ---
 
     def churn_rules(self) -> None:
         """Some documents and sometimes a container get other rules, texts, come or go."""
         draw, at = self.random, time.monotonic()
-        names = list(self.documents.versions)
-        for name in draw.sample(names, draw.randint(2, 12)):
-            now = self.documents.versions[name][-1].value
+        for name in draw.sample(self.there, draw.randint(2, 12)):
             match draw.choice(["rules", "rules", "rules", "text", "gone"]):
-                case "rules" if now is not None:
+                case "rules":
+                    now = self.documents.versions[name][-1].value
                     self.documents.put(name, now | {"rules": self._rules()}, at)
-                case "gone" if now is not None:
+                case "gone":
                     self.documents.put(name, None, at)
+                    self.there.remove(name)
                 case _:
-                    if now is None:
-                        name = f"d{len(self.documents.versions)}"  # an id is never used again
                     self._document(name, at)
+        while len(self.there) < self._size - draw.randint(0, _FEWER):
+            self._new_document(at)
         if draw.random() < 0.5:
             self.scopes.put(draw.choice(list(self.parents)), self._rules(wide=True), at)
         self.write_feed()
 
     def churn_groups(self) -> None:
-        """Somebody joins or leaves; sometimes a group is nested in another, or no longer."""
+        """Somebody joins and leaves; sometimes a group is nested in another, and one no longer."""
         draw, at = self.random, time.monotonic()
         for person in draw.sample(self.people, draw.randint(1, 5)):
-            self._member[person] ^= {draw.choice(self.groups)}
+            self._member[person] = self._some_groups()
         if draw.random() < 0.4:
-            one, other = draw.sample(self.groups, 2)
-            self._nested[one] ^= {other}
+            one = draw.choice([group for group, around in self._nested.items() if around])
+            self._nested[one].remove(draw.choice(sorted(self._nested[one])))
+            while sum(map(len, self._nested.values())) < _NESTINGS:
+                self._nest()
         self._hold(at)
         self.write_people()
         self.holders.settle(at, time.monotonic())
@@ -196,8 +228,8 @@ class World:
                 for name, parent in self.parents.items()
             ),
         ]
-        there = {name: v[-1].value for name, v in self.documents.versions.items() if v[-1].value is not None}
-        for name, value in there.items():
+        for name in self.there:
+            value = self.documents.versions[name][-1].value
             lines.append(
                 {
                     "kind": "document",
@@ -211,7 +243,7 @@ class World:
                 }
                 | ({"scope": value["scope"]} if value["scope"] is not None else {})
             )
-        lines.append({"kind": "end", "scopes": len(self.parents), "documents": len(there)})
+        lines.append({"kind": "end", "scopes": len(self.parents), "documents": len(self.there)})
         _replace(self.folder / "feed.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
     def break_feed(self) -> None:
@@ -220,18 +252,20 @@ class World:
         _replace(self.folder / "feed.jsonl", whole[: len(whole) * 2 // 3])
 
     def write_people(self) -> None:
-        """The directory file; besides the people of the soak an operator and an auditor."""
+        """The directory file; besides the people of the soak an operator, an auditor and who decides."""
         data = {
             "version": 1,
             "users": [
                 *({"id": p, "name": p, "groups": sorted(self._member[p])} for p in self.people),
                 {"id": "olga", "name": "olga", "groups": ["operators"]},
                 {"id": "adam", "name": "adam", "groups": ["auditors"]},
+                {"id": "ada", "name": "ada", "groups": ["access-admins"]},
             ],
             "groups": [
                 *({"id": g, "member_of": sorted(self._nested[g])} for g in self.groups),
                 {"id": "operators"},
                 {"id": "auditors"},
+                {"id": "access-admins"},
             ],
         }
         _replace(self.folder / "people.yaml", yaml.safe_dump(data).encode())
