@@ -69,15 +69,15 @@ def test_a_run_that_looks_for_some_documents_does_not_read_all(tmp_path: Path) -
 
 
 def test_counting_and_listing_a_source_reads_no_rows(tmp_path: Path) -> None:
-    """How many there are, which, which of them are tombstones, and which ACLs they have stands in an index."""
+    """How many there are, which, and which of them are tombstones stands in an index."""
     with open_world(tmp_path) as world:
         world.add("a.txt", "text", allow(1))
         assert world.sync().state is RunState.SUCCEEDED
         documents = world.catalog.open_run("company", world.clock()).documents
 
         with heard(world) as statements:
-            assert (len(documents), list(documents.ordinals()), len(documents.acls())) == (1, [1], 1)
-        assert len(statements) == 3
+            assert (len(documents), list(documents.ordinals())) == (1, [1])
+        assert len(statements) == 2
         for statement, values in statements.items():
             assert "USING COVERING INDEX" in plan(world, statement, values), statement
 
