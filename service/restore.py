@@ -2,8 +2,9 @@
 
 1. Both manifests, the hash of every file, and that the two belong together.
 2. The key-encryption key opens the key store, and the catalog was sealed with its keys.
-3. The audit log holds against its last signed checkpoint, and gets a record of what was restored.
-4. The folders get their names, the key store's first: content without keys would be refused at the next start.
+3. Nothing in the catalog counts as verified any more: what was taken away since the backup is not in it.
+4. The audit log holds against its last signed checkpoint, and gets a record of what was restored.
+5. The folders get their names, the key store's first: content without keys would be refused at the next start.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def _check(data: Path, keystore: Path, provider: KeyProvider, audit_key: AuditKe
     folder = open_folder(data)
     try:
         keys, catalog = open_stores(folder, keystore, provider, at)
+        # Nobody reads by rules that are older than what was known, until a run has verified them.
+        catalog.unverify()
         catalog.close()
         try:
             audit = AuditLog(

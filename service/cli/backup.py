@@ -115,6 +115,5 @@ def restore(
             f"backup {done.backup_id} of {done.made_at} is restored; {done.records:,} records of the audit log verified"
         )
         out.print(
-            "next: `remit serve`, which builds the index anew, and `remit source sync` for each source: until then"
+            "next: `remit serve`, which builds the index anew; a source is answered from after its next whole run"
         )
-        out.print("rights count as they were when the backup was made, also those that were taken away since")

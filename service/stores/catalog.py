@@ -270,6 +270,13 @@ class Catalog:
             connection.execute(delete(schema.about).where(schema.about.c.name == _REMOVED + source))
             connection.execute(update(schema.sources).where(schema.sources.c.name == source).values(kind=""))
 
+    def unverify(self) -> None:
+        """Take nothing for verified: until a run that begins at the beginning is complete, each source is withheld."""
+        with self._write() as connection:
+            connection.execute(delete(schema.passes))
+            connection.execute(delete(schema.checkpoints))
+            connection.execute(update(schema.membership_passes).values(verified_at=None))
+
     def renew(self) -> None:
         """Have the next start build the index anew: what it holds now may remember what was forgotten."""
         made = secrets.token_hex(16)
