@@ -14,6 +14,7 @@ from typing import Final
 
 from service.audit.call import refused_record
 from service.audit.record import Record
+from service.limits import address_of
 
 SINGLE: Final = 10
 """Records a second and address before counting begins."""
@@ -75,6 +76,8 @@ class Floods:
 
 
 def _address(peer: str) -> str:
-    """The host of a peer: `ipv4:127.0.0.1` of `ipv4:127.0.0.1:5000`."""
+    """The host of a peer: `ipv4:127.0.0.1` of `ipv4:127.0.0.1:5000`; of IPv6 the network, as limits count them."""
+    if peer.startswith("ipv6:"):
+        return f"ipv6:{address_of(peer)}"
     host, _, port = peer.rpartition(":")
     return host if host and port.isdecimal() else peer

@@ -169,6 +169,18 @@ def test_a_flood_from_everywhere_stays_small() -> None:
     assert not floods.counted("ipv6:[::1]:7", "m", EPOCH)
 
 
+def test_one_machine_with_many_addresses_is_one() -> None:
+    """A machine has all addresses of an IPv6 network: it gets the records of one, and a neighbour its own."""
+    floods = Floods("UNAUTHENTICATED")
+
+    single = sum(not floods.counted(f"ipv6:%5B2001:db8::{n:x}%5D:7", "m", EPOCH) for n in range(500))
+
+    assert single == SINGLE
+    assert not floods.counted("ipv6:%5B2001:db8:0:1::1%5D:7", "m", EPOCH)
+    (made,) = floods.take()
+    assert json.loads(made.body)["peer"] == "ipv6:2001:db8::/64"
+
+
 async def test_the_record_of_a_search_holds_all_that_it_rests_on(service: Service) -> None:
     """Passages with version, hash, span, rank, ACL, clause and rule; principals, their age; epochs, model, counts."""
     async with service.client("alice") as client:
