@@ -177,10 +177,14 @@ def test_a_document_that_changes_twice_before_it_is_confirmed_is_held_by_both(wo
 
 
 class SaysAgain(MemorySource):
-    """Sends its documents once more at the end of a walk, as a source does in which a folder was moved meanwhile."""
+    """Sends documents once more at the end of a walk, as a source does in which a folder was moved meanwhile.
 
-    def __init__(self) -> None:
-        super().__init__()
+    again: which, None: all of them.
+    """
+
+    def __init__(self, *, checkpoint_every: int = 0) -> None:
+        super().__init__(checkpoint_every=checkpoint_every)
+        self.again: frozenset[str] | None = None
         self.meanwhile: Callable[[], object] = lambda: None
 
     def changes(self, cursor: Cursor | None) -> Iterator[Change]:
@@ -192,7 +196,9 @@ class SaysAgain(MemorySource):
             if isinstance(change, ScanComplete):
                 self.meanwhile()
                 for upsert in sent:
-                    found = self.documents[upsert.native_id]
+                    found = self.documents.get(upsert.native_id)
+                    if found is None or (self.again is not None and upsert.native_id not in self.again):
+                        continue
                     size = len(found.content)
                     yield replace(upsert, own=found.own, scope=found.scope, version=found.version, size_bytes=size)
             yield change
