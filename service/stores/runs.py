@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from sqlalchemy import Row
 
+from service.keys.envelope import UnsealError
 from service.stores.records import Counts, Problem, Recovery, RunState, Sealed, StoredRun, SyncPass
 from service.stores.sealing import Sealing
 
@@ -33,8 +34,11 @@ def seal_report(run: StoredRun, sealing: Sealing) -> Sealed:
 
 
 def run_from_row(row: Row[Any], sealing: Sealing) -> StoredRun:
-    """Read a run with the name of its source, `source_name`."""
-    report = json.loads(sealing.open_of_source(row.source_name, "run", row.run_id, row.report))
+    """Read a run with the name of its source, `source_name`. One whose report does not open says so, and no more."""
+    try:
+        report = json.loads(sealing.open_of_source(row.source_name, "run", row.run_id, row.report))
+    except UnsealError:
+        report = {"counts": {}, "problems": [], "failure": "its report is damaged: what it counted is not known"}
     return StoredRun(
         run_id=row.run_id,
         source=row.source_name,

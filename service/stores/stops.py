@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
+from service.keys.envelope import UnsealError
 from service.stores import schema
 from service.stores.sealing import Sealing
 
@@ -151,6 +152,17 @@ def decide_stop(
     return decided
 
 
+_DAMAGED: Final = {
+    "documents": 0,
+    "total": 0,
+    "run_id": "",
+    "decided_by": "",
+    "decided_at": None,
+    "state": StopState.WAITING.value,
+    "keys": "",
+}
+
+
 def _report(stop: Stop, sealing: Sealing) -> bytes:
     report = {
         "documents": stop.documents,
@@ -169,7 +181,11 @@ def _packed(keys: Collection[bytes]) -> bytes:
 
 
 def _stop(row: Row[Any], sealing: Sealing) -> Stop:
-    report = json.loads(sealing.open_of_source(row.source_name, "stop", row.hold_id, row.report))
+    try:
+        report = json.loads(sealing.open_of_source(row.source_name, "stop", row.hold_id, row.report))
+    except UnsealError:
+        # Nobody knows what was decided about what: it holds nothing, and what is held is asked about anew.
+        report = _DAMAGED
     # The sealed words count: whoever can write to the file but has no key approves nothing.
     intact = hmac.compare_digest(hashlib.sha256(row.keys).hexdigest(), report["keys"])
     keys = zlib.decompress(row.keys) if intact else b""

@@ -600,6 +600,26 @@ def test_a_damaged_label_closes_nothing(world: World) -> None:
     assert world.readable(1) == {"a.txt": ["text a"]}
 
 
+def test_a_damaged_report_of_a_run_stops_nothing(tmp_path: Path) -> None:
+    """Sources and runs are listed, the next run starts, and so does a service that was killed during this one."""
+    with open_world(tmp_path) as world:
+        world.add("a.txt", "text a", allow(1))
+        world.sync()
+        opening = world.catalog.open_run(SOURCE, EPOCH)
+        with world.catalog._write() as connection:
+            connection.execute(update(schema.runs).values(report=b"\x01" + bytes(40)))
+        source = world.source
+
+    with open_world(tmp_path, source) as world:
+        with world.catalog.reader() as reader:
+            killed = reader.run(opening.run.run_id)
+            (listed,) = reader.sources()
+        assert killed is not None
+        assert (killed.state, killed.failure) == (RunState.FAILED, INTERRUPTED)
+        assert listed.latest_run == killed
+        assert world.sync().state is RunState.SUCCEEDED
+
+
 def test_a_damaged_vector_keeps_no_other_from_the_index(world: World) -> None:
     """It is not searched; what comes behind it in the feed is."""
     world.add("a.txt", "first", allow(1))

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from acl.model import Clause, ScopeId, Unknown
 from connectors.errors import RetriableError
 from connectors.testing.hostile import Faults, MemoryScope, MemorySource
 from service.breaker import BreakerLimits
+from service.stores import schema
 from service.stores.records import RunState, SyncPass
 from service.stores.stops import Stop, StopKind, StopState
 from service.sync import Policy
@@ -377,6 +379,23 @@ def test_a_decision_that_was_forged_on_the_disk_is_none(world: World) -> None:
     sync(world)
 
     assert world.readable(3) == {}
+
+
+def test_a_damaged_hold_is_asked_about_anew_and_stops_no_run(world: World) -> None:
+    """Neither what was approved nor what was rejected is known of it."""
+    grant(world, DOCUMENTS, 1, 2, 3)
+    sync(world)
+    decide(world, StopState.APPROVED)
+    with world.catalog._writer.begin() as connection:
+        connection.execute(update(schema.stops).values(report=b"\x01" + bytes(40)))
+
+    sync(world)
+
+    assert world.readable(3) == {}
+    assert [(one.state, one.documents) for one in listed(world)] == [(StopState.WAITING, DOCUMENTS)]
+    decide(world, StopState.APPROVED)
+    sync(world)
+    assert len(world.readable(3)) == DOCUMENTS // 2
 
 
 _clauses = st.sampled_from([allow(1), allow(2), allow(1, 2), allow(1, 2, 3), Clause(()), Unknown("unknown")])
