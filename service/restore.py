@@ -103,7 +103,7 @@ def _checked(folder: Path, kind: str) -> Mapping[str, Any]:
                 raise StartError(f"`{path}` is not what was backed up: use another copy")
     except OSError as err:
         raise StartError(f"`{err.filename}` cannot be read: {err.strerror}; `{folder}` is no whole backup") from err
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise StartError(f"`{folder / MANIFEST}` is not the manifest of a backup") from err
     return {**found, "files": dict(files)}
 

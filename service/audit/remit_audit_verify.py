@@ -208,9 +208,9 @@ def _proof(path: Path) -> _Proof:
         found = json.loads(path.read_bytes())
         first, stop = found["first"], found["stop"]
         before, behind = ([bytes.fromhex(one) for one in found[side]] for side in ("before", "behind"))
-        if found["format"] not in (1, 2) or not 0 <= first <= stop:
+        if found["format"] not in (1, 2) or not (type(first) is type(stop) is int and 0 <= first <= stop):
             raise ValueError
-    except (ValueError, KeyError, TypeError) as err:
+    except (ValueError, KeyError, TypeError, RecursionError) as err:
         raise InputError(f"{path} is not the proof of an export of format 1 or 2") from err
     return _Proof(first, stop, before, behind)
 
@@ -243,7 +243,7 @@ def _expiries(export: Path, note: Note) -> dict[tuple[str, str], _Said]:
                 said.update(
                     {(kind, day): _Said(count, numbers) for kind, day, count, numbers in whole["body"]["bodies"]}
                 )
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise InputError(f"{path} does not hold records with proofs") from err
     return said
 

@@ -195,6 +195,28 @@ def test_a_missing_part_is_wrong_input(whole: Path, name: str) -> None:
     assert remit_audit_verify.main([str(whole)]) == 2
 
 
+@pytest.mark.parametrize("name", ["proof.json", "expiries.jsonl"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 20_000,
+        b'{"a":' * 20_000,
+        b'{"format": 2, "first": 1.5, "stop": 1e400, "before": [], "behind": []}',
+        b'{"format": 2, "first": 0, "stop": true, "before": [], "behind": []}',
+        b'{"record": "{}", "path": [], "index": 1e400}',
+    ],
+)
+def test_a_part_that_is_no_such_part_is_wrong_input(
+    whole: Path, capsys: pytest.CaptureFixture[str], name: str, data: bytes
+) -> None:
+    """Whoever made the export: one sentence and exit code 2, and no traceback that looks like a broken program."""
+    assert remit_audit_verify.main([str(whole)]) == 0
+    (whole / name).write_bytes(data)
+
+    assert remit_audit_verify.main([str(whole)]) == 2
+    assert name in capsys.readouterr().err
+
+
 def test_a_proof_of_another_stretch_does_not_fit(tmp_path: Path) -> None:
     """Numbers and subtrees belong together."""
     folder = make(tmp_path / "log", tmp_path / "export", 7, 12)

@@ -340,3 +340,23 @@ async def test_a_log_that_grows_while_it_is_copied_is_whole_in_the_copy(tmp_path
         report = verified(target / "data", target / "keystore", service)
         assert report.ok, report.problem
         assert report.records >= done.records
+
+
+def test_a_manifest_that_is_none_is_one_sentence(tmp_path: Path) -> None:
+    """However deep it is nested."""
+    (tmp_path / "manifest.json").write_bytes(b"[" * 20_000)
+
+    with pytest.raises(StartError, match="is not the manifest of a backup"):
+        restore(
+            tmp_path,
+            None,
+            data=tmp_path / "data",
+            keystore=tmp_path / "keys",
+            provider=_NEVER,
+            audit_key=_NEVER,
+            at=EPOCH,
+        )
+
+
+_NEVER: Any = None
+"""What is not reached."""
