@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
@@ -184,6 +185,10 @@ def load(path: Path) -> Settings:
     """Read and check `remit.yaml`. Raises SettingsError: file, line, key, and what was expected."""
     try:
         with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_mode & stat.S_IWOTH:
+                raise SettingsError(
+                    f"{path} can be written by everybody, who could then read everything: `chmod o-w` it"
+                )
             data = file.read(_MAX_BYTES + 1)
         settings = _read(yaml_file.parse(data, str(path), _MAX_BYTES), path)
         return replace(settings, sha256=hashlib.sha256(data).hexdigest())

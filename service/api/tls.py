@@ -123,6 +123,8 @@ def _read(tls: Tls, path: Path) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if path == tls.key and mode & 0o007:
                 raise StartError(f"{tls.place}: `{path}` is open to others (mode {mode:04o}): `chmod 0600 {path}`")
+            if mode & stat.S_IWOTH:
+                raise StartError(f"{tls.place}: `{path}` can be written by everybody: `chmod o-w` it")
             return file.read(_MAX_BYTES)
     except OSError as err:
         raise StartError(f"{tls.place}: `{path}` cannot be read: {(err.strerror or str(err)).lower()}") from err

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import stat
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
@@ -99,6 +100,11 @@ class FileKeys:
         try:
             with self._path.open("rb") as file:
                 status = os.fstat(file.fileno())
+                if status.st_mode & stat.S_IWOTH:
+                    raise StartError(
+                        f"the keys of the issuer, `{self._path}`, can be written by everybody, who could then be "
+                        "anybody: `chmod o-w` it"
+                    )
                 data = file.read(keys.MAX_BYTES + 1)
         except FileNotFoundError as err:
             raise StartError(f"the keys of the issuer, `{self._path}`, do not exist") from err

@@ -282,6 +282,23 @@ def test_keys_are_read_again_when_their_file_changes(jwks: Path) -> None:
     assert authenticator.authenticate(old).value == "u-1001"
 
 
+def test_keys_that_everybody_can_write_verify_nothing(jwks: Path) -> None:
+    """Whoever could add a key to the file could be anybody: refused at the start, and from then on when it comes."""
+    os.utime(jwks, (1_700_000_000, 1_700_000_000))
+    authenticator = Authenticator([issuer(jwks)], now=lambda: NOW)
+    assert authenticator.authenticate(f"Bearer {token()}").value == "u-1001"
+
+    jwks.chmod(0o666)
+    with pytest.raises(TokenRefusedError):
+        authenticator.authenticate(f"Bearer {token()}")
+    assert "can be written by everybody" in str(authenticator.failure)
+    with pytest.raises(StartError, match="`chmod o-w` it"):
+        Authenticator([issuer(jwks)])
+
+    jwks.chmod(0o644)
+    assert authenticator.authenticate(f"Bearer {token()}").value == "u-1001"
+
+
 def test_a_settled_key_file_is_not_read_again(jwks: Path) -> None:
     """One that did not change for a while is only looked at: the keys are those of the first reading."""
     os.utime(jwks, (1_700_000_000, 1_700_000_000))

@@ -130,6 +130,17 @@ def test_a_missing_file_names_the_command_that_writes_one(tmp_path: Path) -> Non
         load(tmp_path / "remit.yaml")
 
 
+def test_settings_that_everybody_can_write_are_refused(write: Callable[[str], Path]) -> None:
+    """They say whose tokens count and who administers; a file that a group may write is that group's to answer for."""
+    path = write(GOOD)
+    path.chmod(0o666)
+    with pytest.raises(SettingsError, match=r"remit\.yaml can be written by everybody.*`chmod o-w`"):
+        load(path)
+
+    path.chmod(0o664)
+    assert load(path).file == path
+
+
 def test_a_settings_error_stops_the_start() -> None:
     """The command line turns a StartError into exit code 2."""
     assert issubclass(SettingsError, StartError)

@@ -153,6 +153,7 @@ async def test_services_have_no_listener_without_tls(tmp_path: Path) -> None:
         (lambda tls: tls.key.chmod(0o644), r"`.*server\.key` is open to others \(mode 0644\): `chmod 0600"),
         (lambda tls: tls.client_ca.write_bytes(b"x"), r"`.*clients\.pem` holds no certificate in PEM"),
         (lambda tls: tls.client_ca.unlink(), r"`.*clients\.pem` cannot be read"),
+        (lambda tls: tls.client_ca.chmod(0o666), r"`.*clients\.pem` can be written by everybody: `chmod o-w`"),
     ],
 )
 def test_files_that_cannot_be_used_are_one_sentence_with_their_place(
