@@ -76,7 +76,9 @@ _ELSEWHERE: Final = frozenset({0xC000_0257, 0x8000_002D})
 _LOGIN_REFUSED: Final = frozenset({0xC000_006D, 0xC000_006E, 0xC000_0064, 0xC000_006A, 0xC000_0071, 0xC000_0072})
 _NO_SHARE: Final = 0xC000_00CC
 _RPC_DENIED: Final = frozenset({5, 0x1C00_0011, 0xC000_0022})
-_MOST_FRAGMENTS: Final = 1 << 16
+_MOST_REPLY: Final = 2 * samr.MAX_REPLY
+_MOST_ENTRIES: Final = 2_000_000
+"""A folder with more names is not one, but a server whose listing does not end."""
 
 Auth = Literal["negotiate", "kerberos", "ntlm"]
 
@@ -231,6 +233,8 @@ class Share:
             try:
                 while data := self._listing(folder):
                     found += _entries(data)
+                    if len(found) > _MOST_ENTRIES:
+                        raise SMBException("a listing does not end")
             finally:
                 self._close(folder)
         except UnicodeEncodeError as err:
@@ -357,9 +361,11 @@ class Share:
         pipe = self._bound(interface)
         pipe.write(request)
         fragments = [pipe.read(0, _READ_BYTES)]
+        size = len(fragments[0])
         while not rpc.is_last(interface, fragments[-1]):
             fragments.append(pipe.read(0, _READ_BYTES))
-            if len(fragments) > _MOST_FRAGMENTS:
+            size += len(fragments[-1])
+            if size > _MOST_REPLY:
                 raise rpc.RpcError(f"the answer of the {interface.name} does not end")
         return fragments
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -228,6 +229,49 @@ def test_damaged_answers_are_errors_of_the_connection(data: bytes, place: int, v
         assert read <= len(answer_) // 104
         with suppress(SMBException):
             client._look(answer_, b"")
+
+
+class EndlessShare(client.Share):
+    """A server whose listings and answers do not end. bytes_read: of answers."""
+
+    bytes_read = 0
+
+    def __init__(self) -> None:
+        vars(self).update(_login=client.Login("files", "docs", "remit", "", "ntlm", True), _tree=None)
+
+    def _create(self, opened: object, access: int, options: int) -> None:
+        """Open nothing."""
+
+    def _close(self, opened: object) -> None:
+        """Close nothing."""
+
+    def _listing(self, folder: object) -> bytes:
+        return listing("a.txt", "b.txt")
+
+    def _bound(self, interface: rpc.Interface) -> Any:
+        return self
+
+    def write(self, data: bytes) -> None:
+        """Take a request."""
+
+    def read(self, place: int, at_most: int) -> bytes:  # type: ignore[override]  # a pipe's
+        """One more fragment that is not the last."""
+        fragment = struct.pack("<BBBB4sHHI", 5, 0, 2, 0, b"\x10\0\0\0", at_most - 1, 0, 1).ljust(at_most - 1, b"\0")
+        self.bytes_read += len(fragment)
+        return fragment
+
+
+def test_what_a_server_says_without_end_is_not_heaped_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listing and an answer to a call end as an error of the server, before they take all memory."""
+    share = EndlessShare()
+    monkeypatch.setattr(client, "Open", lambda tree, path: None)
+    monkeypatch.setattr(client, "_MOST_ENTRIES", 1000)
+
+    with pytest.raises(RetriableError, match="does not answer"):
+        share.entries("")
+    with pytest.raises(RetriableError, match="does not end"):
+        share.own_descriptor()
+    assert share.bytes_read <= 64 << 20
 
 
 @pytest.mark.parametrize("after", [1, 8, 103])
