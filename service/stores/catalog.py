@@ -29,6 +29,7 @@ from service.stores.checkpoints import StoredCheckpoint
 from service.stores.errors import FencedError, ModelChangedError, storage_errors
 from service.stores.folder import DataFolder
 from service.stores.holds import Acls
+from service.stores.journal import forget_dead
 from service.stores.known import KnownDocuments, known_rules, occupied
 from service.stores.memberships import Revision, known_groups
 from service.stores.reader import Reader
@@ -47,6 +48,8 @@ KEYS: Final = "keys.sqlite"
 
 
 _REMOVED: Final = "removed:"
+_KEPT_RUNS: Final = 10_000
+"""Of each source; every run is in the audit log for as long as that keeps it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,7 @@ class Catalog:
                         f"`{path}` was sealed with keys of another key store: restore the `{KEYS}` that belongs to it"
                     )
                 self._fail_interrupted(connection, None, at)
+                forget_dead(connection)
         except BaseException:
             self.close()
             raise
@@ -181,6 +185,8 @@ class Catalog:
             ).one()
             fence = connection.scalar(select(schema.sources.c.fence).where(schema.sources.c.id == source_id))
             assert fence is not None
+            runs = schema.runs.c
+            connection.execute(delete(schema.runs).where(runs.source == source_id, runs.fence <= fence - _KEPT_RUNS))
             run_id = secrets.token_urlsafe(12)
             run = StoredRun(run_id, source, RunState.RUNNING, at, None, Counts(), sync_pass=sync_pass)
             connection.execute(

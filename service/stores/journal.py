@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, Integer, cast, delete, exists, func, insert, select, update
 
 from acl.model import AclId
 from service.stores import schema
+
+_MOST_DEAD: Final = 10_000
 
 
 class Journal:
@@ -76,3 +79,29 @@ class Journal:
                 insert(schema.feed).prefix_with("OR REPLACE"),
                 [{"seq": first + n, "row": row, "ordinal": ordinal} for n, (row, ordinal) in enumerate(rows)],
             )
+
+
+def forget_dead(connection: Connection) -> None:
+    """Take out of the change log what became of things that are gone, once that is much.
+
+    Only while nobody follows the log: who begins with it, begins with what there is. A follower learns of an end by it.
+    """
+    changes, documents = schema.changes.c, schema.documents.c
+    there = {
+        "document": (
+            schema.documents,
+            (documents.ordinal == cast(changes.ref, Integer)) & documents.deleted.is_(False),
+        ),
+        "acl": (schema.acls, schema.acls.c.acl_id == cast(changes.ref, Integer)),
+        "scope": (schema.scopes, schema.scopes.c.id == changes.ref),
+        "membership": (schema.memberships, schema.memberships.c.id == changes.ref),
+    }
+    counted = [
+        select(func.count()).select_from(table) for table in (schema.changes, *(one for one, _ in there.values()))
+    ]
+    logged, *live = (connection.scalar(count) or 0 for count in counted)
+    if logged - sum(live) <= _MOST_DEAD:
+        return
+    for kind, (table, same) in there.items():
+        found = exists().select_from(table).where(same)
+        connection.execute(delete(schema.changes).where(changes.kind == kind, ~found))

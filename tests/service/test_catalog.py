@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from acl.changes import AclDrop, AclPut, DocumentDrop, DocumentPut, ScopePut
 from acl.model import ScopeId, Unknown
 from acl.normalize import encode, normalize
-from connectors.base import Skip
+from acl.principal import Principal
+from connectors.base import Skip, own_realm
 from connectors.testing.hostile import MemoryScope
 from service.errors import StartError
 from service.index.base import Add, Remove
@@ -28,7 +29,7 @@ from service.stores.errors import FormatError, LockedError, ModelChangedError, S
 from service.stores.folder import FORMAT, open_folder
 from service.stores.records import RunState
 from service.stores.runs import INTERRUPTED
-from tests.service.sync_support import EPOCH, SOURCE, World, allow, open_world
+from tests.service.sync_support import EPOCH, SOURCE, World, allow, everything, open_world, person
 
 CANARY = "Quetzalcoatlus-7f3a91"
 
@@ -637,6 +638,67 @@ def test_a_damaged_vector_keeps_no_other_from_the_index(world: World) -> None:
 def _changes(world: World):  # type: ignore[no-untyped-def]  # what the reader returns
     with world.catalog.reader() as reader:
         return reader.changes_since(0)
+
+
+# What is kept of what is gone.
+
+
+def test_the_change_log_does_not_keep_what_is_gone_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start takes it out once it is much; what is there stays, and who follows from then on learns of every end."""
+    monkeypatch.setattr("service.stores.journal._MOST_DEAD", 20)
+    group = Principal(own_realm(SOURCE), "team")
+    with open_world(tmp_path) as world:
+        world.source.groups = {group: {person(1)}}
+        world.source.scopes[ScopeId("old")] = MemoryScope(None, allow(9), "/old")
+        world.add("stays.txt", "stays", allow(1))
+        for number in range(30):
+            world.add(f"{number}.txt", f"text {number}", allow(1, 10 + number))
+        world.sync()
+        for number in range(30):
+            del world.source.documents[f"{number}.txt"]
+        del world.source.scopes[ScopeId("old")]
+        world.sync()
+        source = world.source
+
+    with open_world(tmp_path, source) as world:
+        with world.catalog._readers.begin() as connection:
+            logged = connection.execute(select(schema.changes.c.kind, schema.changes.c.ref)).all()
+        assert sorted(kind for kind, _ in logged) == ["acl", "document", "membership", "scope"]
+        assert world.readable(1) == {"stays.txt": ["stays"]}
+        with world.catalog.reader() as reader:
+            seq, (known,) = reader.seq, reader.groups_since(0)
+            assert known.group is not None
+        source.documents.clear()
+        source.groups = {}
+        world.sync()
+        with world.catalog.reader() as reader:
+            ended = [change.value for change in reader.changes_since(seq)]
+            assert [change.group for change in reader.groups_since(seq)] == [None]
+        assert {DocumentDrop, AclDrop} <= {type(value) for value in ended}
+
+
+def test_a_start_leaves_a_log_of_few_ends_alone(tmp_path: Path) -> None:
+    """They cost nothing, and to look for them does."""
+    with open_world(tmp_path) as world:
+        world.add("a.txt", "text", allow(1))
+        world.sync()
+        world.source.documents.clear()
+        world.sync()
+        before = everything(world)
+        source = world.source
+
+    with open_world(tmp_path, source) as world:
+        assert everything(world) == before
+
+
+def test_so_many_runs_are_kept_of_a_source_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The latest ones; the audit log has all of them."""
+    monkeypatch.setattr("service.stores.catalog._KEPT_RUNS", 3)
+
+    runs = [world.sync().run_id for _ in range(6)]
+
+    with world.catalog.reader() as reader:
+        assert [run.run_id for run in reader.runs(SOURCE, 100)] == runs[:-4:-1]
 
 
 # No space.
