@@ -102,8 +102,9 @@ def due(schedule: Schedule, history: History, now: datetime, notice: Notice | No
     latest = history.runs[0]
     if latest.state is RunState.RUNNING or latest.ended_at is None:
         return None
-    if latest.ended_at > now:
+    if max(latest.started_at, latest.ended_at) > now:
         return Due(now)  # the clock was set back: a source does not wait for the time by which it was
+    history = _until(now, history)
     draw = random.Random(latest.run_id).random()  # the same for the same run, whenever it is asked
     found = _next(schedule, history, draw)
     if latest.state is RunState.FAILED:
@@ -116,6 +117,15 @@ def due(schedule: Schedule, history: History, now: datetime, notice: Notice | No
         if early <= found.at:
             return Due(early)
     return replace(found, at=max(found.at, latest.ended_at))
+
+
+def _until(now: datetime, history: History) -> History:
+    """Leave out what began in the future, by a clock that was set back since: no run waits for it."""
+    content_at = history.content_at
+    return History(
+        [run for run in history.runs if run.started_at <= now],
+        None if content_at is None or content_at > now else content_at,
+    )
 
 
 def _next(schedule: Schedule, history: History, draw: float) -> Due:

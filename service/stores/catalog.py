@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +48,8 @@ KEYS: Final = "keys.sqlite"
 
 
 _REMOVED: Final = "removed:"
+_CLOCK_STEP: Final = timedelta(minutes=1)
+"""A clock is set back by so much without notice: it is corrected all the time."""
 _KEPT_RUNS: Final = 10_000
 """Of each source; every run is in the audit log for as long as that keeps it."""
 
@@ -185,6 +187,7 @@ class Catalog:
             ).one()
             fence = connection.scalar(select(schema.sources.c.fence).where(schema.sources.c.id == source_id))
             assert fence is not None
+            _forget_clocks_ahead(connection, source_id, at)
             runs = schema.runs.c
             connection.execute(delete(schema.runs).where(runs.source == source_id, runs.fence <= fence - _KEPT_RUNS))
             run_id = secrets.token_urlsafe(12)
@@ -366,6 +369,21 @@ def _create(connection: Connection, keys: KeyStore) -> None:
     connection.execute(insert(schema.counters).values(only=1, change=0, feed=0, ordinal=0, row=0, acl_id=0))
     rows = [{"name": "incarnation", "value": secrets.token_hex(16)}, {"name": "keys", "value": keys.id}]
     connection.execute(insert(schema.about), rows)
+
+
+def _forget_clocks_ahead(connection: Connection, source_id: int, at: datetime) -> None:
+    """Take nothing for verified at a time that is still to come: once that has come, it would count anew.
+
+    A clock that was ahead has been set back. What was verified by it is withheld already, see `service.leases`.
+    """
+    passes, groups = schema.passes.c, schema.membership_passes.c
+    ahead = at + _CLOCK_STEP
+    connection.execute(delete(schema.passes).where(passes.source == source_id, passes.verified_at > ahead))
+    connection.execute(
+        update(schema.membership_passes)
+        .where(groups.source == source_id, groups.verified_at > ahead)
+        .values(verified_at=None)
+    )
 
 
 def _become(connection: Connection, incarnation: str) -> None:

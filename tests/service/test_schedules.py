@@ -172,6 +172,17 @@ def test_a_clock_that_was_set_back_keeps_no_source_waiting() -> None:
     assert due(QUARTER, [failed(Recovery.PERSON)], NOON - timedelta(days=1)) == NOON - timedelta(days=1)
 
 
+def test_a_run_by_a_clock_that_was_set_back_delays_none_after_a_later_one() -> None:
+    """The latest run is of the right time, an older one of next year: the interval counts from the latest."""
+    ahead = NOON + timedelta(days=400)
+    again = next_of([run(), run(at=ahead, name="ahead")], NOON + MINUTE, content_at=ahead)
+    during = run(at=NOON + timedelta(hours=1), took=timedelta(hours=-1), name="set back meanwhile")
+
+    assert NOON + 9 * MINUTE <= again.at <= NOON + 10 * MINUTE
+    assert next_of([rules(NOON), run(at=ahead)], NOON + MINUTE, content_at=ahead).sync_pass is SyncPass.CONTENT
+    assert due(QUARTER, [during, run(at=ahead)], NOON + MINUTE) == NOON + MINUTE
+
+
 def test_a_notice_brings_the_next_run_forward_once_the_source_is_quiet() -> None:
     """A second after the last change, ten after the first; a notice from before the run is met already."""
     later = NOON + MINUTE

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from acl.model import Acl, ScopeId
+from acl.principal import Principal
+from connectors.base import own_realm
 from connectors.testing.hostile import Faults, MemoryScope
 from service.access import Access
 from service.stores.records import PassClock, RunState, SyncPass
 from tests.service.history import History, held
-from tests.service.sync_support import SOURCE, World, allow, open_world
+from tests.service.sync_support import SOURCE, World, allow, open_world, person
 
 ROOT = ScopeId("root")
 
@@ -120,6 +122,29 @@ def test_each_pass_renews_its_own_clock_and_content_renews_both(world: World) ->
     assert clocks(world) == after, "a run that failed renews nothing"
     world.sync()
     assert clocks(world)[SyncPass.PERMISSIONS].verified_at > after[SyncPass.PERMISSIONS].verified_at
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=10), timedelta(seconds=2)])
+def test_what_was_verified_by_a_clock_that_was_ahead_does_not_count_when_its_time_comes(
+    world: World, ahead: timedelta
+) -> None:
+    """The clock is set back, and no run is complete since: hours later the old pass must not look like a new one."""
+    group = Principal(own_realm(SOURCE), "team")
+    world.source.groups = {group: {person(1)}}
+    world.clock.time += ahead
+    world.sync()
+    world.clock.time -= ahead + timedelta(seconds=1)
+    world.source.faults = Faults(fail_at=0)
+
+    world.sync(SyncPass.PERMISSIONS)
+
+    counts = ahead < timedelta(minutes=1)
+    with world.catalog.reader() as reader:
+        assert (clocks(world) != {}) is counts, "a clock is corrected by seconds all the time"
+        assert (reader.group_passes()[SOURCE].verified_at is not None) is counts
+    world.source.faults = Faults()
+    world.sync()
+    assert set(clocks(world)) == set(SyncPass)
 
 
 @pytest.mark.parametrize("stale", list(SyncPass))
