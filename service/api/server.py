@@ -20,7 +20,7 @@ from grpc_reflection.v1alpha import reflection
 from remit.v1 import access_pb2, audit_pb2, custody_pb2, index_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
 from service.api.arrivals import Arrivals
-from service.api.hang_up import hang_up
+from service.api.hang_up import hang_up, turn_away
 from service.api.health import Health
 from service.api.tls import Certificates
 from service.api.wrapper import Wrapper
@@ -132,7 +132,7 @@ class Server:
            callers try again.
         2. What is left shortly before the end of the grace is told the same, because gRPC would cut it with a status
            that does not.
-        3. gRPC stops, and in the same moment connections end from below, see `hang_up`.
+        3. Nobody can connect any more; gRPC stops, and in the same moment connections end from below, see `hang_up`.
         """
         await self._health.close()
         self._calls.refusing = True
@@ -141,6 +141,7 @@ class Server:
             await self._settled(grace_s * _TOLD_AT)
             self._calls.cut(streams_alone=False)
             await self._settled(grace_s * (1 - _TOLD_AT) / 2)
+        await self._turned_away()
         async with asyncio.TaskGroup() as group:
             for server in self._all:
                 group.create_task(server.stop(grace_s * (1 - _TOLD_AT) / 2))
@@ -154,6 +155,15 @@ class Server:
         while (now := loop.time()) < until and now - busy < min(_QUIET_S, most_s / 2):
             if not self._calls.idle:
                 busy = now
+            await asyncio.sleep(0.005)
+
+    async def _turned_away(self) -> None:
+        """Let nobody connect any more, and return when gRPC has taken those who have, or after a moment."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _QUIET_S
+        while turn_away(self._ports):
+            if loop.time() >= until:
+                return
             await asyncio.sleep(0.005)
 
     async def wait(self) -> None:

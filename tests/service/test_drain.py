@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+import time
+from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from remit.v1 import audit_pb2, retrieval_pb2
 
 from connectors.directories.static import StaticDirectory
 from service import condition
+from service.api.hang_up import hang_up
 from service.settings import SettingsError, load
 from tests.service.drain_rounds import Seen, rounds
 from tests.service.harness import PEOPLE, SALES, Service, allow, serving
@@ -174,6 +177,49 @@ async def test_what_does_not_end_in_the_grace_may_be_tried_again(
     await service.server.stop(1.0)
 
     assert (await call).code == "UNAVAILABLE"
+
+
+async def test_who_calls_again_in_the_moment_of_the_end_is_not_failed_for_good(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the end of the connections and that of gRPC a busy machine may take long: long enough to connect again
+    and to call. Such a call would be taken, and ended as CANCELLED, which nobody tries again."""
+    codes: set[str] = set()
+    called, hung_up, ended = (threading.Event() for _ in range(3))
+
+    def call_on() -> None:
+        options = [("grpc.enable_http_proxy", 0), ("grpc.enable_retries", 0), ("grpc.max_reconnect_backoff_ms", 100),
+                   ("grpc.initial_reconnect_backoff_ms", 100), ("grpc.min_reconnect_backoff_ms", 100)]  # fmt: skip
+        with grpc.insecure_channel(str(service.callers), options) as channel:
+            search: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+                "/remit.v1.RetrievalService/Search"
+            )
+            while not ended.is_set():
+                try:
+                    search(SEARCH.SerializeToString(), timeout=10)
+                except grpc.RpcError as err:
+                    codes.add(err.code().name)
+                    called.set()
+
+    def slowly(ports: Collection[int]) -> int:
+        found = hang_up(ports)
+        hung_up.set()
+        time.sleep(0.5)  # nothing of the service's own runs meanwhile, as when it is not its turn
+        return found
+
+    monkeypatch.setattr("service.api.server.hang_up", slowly)
+    callers = [threading.Thread(target=call_on) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    await asyncio.to_thread(called.wait, 10)
+    await service.server.stop(0.2)
+    ended.set()
+    for caller in callers:
+        await asyncio.to_thread(caller.join)
+
+    assert hung_up.is_set()
+    assert codes <= {"UNAUTHENTICATED", "UNAVAILABLE"}
+    assert "UNAVAILABLE" in codes
 
 
 def test_the_time_to_drain_is_read_with_its_bound(tmp_path: Path) -> None:
