@@ -96,7 +96,7 @@ async def test_a_restore_ends_with_the_same_answers_and_a_verified_log(tmp_path:
 
     done = put_back(service, content, keys)
 
-    assert done.records >= 5
+    assert done.records >= 3, "the start, and what two people asked before"
     report = verified(service.config.data, service.config.keys.store, service)
     assert report.ok, report.problem
     assert report.covered == report.records
