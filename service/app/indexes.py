@@ -74,6 +74,7 @@ def open_indexes(ground: Ground, dimension: int, closing: ExitStack) -> Indexes:
     vectors_follow.start()
     closing.callback(vectors_follow.close)
     words, words_follow = opening_words.get()
+    catalog.applied(min(vectors.applied_seq, words.applied_seq))
     renewables = {"vectors": renewed, "words": words_follow}
     return Indexes(vectors, words, (vectors_follow, words_follow), renewables)
 

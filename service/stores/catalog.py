@@ -29,7 +29,7 @@ from service.stores.checkpoints import StoredCheckpoint
 from service.stores.errors import FencedError, ModelChangedError, storage_errors
 from service.stores.folder import DataFolder
 from service.stores.holds import Acls
-from service.stores.journal import forget_dead
+from service.stores.journal import forget_dead, forget_dead_rows
 from service.stores.known import KnownDocuments, known_rules, occupied
 from service.stores.memberships import Revision, known_groups
 from service.stores.reader import Reader
@@ -285,6 +285,11 @@ class Catalog:
             connection.execute(delete(schema.passes))
             connection.execute(delete(schema.checkpoints))
             connection.execute(update(schema.membership_passes).values(verified_at=None))
+
+    def applied(self, place: int) -> None:
+        """Say that both indexes have durably applied this place of the feed: what is before it need not all be kept."""
+        with self._write() as connection:
+            forget_dead_rows(connection, place)
 
     def renew(self) -> None:
         """Have the next start build the index anew: what it holds now may remember what was forgotten."""

@@ -11,6 +11,7 @@ from acl.model import AclId
 from service.stores import schema
 
 _MOST_DEAD: Final = 10_000
+_MOST_DEAD_ROWS: Final = 100_000
 
 
 class Journal:
@@ -105,3 +106,19 @@ def forget_dead(connection: Connection) -> None:
     for kind, (table, same) in there.items():
         found = exists().select_from(table).where(same)
         connection.execute(delete(schema.changes).where(changes.kind == kind, ~found))
+
+
+def forget_dead_rows(connection: Connection, applied: int) -> None:
+    """Take out of the index's feed the rows that are to be forgotten, once they are most of it.
+
+    applied: every index has durably applied this place. An index that is made anew meanwhile was never told of them:
+    a row stands in the feed once, and moves to its end when it is to be forgotten.
+    """
+    feed = schema.feed.c
+    rows, dead, last = connection.execute(
+        select(func.count(), func.count().filter(feed.ordinal.is_(None)), func.max(feed.seq))
+    ).one()
+    if dead > _MOST_DEAD_ROWS and 2 * dead > rows:
+        # INVARIANT: the feed's end stays, so that who follows from its beginning arrives where the others are.
+        gone = (feed.ordinal.is_(None), feed.seq <= applied, feed.seq < last)
+        connection.execute(delete(schema.feed).where(*gone))

@@ -691,6 +691,40 @@ def test_a_start_leaves_a_log_of_few_ends_alone(tmp_path: Path) -> None:
         assert everything(world) == before
 
 
+def test_the_feed_does_not_keep_what_both_indexes_have_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is to be held stays, what some index was not told of yet stays, and the feed's end stays."""
+    monkeypatch.setattr("service.stores.journal._MOST_DEAD_ROWS", 5)
+    for number in range(12):
+        world.add(f"{number}.txt", f"text {number}", allow(1))
+    world.sync()
+    for number in range(1, 11):
+        del world.source.documents[f"{number}.txt"]
+        world.sync()
+    with world.catalog.reader() as reader:
+        before, last = reader.feed(0, 100), reader.feed_seq
+    assert [type(item) for item in before] == [Add] * 2 + [Remove] * 10
+
+    world.catalog.applied(before[-4].seq)
+    with world.catalog.reader() as reader:
+        assert [(item.seq, item.row) for item in reader.feed(0, 100)] == [
+            (item.seq, item.row) for item in (*before[:2], *before[-3:])
+        ]
+
+    world.catalog.applied(last)
+    with world.catalog.reader() as reader:
+        assert len(reader.feed(0, 100)) == 5, "few are left alone"
+    monkeypatch.setattr("service.stores.journal._MOST_DEAD_ROWS", 1)
+    world.catalog.applied(last)
+    with world.catalog.reader() as reader:
+        left = reader.feed(0, 100)
+        assert (reader.feed_seq, left[-1].seq) == (last, last)
+    assert [(type(item), item.row) for item in left] == [(type(item), item.row) for item in (*before[:2], before[-1])]
+    world.add("more.txt", "more", allow(1))
+    world.sync()
+    with world.catalog.reader() as reader:
+        assert [type(item) for item in reader.feed(last, 100)] == [Add]
+
+
 def test_so_many_runs_are_kept_of_a_source_and_no_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The latest ones; the audit log has all of them."""
     monkeypatch.setattr("service.stores.catalog._KEPT_RUNS", 3)
