@@ -222,11 +222,11 @@ class Checks:
         """
         with self._access.snapshot() as snapshot:
             snapshot.release()
-            looked = snapshot.reader.documents_from(first, _LOOKED + 1)
+            # Of others none is looked at, or how many pages there are would say how much they have.
+            told = [name for name in snapshot.reader.clocks() if sources(name)]
+            looked = snapshot.reader.documents_from(first, _LOOKED + 1, told)
         found: list[DocumentView] = []
         for stored in looked[:_LOOKED]:
-            if not sources(stored.source):
-                continue
             opened = self._view(stored)
             if opened is not None and location in opened.location:
                 if len(found) == limit:

@@ -13,6 +13,7 @@ from remit.v1 import access_pb2, audit_pb2, review_pb2
 from acl.model import Clause, Effect, Rule, Unknown
 from acl.principal import Principal
 from connectors.base import own_realm
+from service import checks
 from service.roles import Roles, owner_of
 from tests.service.harness import ALICE, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
@@ -207,6 +208,23 @@ async def test_documents_are_found_by_where_they_stand(service: Service, monkeyp
     assert list((await listed("odd")).documents) == []
     monkeypatch.setattr(Roles, "of", lambda self, principals: frozenset({owner_of("company")}))
     assert len((await listed("odd")).documents) == 1
+
+
+async def test_an_owner_cannot_count_what_others_have(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list ends after the owner's own documents: no page is empty and followed by another because of others."""
+    monkeypatch.setattr(checks, "_LOOKED", 1)
+    for name, pages in (("another", [0]), ("company", [1, 1, 1])):
+        monkeypatch.setattr(Roles, "of", lambda self, principals, name=name: frozenset({owner_of(name)}))
+        found, token = [], ""
+        while True:
+            request = review_pb2.ListDocumentsRequest(page_size=1, page_token=token)
+            outcome = await ask(service, "ListDocuments", request, "rita")
+            answer = review_pb2.ListDocumentsResponse.FromString(outcome.message)
+            found.append(len(answer.documents))
+            token = answer.next_page_token
+            if not token:
+                break
+        assert found == pages
 
 
 async def test_what_somebody_holds_is_told_to_auditors_and_recorded(service: Service) -> None:
