@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -11,15 +10,12 @@ import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2
 
-from service.limits import address_of
+from service.api.strangers import Strangers
 
 log = structlog.get_logger()
 
 _OVERALL: Final = ""
 _LONGEST_NAME: Final = 256
-_MOST_WATCHES: Final = 1024
-_MOST_OF_ONE: Final = 32
-"""Watches of one address. Nobody proves anything to have one, so that they are bounded here and not by the caller."""
 
 
 class _Servicer(health.aio.HealthServicer):  # type: ignore[misc]  # without types
@@ -27,20 +23,16 @@ class _Servicer(health.aio.HealthServicer):  # type: ignore[misc]  # without typ
 
     def __init__(self) -> None:
         super().__init__()
-        self._of: Counter[str] = Counter()
+        self._strangers = Strangers()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         """See gRPC. Beyond a bound: RESOURCE_EXHAUSTED."""
-        who = address_of(context.peer())
-        if len(request.service) > _LONGEST_NAME or self._of[who] >= _MOST_OF_ONE or self._of.total() >= _MOST_WATCHES:
+        if len(request.service) > _LONGEST_NAME:
             context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
             return
-        self._of[who] += 1
-        try:
-            await super().Watch(request, context)
-        finally:
-            self._of[who] -= 1
-            self._of += Counter()  # without those that have none
+        with self._strangers.one(context) as admitted:
+            if admitted:
+                await super().Watch(request, context)
 
 
 class Health:

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from remit.v1 import access_pb2, audit_pb2, custody_pb2, index_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
 from service.api.arrivals import Arrivals
 from service.api.hang_up import hang_up, turn_away
 from service.api.health import Health
+from service.api.reflection import Reflection
 from service.api.tls import Certificates
 from service.api.wrapper import Wrapper
 from service.errors import StartError
@@ -97,7 +98,9 @@ class Server:
         self._administrators = listener(administrators, _ADMINISTRATOR_OPTIONS)
         self._services = listener([*callers, *administrators], _OPTIONS)
         names = [served.descriptor.full_name for served in administrators]
-        reflection.enable_server_reflection([*names, _HEALTH, reflection.SERVICE_NAME], self._administrators)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+            Reflection([*names, _HEALTH, reflection.SERVICE_NAME]), self._administrators
+        )
 
     async def start(
         self,

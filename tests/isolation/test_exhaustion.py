@@ -11,14 +11,16 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from remit.v1 import audit_pb2, retrieval_pb2
 
+from service.api import reflection
 from tests.isolation.raw import Connection, Headers, Reply, frame
 from tests.service.harness import COMPANY, FINANCE, PEOPLE, SALES, Service, allow, serving
 
@@ -144,6 +146,30 @@ async def test_watches_of_health_are_bounded_in_size_and_number(service: Service
                 watch.cancel()
             await asyncio.sleep(0.2)
     assert await answered(service)
+
+
+async def test_streams_of_reflection_are_bounded_in_number_and_time(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who proves nothing may ask which methods there are, but not hold every place of the listener by asking."""
+    monkeypatch.setattr(reflection, "_LONGEST_S", 1.0)
+    asked = reflection_pb2.ServerReflectionRequest(list_services="")
+    async with grpc.aio.insecure_channel(str(service.administrators), [("grpc.enable_http_proxy", 0)]) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        for _ in range(2):
+            streams = [stub.ServerReflectionInfo(timeout=60) for _ in range(40)]
+            for stream in streams[:32]:
+                await stream.write(asked)
+                assert (await stream.read()).list_services_response.service
+            assert [await _code(stream) for stream in streams[32:]] == ["RESOURCE_EXHAUSTED"] * 8
+            # Nobody ended these: their time did, and their places are free again.
+            assert [await _code(stream) for stream in streams[:32]] == ["OK"] * 32
+    assert await answered(service)
+
+
+async def _code(stream: Any) -> str:
+    """How a stream ended that its caller did not end."""
+    return str((await stream.code()).name)
 
 
 async def _first(watch: grpc.aio.UnaryStreamCall[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]) -> str:
