@@ -1,28 +1,42 @@
-"""What a sync costs beside reading and embedding: `python -m benchmarks.bench_sync [--documents N] [--real N]`.
+"""What a sync costs beside reading and embedding: `python -m benchmarks.bench_sync [--only PART]…`.
 
 Documents are made by number, so that the source itself holds nothing, a hundred in each folder, with forty own clauses.
-Memory: the peak of a process that does the first run over all of them, hash embedder, above what it held before, and
-the same for a tenth; the difference is what counts. Permissions: passes over what is stored, unchanged, and with other
-rules for a tenth of the documents. A container: the outermost one is narrowed, durable when its commit returns; then
-the first question of somebody whom it excludes. Overhead: files of this machine, cut to at most two passages, with the
-real extractor and the real model; the share of the time in which nothing was embedded.
+
+memory: the peak of a process that does the first run over all of them, hash embedder, above what it held before, and
+the same for a tenth; the difference is what counts.
+permissions: passes over what is stored, unchanged, and with other rules for a tenth of the documents.
+container: the outermost one is narrowed, from the batch that holds it to durable, in turns with the smallest commit of
+SQLite on the same disk; then the first question of somebody whom it excludes. Each change begins where a complete run
+ended, so that nothing else is held. What is measured does not wait for company: a walk gathers changes for 0.2 s.
+overhead: files of this machine, cut to at most two passages, with the real extractor and the real model; the share of
+the time in which nothing was embedded.
+
+All of it takes ten minutes on a quiet machine of two cores. Some parts alone keep the numbers of others in the file, if
+these are of the same commit. How fast connectors walk what did not change (`filesystem_rescan_files_s`,
+`smb_rescan_files_s`) is measured by `benchmarks.bench_connectors`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
+import sqlite3
 import statistics
+import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+
+import structlog
 
 from acl.model import Clause, ScopeId
 from benchmarks import memory
@@ -45,6 +59,7 @@ from tests.service.sync_support import FREE, ParagraphExtractor, allow, caller
 
 SOURCE: Final = "company"
 SEED: Final = 0
+PARTS: Final = ("memory", "permissions", "container", "overhead")
 ROUNDS: Final = 5
 _A_FOLDER: Final = 100
 _CLAUSES: Final = [allow(1, number) for number in range(2, 42)]
@@ -53,6 +68,7 @@ _EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 _TREES: Final = ("/usr/share/doc", "/usr/lib/python3", "/usr/share/perl", "/usr/share/vim")
 _MOST_BYTES: Final = 1600
 """Of a real document: about two passages."""
+_TELL_S: Final = 10.0
 
 
 class Numbered:
@@ -149,26 +165,59 @@ class Bench:
             policy=lambda name: Policy(FREE.breaker),
         )
 
-    def sync(self, sync_pass: SyncPass = SyncPass.CONTENT) -> float:
-        """Run one sync; how long it took."""
+    def first(self, documents: int) -> float:
+        """Do the first run, which takes a while, and say how far it is; how long it took."""
+        begin = time.perf_counter()
+        run = self.engine.open(SOURCE)
+        ended = threading.Event()
+        teller = threading.Thread(target=_tell, args=(run.progress, documents, ended))
+        teller.start()
+        try:
+            done = run.execute()
+        finally:
+            ended.set()
+            teller.join()
+        assert done.state is RunState.SUCCEEDED, done.failure
+        return time.perf_counter() - begin
+
+    def sync(self, sync_pass: SyncPass) -> float:
+        """Run one sync over what is stored; how long it took."""
         begin = time.perf_counter()
         run = self.engine.run(SOURCE, sync_pass)
         assert run.state is RunState.SUCCEEDED, run.failure
         return time.perf_counter() - begin
 
 
-def first_run(documents: int, tell: Any, whole: bool) -> None:
+def say(what: str) -> None:
+    """Tell whoever waits."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+
+def _tell(progress: Progress, documents: int, ended: threading.Event) -> None:
+    while not ended.wait(_TELL_S):
+        say(f"first run: {progress.snapshot().counts.stored} of {documents} documents")
+
+
+def first_run(documents: int, tell: Any, parts: Collection[str]) -> None:
     """In a process of its own: the first run, and then what else is measured over what it stored."""
+    quiet()
     with tempfile.TemporaryDirectory(prefix="remit-bench-") as path, ExitStack() as stack:
         bench = Bench(
             Path(path), Numbered(documents), ParagraphExtractor(extracted=Forgetful()), HashEmbedder(64), stack
         )
         before = memory.forget_peak()
-        took = bench.sync()
+        took = bench.first(documents)
         found: dict[str, object] = {"peak_mb": memory.peak_mb() - before, "took_s": took}
-        if whole:
-            found |= permissions(bench) | container(bench)
+        if "permissions" in parts:
+            found |= permissions(bench)
+        if "container" in parts:
+            found |= container(bench, Path(path))
         tell.send(json.dumps(found))
+
+
+def quiet() -> None:
+    """Leave out what a run says at its end."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
 
 
 class Forgetful(list[str]):
@@ -183,27 +232,33 @@ def permissions(bench: Bench) -> dict[str, object]:
     documents = bench.source.documents
     unchanged: list[float] = []
     worked: list[float] = []
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        say(f"permissions: pass {number + 1} of {ROUNDS + 1}")
         processor = time.process_time()
         unchanged.append(documents / bench.sync(SyncPass.PERMISSIONS))
         worked.append(documents / (time.process_time() - processor))
+    say("permissions: a tenth changed")
     bench.source.changed = 10
     tenth = documents / bench.sync(SyncPass.PERMISSIONS)
     return {"unchanged": unchanged, "unchanged_processor": worked, "a_tenth": tenth}
 
 
-def container(bench: Bench) -> dict[str, object]:
+def container(bench: Bench, path: Path) -> dict[str, object]:
     """The outermost container changes: its row, and the next question."""
+    say("container: its rules change")
     lease = {SyncPass.PERMISSIONS: timedelta(days=1)}
     access = Access(bench.catalog, {SOURCE: lease}, lambda: datetime.now(UTC))
     somebody = caller_now(1)
     durable: list[float] = []
     worked: list[float] = []
     asked: list[float] = []
+    floor: list[float] = []
+    least = least_commits(path / "least.sqlite")
     with access.snapshot() as snapshot:
         permitted = len(snapshot.permitted(somebody, frozenset()).documents)
     assert permitted > 0
     for number in range(4 * ROUNDS):
+        floor.append(next(least))
         opening = bench.catalog.open_run(SOURCE, datetime.now(UTC))
         walk = Walk(
             bench.catalog,
@@ -228,7 +283,23 @@ def container(bench: Bench) -> dict[str, object]:
         asked.append((time.perf_counter() - committed) * 1000)
         durable.append((committed - begin) * 1000)
         assert len(left) == 0, "in force on the next question"
-    return {"durable_ms": durable, "processor_ms": worked, "asked_ms": asked, "below": bench.source.documents}
+        with bench.catalog.writer(SOURCE, opening.fence) as writer:
+            # As at the end of a complete run.
+            scope = next(scope for scope, known in walk.containers.to_release().items() if known.parent is None)
+            writer.rules.release({scope: None})
+            writer.rules.drop_unused()
+    return {"durable_ms": durable, "processor_ms": worked, "asked_ms": asked, "least_ms": floor}
+
+
+def least_commits(path: Path) -> Iterator[float]:
+    """Commit a row to a database of the same kind each time; how many milliseconds that took."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "CREATE TABLE rows (body BLOB)"):
+            connection.execute(statement).close()
+        while True:
+            begin = time.perf_counter()
+            connection.execute("INSERT INTO rows VALUES (?)", (b"x" * 200,)).close()
+            yield (time.perf_counter() - begin) * 1000
 
 
 def caller_now(number: int) -> Any:
@@ -240,6 +311,7 @@ def caller_now(number: int) -> Any:
 def overhead(report: Report, count: int) -> None:
     """The first run over real texts with the real model."""
     settings = EmbeddingSettings("model", None)
+    say("overhead: looking for texts")
     texts = real_texts(count)
     with tempfile.TemporaryDirectory(prefix="remit-bench-") as path, ExitStack() as stack:
         embedder = Timed(open_embedder(settings))
@@ -249,7 +321,7 @@ def overhead(report: Report, count: int) -> None:
         embedder.embed(["warm"] * 64)
         embedder.busy_s, embedder.passages = 0.0, 0
         bench = Bench(Path(path), Files(texts), extractor, embedder, stack)
-        took = bench.sync()
+        took = bench.first(len(texts))
         share = 1 - embedder.busy_s / took
         report.add("sync_overhead_share", share, "of the time", "<= 0.15", n=len(texts))
         report.add("first_sync_documents_s", len(texts) / took, "documents/s", n=len(texts))
@@ -281,11 +353,12 @@ def real_texts(count: int) -> list[bytes]:
     return list(found)[:count]
 
 
-def alone(documents: int, whole: bool) -> dict[str, Any]:
+def alone(documents: int, parts: Collection[str] = ()) -> dict[str, Any]:
     """Measure in a fresh process."""
+    say(f"first run over {documents} documents")
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=first_run, args=(documents, there, whole))
+    process = context.Process(target=first_run, args=(documents, there, parts))
     process.start()
     there.close()
     try:
@@ -295,33 +368,48 @@ def alone(documents: int, whole: bool) -> dict[str, Any]:
     return found
 
 
+def stored(report: Report, count: int, parts: Collection[str]) -> None:
+    """What is measured over documents that are made by number."""
+    many = alone(count, parts)
+    if "permissions" in parts:
+        report.add("permission_pass_docs_s", statistics.median(many["unchanged"]), "documents/s", ">= 20000", n=ROUNDS)
+        worked_s = statistics.median(many["unchanged_processor"])
+        report.add("permission_pass_docs_processor_s", worked_s, "documents/s of processor", n=ROUNDS)
+        report.add("permission_pass_a_tenth_changed_docs_s", many["a_tenth"], "documents/s", n=count)
+    if "container" in parts:
+        durable, next_ms, worked = many["durable_ms"], many["asked_ms"], many["processor_ms"]
+        report.add("scope_change_durable_ms", statistics.median(durable), "ms", "<= 5", n=len(durable))
+        report.add("scope_change_durable_processor_ms", statistics.median(worked), "ms of processor", n=len(worked))
+        report.add("scope_change_durable_max_ms", max(durable), "ms", n=len(durable))
+        report.add("least_commit_ms", statistics.median(many["least_ms"]), "ms", n=len(many["least_ms"]))
+        report.add("scope_change_next_question_ms", statistics.median(next_ms), "ms", n=len(next_ms))
+    report.add("first_run_hash_docs_s", count / many["took_s"], "documents/s", n=count)
+    if "memory" in parts:
+        few = alone(count // 10)
+        report.add("peak_rss_mb", many["peak_mb"], "MB", f"<= {few['peak_mb'] + 300:.0f}", n=count)
+        report.add("peak_rss_a_tenth_mb", few["peak_mb"], "MB", n=count // 10)
+
+
 def main() -> None:
     """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=PARTS, metavar="PART", help=f"one of {', '.join(PARTS)}")
     parser.add_argument("--documents", type=int, default=100_000)
-    parser.add_argument("--real", type=int, default=10_000, help="real documents; 0: none")
+    parser.add_argument("--real", type=int, default=10_000, help="real documents, for `overhead`")
     asked = parser.parse_args()
+    parts = frozenset(asked.only or PARTS)
+    quiet()
     report = Report("sync", SEED)
     report.add("load_average", os.getloadavg()[0], "processes")
-    count = asked.documents
-    few, many = alone(count // 10, whole=False), alone(count, whole=True)
-    report.add("permission_pass_docs_s", statistics.median(many["unchanged"]), "documents/s", ">= 20000", n=ROUNDS)
-    worked_s = statistics.median(many["unchanged_processor"])
-    report.add("permission_pass_docs_processor_s", worked_s, "documents/s of processor", n=ROUNDS)
-    report.add("permission_pass_a_tenth_changed_docs_s", many["a_tenth"], "documents/s", n=count)
-    durable, next_ms = many["durable_ms"], many["asked_ms"]
-    report.add("scope_change_durable_ms", statistics.median(durable), "ms", "<= 5", n=len(durable))
-    worked = many["processor_ms"]
-    report.add("scope_change_durable_processor_ms", statistics.median(worked), "ms of processor", n=len(worked))
-    report.add("scope_change_durable_max_ms", max(durable), "ms", n=len(durable))
-    report.add("scope_change_next_question_ms", statistics.median(next_ms), "ms", n=len(next_ms))
-    report.add("peak_rss_mb", many["peak_mb"], "MB", f"<= {few['peak_mb'] + 300:.0f}", n=count)
-    report.add("peak_rss_a_tenth_mb", few["peak_mb"], "MB", n=count // 10)
-    report.add("first_run_hash_docs_s", count / many["took_s"], "documents/s", n=count)
-    report.write()
-    if asked.real:
+    if parts != frozenset(PARTS):
+        report.go_on()
+    if parts - {"overhead"}:
+        stored(report, asked.documents, parts)
+        report.write()
+    if "overhead" in parts:
         overhead(report, asked.real)
         report.write()
+    say("done")
 
 
 if __name__ == "__main__":

@@ -18,18 +18,26 @@ class Report:
 
     name: str
     seed: int
-    _results: list[dict[str, object]] = field(default_factory=list)
+    _results: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def add(self, metric: str, value: float, unit: str, target: str = "", n: int = 1) -> None:
         """Keep one number. target: what was aimed at, such as `<= 0.3`; empty when nothing was. n: sample size."""
-        self._results.append({"metric": metric, "value": round(value, 6), "unit": unit, "target": target, "n": n})
+        self._results[metric] = {"metric": metric, "value": round(value, 6), "unit": unit, "target": target, "n": n}
         aim = f"  (target {target})" if target else ""
         print(f"{metric:48s} {value:12.4f} {unit}{aim}")
 
     @property
     def results(self) -> tuple[dict[str, object], ...]:
         """The numbers so far."""
-        return tuple(self._results)
+        return tuple(self._results.values())
+
+    def go_on(self) -> None:
+        """Keep the numbers that the file has from other parts, if they are of this machine and commit."""
+        path = RESULTS / f"{self.name}.json"
+        if path.exists():
+            body = json.loads(path.read_text())
+            if (body["machine"], body["commit"], body["seed"]) == (machine(), commit(), self.seed):
+                self._results = {one["metric"]: one for one in body["results"]} | self._results
 
     def write(self) -> Path:
         """Write the file under `benchmarks/results/` and return its path."""
@@ -40,7 +48,7 @@ class Report:
             "machine": machine(),
             "commit": commit(),
             "seed": self.seed,
-            "results": self._results,
+            "results": list(self._results.values()),
         }
         path.write_text(json.dumps(body, indent=1) + "\n")
         return path

@@ -32,8 +32,8 @@ class SourceStatus:
 
     documents: keys of documents. behind: those under an older key of the source, left to re-wrap.
     made_at: when its newest wrapping key was made. generations: how many wrapping keys there are.
-    wraps, seals: how often the newest wrapping key and the source's own were used; most_seals: that of the document's
-    key which was used most.
+    wraps, seals: how often the newest wrapping key and the source's own were used, `seals` with some that are counted
+    ahead; most_seals: that of the document's key which was used most.
     """
 
     source: str

@@ -40,6 +40,11 @@ _OPENED_KEYS: Final = 8192
 
 _BATCH: Final = 500
 
+_AHEAD: Final = 1024
+"""So many uses of a source's own key are written down before they happen, so that most commits of a run, which seal
+little with it, wait for the catalog's disk alone. What a process did not use counts as used: 2^32 is far.
+"""
+
 
 class KeyExhaustedError(RemitError):
     """A key was used as often as it may be. Nothing was sealed with it beyond that."""
@@ -96,6 +101,8 @@ class KeyStore:
         self._lock = threading.Lock()
         self._opened: OrderedDict[DocumentKeyId, AESGCM] = OrderedDict()
         self._uses: Counter[tuple[str, str]] = Counter()
+        # Of sources' own keys, written down and not used yet.
+        self._ahead: Counter[str] = Counter()
         self._shreds = 0
         self._source_keys: dict[str, _SourceKey] = {}
         self._fd: int | None = _locked(path)
@@ -211,20 +218,27 @@ class KeyStore:
         """Make what was counted durable: before the commit of what was sealed. Raises KeyExhaustedError."""
         with self._lock:
             counted, self._uses = self._uses, Counter()
-        own = [{"s": source, "n": n} for (source, document), n in counted.items() if not document]
+            shreds = self._shreds
+            for source in [source for source, document in counted if not document]:
+                if self._ahead[source] >= counted[source, ""]:
+                    self._ahead[source] -= counted.pop((source, ""))
+        own = {source: n + _AHEAD for (source, document), n in counted.items() if not document}
         of_documents = [{"s": source, "d": document, "n": n} for (source, document), n in counted.items() if document]
         if not counted:
             return
         try:
             with self.write() as connection:
                 if own:
-                    connection.execute(_COUNT_OWN, own)
+                    connection.execute(_COUNT_OWN, [{"s": source, "n": n} for source, n in own.items()])
                 if of_documents:
                     connection.execute(_COUNT_DOCUMENT, of_documents)
         except BaseException:
             with self._lock:
                 self._uses.update(counted)
             raise
+        with self._lock:
+            if shreds == self._shreds:  # else it may have been a key that is gone
+                self._ahead.update(dict.fromkeys(own, _AHEAD))
 
     def shred(self, source: str, gone: Collection[str]) -> None:
         """Delete the keys of documents, from the database's files too. Durable on return."""
@@ -252,6 +266,9 @@ class KeyStore:
             self._source_keys.pop(source, None)
         finally:
             self._forget(source, gone)
+            with self._lock:
+                # INVARIANT: after `_forget`, so that what is written down for the key that is gone comes to nothing.
+                self._ahead.pop(source, None)
         self.empty_log()
 
     # For `service.keys.custody`.

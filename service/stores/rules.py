@@ -19,6 +19,14 @@ from service.stores.writes import Former, ScopeWrite
 
 _BATCH: Final = 500
 
+# Made once: to put these together takes longer than to store a row.
+_PUT: Final = upsert(schema.scopes)
+_PUT_SCOPE: Final = _PUT.on_conflict_do_update(
+    index_elements=["id"],
+    set_={name: _PUT.excluded[name] for name in ("parent", "clause", "unknown", "label", "facts")},
+)
+_PUT_CLAUSE: Final = upsert(schema.clauses).on_conflict_do_nothing()
+
 
 class Rules:
     """The containers and ACLs of one source, in one write transaction."""
@@ -176,16 +184,12 @@ class Rules:
 
     def _put_scope_rows(self, rows: list[dict[str, Any]]) -> None:
         if rows:
-            statement = upsert(schema.scopes)
-            fresh = {name: statement.excluded[name] for name in ("parent", "clause", "unknown", "label", "facts")}
-            self._connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=fresh), rows)
+            self._connection.execute(_PUT_SCOPE, rows)
             self._journal.log("scope", [row["id"] for row in rows])
 
     def _put_clause(self, clause: Clause) -> bytes:
         digest = fingerprint(clause)
-        self._connection.execute(
-            upsert(schema.clauses).on_conflict_do_nothing(), {"digest": digest, "body": encode(normalize(clause))}
-        )
+        self._connection.execute(_PUT_CLAUSE, {"digest": digest, "body": encode(normalize(clause))})
         return digest
 
 

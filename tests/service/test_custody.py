@@ -211,6 +211,67 @@ def test_a_key_is_not_used_more_often_than_it_may_be(store: KeyStore) -> None:
     store.create("b", ["new"])
 
 
+def uses(store: KeyStore, source: str) -> int:
+    """How often a source's own key may have been used, as it is written down."""
+    with store.read() as connection:
+        asked = "SELECT uses FROM source_keys WHERE source = ? AND generation = 0"
+        found: int = connection.exec_driver_sql(asked, (source,)).scalar_one()
+        return found
+
+
+def test_uses_of_a_source_s_own_key_are_written_down_before_they_happen(tmp_path: Path, store: KeyStore) -> None:
+    """Never fewer than there were, also after a crash, and seldom written; the other source's are not touched."""
+    written = []
+    for used in range(1, 3001):
+        store.count_use("a", times=1)
+        store.save_uses()
+        written.append(uses(store, "a"))
+        assert used <= written[-1]
+    assert len(set(written)) <= 4
+    assert uses(store, "b") == 0
+
+    store.close()  # as a crash: nothing is written at the end
+    opened = again(tmp_path)
+    opened.count_use("a", times=1)
+    opened.save_uses()
+    assert uses(opened, "a") > written[-1], "what the process before did not use counts as used"
+    opened.count_use("a", times=5000)
+    opened.save_uses()
+    assert uses(opened, "a") >= written[-1] + 5001
+    opened.close()
+
+
+def test_a_source_s_new_key_is_counted_from_its_first_use(store: KeyStore) -> None:
+    """What was written down ahead for a key that was shredded is not taken from the next one's."""
+    store.count_use("a")
+    store.save_uses()
+    store.shred_source("a")
+    store.add_source("a")
+    assert uses(store, "a") == 0
+
+    store.count_use("a")
+    store.save_uses()
+
+    assert uses(store, "a") >= 1
+
+
+def test_uses_that_could_not_be_written_down_are_not_taken_for_written(store: KeyStore) -> None:
+    """The next try writes them, with those that came meanwhile."""
+    with store.write() as connection:
+        connection.exec_driver_sql("UPDATE source_keys SET uses = ? WHERE source = 'a'", (MAX_USES,))
+    store.count_use("a", times=3)
+    for _ in range(2):
+        with pytest.raises(KeyExhaustedError):
+            store.save_uses()
+    with store.write() as connection:
+        connection.exec_driver_sql("UPDATE source_keys SET uses = 0 WHERE source = 'a'")
+
+    store.count_use("a", times=4)
+    store.save_uses()
+
+    assert uses(store, "a") >= 7
+
+
 def test_a_shredded_source_is_gone_from_memory_and_from_every_file(tmp_path: Path, store: KeyStore) -> None:
     """All its keys, its own too; the other source is untouched, and the name can be used for new keys."""
     name = store.name("a", "x")

@@ -111,7 +111,7 @@ class SourceKeys(_message.Message):
     wraps: _builtins.int
     """How often the newest wrapping key was used."""
     seals: _builtins.int
-    """How often the source's own key sealed something."""
+    """How often the source's own key sealed something, with some uses that are written down before they happen."""
     most_seals: _builtins.int
     """How often the key of a document sealed something, that of the document with the most."""
     @_builtins.property
