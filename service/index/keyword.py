@@ -19,7 +19,7 @@ from pyroaring import AbstractBitMap
 
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import AddText, Remove
-from service.index.postings import Impacts, Terms, impacts
+from service.index.postings import SEGMENT_ROWS, Impacts, Terms, impacts
 from service.keys import KeyStore
 from service.process import Child, ChildCrashedError, ChildError, ChildRefusedError
 from service.terms import TermHash, passage_terms, query_terms
@@ -29,6 +29,8 @@ MAX_QUERY_TERMS: Final = 64
 """Of a question; the others, of a text that somebody pasted, are left out. The alphabet decides which."""
 
 _PIECE: Final = 250
+_SEGMENTS: Final = 16
+"""Fewer segments are no reason to make the index anew: each costs a search some microseconds."""
 _SEARCH_S: Final = 5.0
 """A search of a million passages takes some 10 ms; a process that takes so long is ended and started again."""
 _REST_S: Final = 5.0
@@ -130,7 +132,7 @@ class KeywordIndex:
         )
         try:
             self._child.start()
-            self._applied_seq, self._count, self._process = 0, 0, self._child.pid
+            self._applied_seq, self._count, self._segments, self._process = 0, 0, 0, self._child.pid
             self._learn(self._child.call("state", {})[0])
         except ChildError as err:
             self._child.close()
@@ -158,8 +160,11 @@ class KeywordIndex:
 
     @property
     def wasteful(self) -> bool:
-        """Never: what is removed leaves no room behind."""
-        return False
+        """Whether it lies in so many segments, of which little is left, that making it anew pays.
+
+        What is removed leaves no room behind, but a segment lasts as long as one of its rows.
+        """
+        return self._segments > _SEGMENTS + 2 * (self._count // SEGMENT_ROWS)
 
     def recover(self) -> None:
         """Start the process again, if it ended since the last call, and learn how far it is."""
@@ -263,7 +268,9 @@ class KeywordIndex:
         raise AssertionError("unreachable")
 
     def _learn(self, answer: Mapping[str, object]) -> None:
-        applied, count = answer.get("applied_seq"), answer.get("count")
-        if not isinstance(applied, int) or not isinstance(count, int):
+        numbers = [answer.get(name) for name in ("applied_seq", "count", "segments")]
+        applied, count, segments = (one if isinstance(one, int) else -1 for one in numbers)
+        if min(applied, count, segments) < 0:
             raise SearchUnavailableError("the keyword index sent an answer without its state")
-        self._applied_seq, self._count, self._process = applied, count, self._child.pid
+        self._applied_seq, self._count, self._segments = applied, count, segments
+        self._process = self._child.pid

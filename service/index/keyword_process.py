@@ -154,7 +154,8 @@ def main(folder: str, incarnation: str, fingerprint: str) -> None:
         store = Store(Path(folder), incarnation, fingerprint)
 
     def state(params: dict[str, object], blobs: list[bytes]) -> Answer:
-        return {"applied_seq": store.applied_seq, "count": store.postings.count}, []
+        known = {"applied_seq": store.applied_seq, "count": store.postings.count}
+        return {**known, "segments": len(store.postings.segments)}, []
 
     def apply(params: dict[str, object], blobs: list[bytes]) -> Answer:
         add = (
@@ -164,7 +165,7 @@ def main(folder: str, incarnation: str, fingerprint: str) -> None:
             np.frombuffer(blobs[3], np.uint8),
         )
         done = store.apply(add, _integers(params, "remove"), _number(params, "after"), _number(params, "last"))
-        return {"done": done, "applied_seq": store.applied_seq, "count": store.postings.count}, []
+        return {"done": done, **state(params, blobs)[0]}, []
 
     def flush(params: dict[str, object], blobs: list[bytes]) -> Answer:
         store.flush()

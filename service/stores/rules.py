@@ -80,7 +80,10 @@ class Rules:
         self._journal.log("scope", list(scopes))
 
     def release(self, scopes: Mapping[ScopeId, ScopeId | None]) -> None:
-        """End what is held around containers: from the commit on their own rules alone count. Names their parents."""
+        """End what is held around containers, or the inner part of it.
+
+        Names what lies directly around each from the commit on: its parent, where its own rules alone count.
+        """
         if scopes:
             self._connection.execute(
                 update(schema.scopes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from service.index.base import Remove
 from service.index.follow import RenewingFollower
 from service.index.generations import WordGenerations
 from service.index.keyword import AddTerms, KeywordIndex, term_hash
-from service.index.postings import impacts
+from service.index.keyword_process import FORMAT
+from service.index.postings import Segment, impacts
 from service.keys import FileKey, KeyStore, create_key_file
 from service.keys.custody import Custody
 from service.process import Child
@@ -223,3 +226,41 @@ def test_a_process_that_does_not_start_keeps_no_search_waiting(
 
     assert index.search("merger", BitMap([3]), 9) == [3]
     assert 1 <= attempts <= 2
+
+
+def test_segments_of_which_little_is_left_are_put_together_by_a_renewal(tmp_path: Path) -> None:
+    """Each lasts as long as one of its rows, so a search walked over more and more of them. A few are left alone."""
+    feed: Any = Feed([])  # of words in place of vectors
+    feed.items += adding(1, {20_000 * number: f"merger {number}" for number in range(1, 31)})
+    folder = tmp_path / "keywords"
+
+    def scattered(path: Path) -> KeywordIndex:
+        # As after a long time of coming and going: one row a segment.
+        path.mkdir(parents=True, exist_ok=True)
+        if path.name == "g1" and not (path / "state.json").exists():
+            state = {"format": FORMAT, "incarnation": "one", "terms": HASHED.fingerprint, "applied_seq": 30}
+            (path / "state.json").write_text(json.dumps(state))
+            for item in feed.items:
+                assert isinstance(item, AddTerms)
+                made = Segment.of(
+                    np.array([item.row], np.uint32), np.array([len(item.terms)]), item.terms, item.impacts
+                )
+                (path / f"{item.row}.segment").write_bytes(made.dump())
+        return KeywordIndex(path, incarnation="one", hashed=HASHED)
+
+    index = WordGenerations(folder, scattered)
+    follower = RenewingFollower(feed, index)
+    follower.start()
+    rows = BitMap(item.row for item in feed.items)
+    before = index.search("merger", rows, 40)
+    for _ in range(400):
+        if not index.wasteful and follower.alone:
+            break
+        threading.Event().wait(0.05)
+    after = index.search("merger", rows, 40)
+    follower.close()
+
+    assert len(before) == 30
+    assert after == before
+    assert [path.name for path in folder.glob("g*/*.segment")] == ["20000.segment"]
+    index.close()
