@@ -163,7 +163,7 @@ async def _shake(
 
 
 async def _look(server: Server, world: World, outcome: Outcome, *, last: bool = False) -> None:
-    """Look at memory, and now and then at everything."""
+    """Look at memory, and at the first and the last time at tables, files and the world as well."""
     first = outcome.measured is None
     measured = outcome.measured = outcome.measured or Measured()
     measured.memory.append((time.monotonic(), await asyncio.to_thread(processes, server.pid)))
@@ -222,6 +222,7 @@ async def _kill(count: int, server: Server, load: Load, world: World, outcome: O
             )
         await run
         await _synced(load, world, outcome)
+        await load.decide(draw)
         await load.learn()
 
 
