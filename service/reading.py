@@ -22,7 +22,7 @@ from service.callers import Current
 from service.errors import RemitError, UnauthenticatedError
 from service.keys.envelope import UnsealError
 from service.stores.records import StoredChunk, StoredDocument
-from service.stores.sealing import Sealing
+from service.stores.sealing import DocumentSeal, Sealing
 
 log = structlog.get_logger()
 
@@ -158,7 +158,7 @@ def open_passages(sealing: Sealing, permits: Mapping[int, Permit], chunks: Itera
 
     A passage that does not open, or does not have its hash, is left out and logged: it is withheld from everybody.
     """
-    views: dict[int, DocumentView | None] = {}
+    opened: dict[int, tuple[DocumentSeal, DocumentView] | None] = {}
     for chunk in chunks:
         granted = permits.get(chunk.ordinal)
         if granted is None:
@@ -167,20 +167,21 @@ def open_passages(sealing: Sealing, permits: Mapping[int, Permit], chunks: Itera
         if chunk.version != document.version or not document.row_start <= chunk.row < document.row_stop:
             continue
         try:
-            if chunk.ordinal not in views:
-                views[chunk.ordinal] = view(sealing, document)
-            opened = views[chunk.ordinal]
-            text = sealing.text(chunk)
+            if chunk.ordinal not in opened:
+                seal = sealing.of(document)
+                opened[chunk.ordinal] = (seal, _view(seal, document))
+            known = opened[chunk.ordinal]
+            if known is None:
+                continue
+            text = known[0].text(chunk)
         except UnsealError as err:
-            views.setdefault(chunk.ordinal, None)
+            opened.setdefault(chunk.ordinal, None)
             log.error("passage_unreadable", document_id=document.document_id, chunk_id=chunk.chunk_id, detail=str(err))
-            continue
-        if opened is None:
             continue
         yield Passage(
             chunk_id=chunk.chunk_id,
             row=chunk.row,
-            document=opened,
+            document=known[1],
             text=text.text,
             headings=text.headings,
             start=chunk.start,
@@ -194,11 +195,15 @@ def open_passages(sealing: Sealing, permits: Mapping[int, Permit], chunks: Itera
 
 def view(sealing: Sealing, document: StoredDocument) -> DocumentView:
     """Open what is known of a document that the caller may read. Raises UnsealError."""
+    return _view(sealing.of(document), document)
+
+
+def _view(seal: DocumentSeal, document: StoredDocument) -> DocumentView:
     return DocumentView(
         document_id=document.document_id,
         source=document.source,
-        title=sealing.title(document),
-        location=sealing.location(document),
+        title=seal.title(document),
+        location=seal.location(document),
         media_type=document.media_type,
         version=document.version,
         modified_at=document.modified_at,

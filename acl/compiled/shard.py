@@ -136,8 +136,8 @@ class Shard:
         """Return the ACL as `decide` wants it; Unknown when any part of it is."""
         if acl_id not in self.acls:
             return Unknown(f"ACL {acl_id} is not known")
-        place = self._acl_places.find(np.array([acl_id]))
-        node, number = int(self._acl_scope.of(place)[0]), int(self._acl_clause.of(place)[0])
+        place = self._acl_places.one(acl_id)
+        node, number = self._acl_scope.at(place), self._acl_clause.at(place)
         own = self._clauses.get(number) if number else Unknown(self._unknown_acls[acl_id])
         if len(self._values) > _KEPT_SCOPES:
             self._values = ScopeTree.found_by(self._containers.row)

@@ -35,6 +35,8 @@ from service.issuers import IssuerSettings, KeyFile, KeyServer
 from service.service_accounts import ServiceAccount
 
 _TLS: Final = "TLSv1.3"
+_SIGNED: Final = jwt.PyJWS()
+"""Only ever told the one algorithm to use. Made once: it collects all that there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,7 @@ class Authenticator:
         if presented.header.get("alg") != trusted.algorithm:
             raise TokenRefusedError("wrong algorithm")
         try:
-            jwt.PyJWS().decode_complete(presented.text, trusted.key, algorithms=[trusted.algorithm])
+            _SIGNED.decode_complete(presented.text, trusted.key, algorithms=[trusted.algorithm])
         except jwt.PyJWTError as err:
             raise TokenRefusedError("wrong signature") from err
         # INVARIANT: from here on the claims are what the issuer signed.

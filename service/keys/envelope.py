@@ -30,7 +30,12 @@ class UnsealError(RemitError):
 
 def associated(*parts: str | int) -> bytes:
     """Encode where a value belongs: each part with its length before it, so that no two lists of parts look alike."""
-    written = [_SCHEMA_PART]
+    return within(_SCHEMA_PART, *parts)
+
+
+def within(place: bytes, *parts: str | int) -> bytes:
+    """Encode a place inside another one: `associated` of the parts of both."""
+    written = [place]
     for part in parts:
         encoded = str(part).encode("utf-8", "surrogatepass")
         written += (len(encoded).to_bytes(4, "big"), encoded)

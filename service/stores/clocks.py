@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import Connection, select
 
-from service.stores import schema
+from service.stores import moment, schema
+from service.stores.prepared import Prepared
 from service.stores.records import PassClock, SyncPass
+
+_CLOCKS: Final = Prepared(
+    select(
+        schema.sources.c.name, schema.passes.c.name.label("pass"), schema.passes.c.verified_at, schema.passes.c.took_ms
+    ).outerjoin(schema.passes, schema.passes.c.source == schema.sources.c.id)
+)
 
 
 def read_clocks(connection: Connection) -> dict[str, dict[SyncPass, PassClock]]:
     """Return the clocks of every source: of each pass that was ever complete."""
-    passes = schema.passes.c
-    rows = connection.execute(
-        select(schema.sources.c.name, passes.name.label("pass"), passes.verified_at, passes.took_ms).outerjoin(
-            schema.passes, passes.source == schema.sources.c.id
-        )
-    )
     found: dict[str, dict[SyncPass, PassClock]] = {}
-    for name, one, verified_at, took_ms in rows.all():
+    for name, one, verified_at, took_ms in _CLOCKS.rows(connection):
         clocks = found.setdefault(name, {})
         if one is not None:
-            clocks[SyncPass(one)] = PassClock(verified_at, timedelta(milliseconds=took_ms))
+            clocks[SyncPass(one)] = PassClock(moment.read(verified_at), timedelta(milliseconds=took_ms))
     return found

@@ -23,4 +23,9 @@ class Moment(TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
         """Read a moment."""
-        return None if value is None else _EPOCH + value * _MICROSECOND
+        return None if value is None else read(value)
+
+
+def read(value: int) -> datetime:
+    """Read a moment as the driver has it."""
+    return _EPOCH + value * _MICROSECOND

@@ -6,23 +6,23 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
-from sqlalchemy import BindParameter, Column, Connection, Integer, Row, Select, String, and_, bindparam, func, select
+from sqlalchemy import Column, Connection, Row, Select, String, and_, func, select
 
 from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, ScopeDrop, ScopePut
 from acl.model import AclId, Clause, ScopeId, Unknown
 from service.index.base import Add, AddText, FeedItem, Remove
 from service.keys.envelope import UnsealError
-from service.stores import schema
+from service.stores import queries, schema
 from service.stores.clauses import read_clause
 from service.stores.clocks import read_clocks
 from service.stores.copies import find_text
 from service.stores.memberships import MEMBERSHIP, GroupChange, Pass, changes_since, passes
+from service.stores.prepared import VALUES
 from service.stores.records import (
     AccessChange,
     AclUse,
     PassClock,
     RunState,
-    Sealed,
     StoredChunk,
     StoredDocument,
     StoredRun,
@@ -46,9 +46,9 @@ class Reader:
     def __init__(self, connection: Connection, sealing: Sealing) -> None:
         self._connection = connection
         self._sealing = sealing
-        found = connection.execute(select(schema.counters.c.change, schema.counters.c.feed)).one()
-        self.seq: int = found.change
-        self.feed_seq: int = found.feed
+        ((change, feed),) = queries.COUNTERS.rows(connection)
+        self.seq: int = change
+        self.feed_seq: int = feed
 
     def changes_since(self, seq: int) -> list[AccessChange]:
         """Return which rules changed after `seq`, in order, with the values of this snapshot; after 0 all there are."""
@@ -84,38 +84,40 @@ class Reader:
 
     def documents(self, ordinals: Collection[int]) -> dict[int, StoredDocument]:
         """Return the documents that exist, by ordinal."""
-        found = self._all(_DOCUMENTS_BY_ORDINAL, ordinals)
-        return {row.ordinal: _document(row) for row in found}
+        found = map(queries.document, queries.DOCUMENTS_BY_ORDINAL.among(self._connection, tuple(ordinals)))
+        return {document.ordinal: document for document in found}
 
     def document_by_id(self, document_id: str) -> StoredDocument | None:
         """Return a document by its id, None when there is none."""
-        row = self._connection.execute(_DOCUMENTS.where(schema.documents.c.document_id == document_id)).one_or_none()
-        return None if row is None else _document(row)
+        return self.documents_by_id([document_id]).get(document_id)
 
     def documents_by_id(self, document_ids: Collection[str]) -> dict[str, StoredDocument]:
         """Return the documents that exist, by id."""
-        return {row.document_id: _document(row) for row in self._all(_DOCUMENTS_BY_ID, document_ids)}
+        found = map(queries.document, queries.DOCUMENTS_BY_ID.among(self._connection, tuple(document_ids)))
+        return {document.document_id: document for document in found}
 
     def chunks(self, rows: Collection[int]) -> dict[int, StoredChunk]:
         """Return the chunks of current texts, by row."""
-        return {row.row: _chunk(row) for row in self._all(_CHUNKS_BY_ROW, rows)}
+        return {
+            chunk.row: chunk for chunk in map(queries.chunk, queries.CHUNKS_BY_ROW.among(self._connection, tuple(rows)))
+        }
 
     def chunks_by_id(self, chunk_ids: Collection[str]) -> dict[str, StoredChunk]:
         """Return the chunks of current texts, by id."""
-        return {row.chunk_id: _chunk(row) for row in self._all(_CHUNKS_BY_ID, chunk_ids)}
+        found = map(queries.chunk, queries.CHUNKS_BY_ID.among(self._connection, tuple(chunk_ids)))
+        return {chunk.chunk_id: chunk for chunk in found}
 
     def any_chunks(self, count: int) -> list[StoredChunk]:
         """Return as many chunks, whichever they are: what stands in for those that are absent. 0 is asked for, too."""
-        return [_chunk(row) for row in self._connection.execute(_ANY_CHUNKS, {"count": count})]
+        return list(map(queries.chunk, queries.ANY_CHUNKS.rows(self._connection, count=count)))
 
     def any_documents(self, count: int) -> list[StoredDocument]:
         """Return as many documents, whichever they are, as `any_chunks` does."""
-        return [_document(row) for row in self._connection.execute(_ANY_DOCUMENTS, {"count": count})]
+        return list(map(queries.document, queries.ANY_DOCUMENTS.rows(self._connection, count=count)))
 
     def chunks_of(self, ordinal: int) -> list[StoredChunk]:
         """Return the chunks of a document's current text in their order."""
-        wanted = _CHUNKS.where(schema.chunks.c.ordinal == ordinal).order_by(schema.chunks.c.position)
-        return [_chunk(row) for row in self._connection.execute(wanted).all()]
+        return list(map(queries.chunk, queries.CHUNKS_OF.rows(self._connection, ordinal=ordinal)))
 
     def feed(self, after: int, limit: int) -> list[FeedItem]:
         """Return at most `limit` items of the index's feed that come after `after`, in order; [] at its end.
@@ -270,13 +272,14 @@ class Reader:
 
     def documents_from(self, ordinal: int, limit: int, sources: Collection[str]) -> list[StoredDocument]:
         """Return the documents of these sources that exist from an ordinal on, in order, at most `limit`."""
-        documents = schema.documents.c
-        wanted = _DOCUMENTS.where(documents.ordinal >= ordinal)
         # Of all sources the table is walked in its order; of some an index leads to theirs, whatever others have.
-        if not self.clocks().keys() <= set(sources):
-            wanted = wanted.where(schema.sources.c.name.in_(sources))
-        rows = self._connection.execute(wanted.order_by(documents.ordinal).limit(limit)).all()
-        return [_document(row) for row in rows]
+        if self.clocks().keys() <= set(sources):
+            found = queries.DOCUMENTS_FROM.rows(self._connection, ordinal=ordinal, count=limit)
+            return list(map(queries.document, found))
+        documents = schema.documents.c
+        wanted = queries.DOCUMENTS.where(documents.ordinal >= ordinal, schema.sources.c.name.in_(sources))
+        rows = self._connection.execute(wanted.order_by(documents.ordinal).limit(limit))
+        return [StoredDocument(*row) for row in rows]
 
     def documents_by_acl(self) -> list[AclUse]:
         """Return every ACL that a document with a text has, and how many of these have it."""
@@ -336,7 +339,7 @@ class Reader:
         if refs is None:
             return self._connection.execute(wanted)
         values = refs if isinstance(column.type, String) else [int(ref) for ref in refs]
-        return self._all(wanted.where(column.in_(_VALUES)), values)
+        return self._all(wanted.where(column.in_(VALUES)), values)
 
     def _scopes(self, refs: list[str] | None) -> Iterator[tuple[str, ScopePut]]:
         scopes = schema.scopes.c
@@ -393,41 +396,6 @@ class Reader:
             yield str(row.ordinal), DocumentPut(row.ordinal, AclId(row.acl_id), rows)
 
 
-_DOCUMENTS: Final[Select[Any]] = (
-    select(schema.documents, schema.sources.c.name.label("source_name"))
-    .join(schema.sources, schema.sources.c.id == schema.documents.c.source)
-    .where(schema.documents.c.deleted.is_(False))
-)
-
-_CHUNKS: Final[Select[Any]] = (
-    select(
-        schema.chunks.c.row,
-        schema.chunks.c.chunk_id,
-        schema.chunks.c.ordinal,
-        schema.chunks.c.position,
-        schema.chunks.c.start,
-        schema.chunks.c.stop,
-        schema.chunks.c.body,
-        schema.documents.c.document_id,
-        schema.documents.c.version,
-        schema.sources.c.name.label("source_name"),
-    )
-    .join(schema.documents, schema.documents.c.ordinal == schema.chunks.c.ordinal)
-    .join(schema.sources, schema.sources.c.id == schema.documents.c.source)
-    .where(schema.documents.c.deleted.is_(False))
-)
-
-# Made once: building a statement costs more than running it.
-_VALUES: Final[BindParameter[Any]] = bindparam("values", expanding=True)
-_DOCUMENTS_BY_ORDINAL: Final = _DOCUMENTS.where(schema.documents.c.ordinal.in_(_VALUES))
-_DOCUMENTS_BY_ID: Final = _DOCUMENTS.where(schema.documents.c.document_id.in_(_VALUES))
-_CHUNKS_BY_ROW: Final = _CHUNKS.where(schema.chunks.c.row.in_(_VALUES))
-_CHUNKS_BY_ID: Final = _CHUNKS.where(schema.chunks.c.chunk_id.in_(_VALUES))
-
-# By id, so that a row is looked up as one that was asked for: by its place in an index, then in the table.
-_ANY_CHUNKS: Final = _CHUNKS.order_by(schema.chunks.c.chunk_id).limit(bindparam("count", type_=Integer))
-_ANY_DOCUMENTS: Final = _DOCUMENTS.order_by(schema.documents.c.document_id).limit(bindparam("count", type_=Integer))
-
 _RUNS: Final[Select[Any]] = select(schema.runs, schema.sources.c.name.label("source_name")).join(
     schema.sources, schema.sources.c.id == schema.runs.c.source
 )
@@ -441,39 +409,3 @@ def _drop(kind: str, ref: str) -> Change:
             return AclDrop(AclId(int(ref)))
         case _:
             return DocumentDrop(int(ref))
-
-
-def _document(row: Row[Any]) -> StoredDocument:
-    return StoredDocument(
-        ordinal=row.ordinal,
-        document_id=row.document_id,
-        source=row.source_name,
-        acl_id=AclId(row.acl_id),
-        quarantine=None if row.quarantine is None else Sealed(row.quarantine),
-        version=row.version,
-        row_start=row.row_start,
-        row_stop=row.row_stop,
-        title=Sealed(row.title),
-        location=Sealed(row.location),
-        media_type=row.media_type,
-        modified_at=row.modified_at,
-        text_problem=row.text_problem,
-        permissions_seq=row.permissions_seq,
-        text_seq=row.text_seq,
-        text_at=row.text_at,
-    )
-
-
-def _chunk(row: Row[Any]) -> StoredChunk:
-    return StoredChunk(
-        row=row.row,
-        chunk_id=row.chunk_id,
-        ordinal=row.ordinal,
-        source=row.source_name,
-        document_id=row.document_id,
-        version=row.version,
-        position=row.position,
-        start=row.start,
-        end=row.stop,
-        body=Sealed(row.body),
-    )

@@ -15,7 +15,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from numpy.typing import NDArray
 
-from service.keys.envelope import UnsealError, associated, seal, unseal
+from service.keys.envelope import UnsealError, associated, seal, unseal, within
 from service.keys.store import DocumentKeyId, KeyStore
 from service.stores.records import Sealed, StoredChunk, StoredDocument, Text
 
@@ -28,7 +28,8 @@ class DocumentSeal:
     def __init__(self, keys: KeyStore, cipher: AESGCM, source: str, document_id: str) -> None:
         self._keys = keys
         self._cipher = cipher
-        self._place = (source, document_id)
+        self._counted = (source, document_id)
+        self._place = associated(source, document_id)
 
     def seal_field(self, field: str, version: int, text: str) -> Sealed:
         """Seal `title`, `location` or `quarantine`."""
@@ -36,7 +37,19 @@ class DocumentSeal:
 
     def open_field(self, field: str, version: int, sealed: bytes) -> str:
         """Open what `seal_field` made. Raises UnsealError."""
-        return unseal(self._cipher, sealed, associated(*self._place, field, version)).decode()
+        return unseal(self._cipher, sealed, within(self._place, field, version)).decode()
+
+    def title(self, document: StoredDocument) -> str:
+        """Open the document's title. Raises UnsealError."""
+        return self.open_field("title", document.version, document.title)
+
+    def location(self, document: StoredDocument) -> str:
+        """Open where the document stands in its source. Raises UnsealError."""
+        return self.open_field("location", 0, document.location)
+
+    def text(self, chunk: StoredChunk) -> Text:
+        """Open a passage of the document. Raises UnsealError."""
+        return self.open_body(chunk.version, chunk.position, chunk.body)
 
     def seal_body(self, version: int, position: int, text: str, headings: Iterable[str]) -> Sealed:
         """Seal a passage with its headings and the hash of its text."""
@@ -48,7 +61,7 @@ class DocumentSeal:
 
     def open_body(self, version: int, position: int, sealed: bytes) -> Text:
         """Open what `seal_body` made, and check the text against its hash. Raises UnsealError."""
-        plain = unseal(self._cipher, sealed, associated(*self._place, "passage", version, position))
+        plain = unseal(self._cipher, sealed, within(self._place, "passage", version, position))
         start = 4 + int.from_bytes(plain[:4], "big")
         digest, encoded = plain[start : start + 32], plain[start + 32 :]
         if sha256(encoded).digest() != digest:
@@ -66,12 +79,12 @@ class DocumentSeal:
 
     def open_half(self, version: int, position: int, sealed: bytes) -> NDArray[np.float16]:
         """Open what `seal_vector` made, exactly as it was stored. Raises UnsealError."""
-        plain = unseal(self._cipher, sealed, associated(*self._place, "vector", version, position))
+        plain = unseal(self._cipher, sealed, within(self._place, "vector", version, position))
         return np.frombuffer(plain, dtype=_VECTOR)
 
     def _seal(self, plain: bytes, *place: str | int) -> Sealed:
-        self._keys.count_use(*self._place)
-        return Sealed(seal(self._cipher, plain, associated(*self._place, *place)))
+        self._keys.count_use(*self._counted)
+        return Sealed(seal(self._cipher, plain, within(self._place, *place)))
 
 
 class Sealing:
@@ -82,21 +95,26 @@ class Sealing:
 
     def title(self, document: StoredDocument) -> str:
         """Open a document's title. Raises UnsealError, as all of these do."""
-        return self._of(document).open_field("title", document.version, document.title)
+        return self.of(document).title(document)
 
     def location(self, document: StoredDocument) -> str:
         """Open where a document stands in its source."""
-        return self._of(document).open_field("location", 0, document.location)
+        return self.of(document).location(document)
 
     def quarantine(self, document: StoredDocument) -> str:
         """Open why nobody reads a document; empty when its rules are understood."""
         if document.quarantine is None:
             return ""
-        return self._of(document).open_field("quarantine", 0, document.quarantine)
+        return self.of(document).open_field("quarantine", 0, document.quarantine)
 
     def text(self, chunk: StoredChunk) -> Text:
         """Open a passage and check its hash."""
-        return self._of(chunk).open_body(chunk.version, chunk.position, chunk.body)
+        return self.of(chunk).text(chunk)
+
+    def of(self, stored: StoredDocument | StoredChunk) -> DocumentSeal:
+        """Return the seal of one document, or of the one that a passage is of, to open several things with."""
+        cipher = self._keys.cipher(DocumentKeyId(stored.source, stored.document_id))
+        return DocumentSeal(self._keys, cipher, stored.source, stored.document_id)
 
     def documents(self, source: str, document_ids: Collection[str]) -> Mapping[str, DocumentSeal]:
         """Return the seal of each document; those that have no key any more are left out."""
@@ -114,10 +132,6 @@ class Sealing:
     def open_of_source(self, source: str, field: str, ref: str, sealed: bytes) -> str:
         """Open what `seal_of_source` made."""
         return unseal(self._keys.source_cipher(source), sealed, associated(source, field, ref)).decode()
-
-    def _of(self, stored: StoredDocument | StoredChunk) -> DocumentSeal:
-        cipher = self._keys.cipher(DocumentKeyId(stored.source, stored.document_id))
-        return DocumentSeal(self._keys, cipher, stored.source, stored.document_id)
 
 
 def _encode(text: str) -> bytes:

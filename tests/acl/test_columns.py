@@ -32,6 +32,7 @@ def test_a_column_is_a_mapping(batches: list[tuple[list[int], int]]) -> None:
 
         known = sorted(plain)
         assert column.of(places.find(_array(known))).tolist() == [plain[number] for number in known]
+        assert [column.at(places.one(number)) for number in known] == [plain[number] for number in known]
     for before, segments, used, layout in lent:
         for value in range(1, 6):
             flags = picked(np.arange(6) == value, segments, used)
@@ -48,6 +49,7 @@ def test_what_was_never_put_is_nobodys() -> None:
 
     assert column.of(places.find(_array([0, 3, 64, 1 << 20, (1 << 32) - 1]))).tolist() == [0, 7, 0, 7, 0]
     assert (places.find(_array([64, (1 << 20) + 64, (1 << 32) - 1])) < 64).all()
+    assert [column.at(places.one(number)) for number in (0, 3, 64, 1 << 20, (1 << 32) - 1)] == [0, 7, 0, 7, 0]
 
 
 def test_a_bitmap_of_many_numbers_is_exact() -> None:
