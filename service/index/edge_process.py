@@ -1,7 +1,8 @@
 """The process that holds a Qdrant Edge shard and the codes of its vectors.
 
 It is one of its own because every call of Edge holds the interpreter's lock. The shard keeps the full vectors, by the
-rows of their chunks, durably; the codes are made from them at start, kept in step with them, and only in memory.
+rows of their chunks, durably. The codes, and the vectors as they are compared, are made from it at start, kept in step
+with it, and gone with the process.
 
 One folder: `lock` (held while the process lives), `state.json` (which catalog, which dimension, how far in its feed)
 `shard/`, and `graph` where approximate searches are allowed. The state is written after a flush and only then, so that
@@ -21,7 +22,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -32,18 +34,15 @@ from pyroaring import AbstractBitMap, BitMap
 from service import durable_file, lock_file
 from service.index.codes import Codes, Rows, Vectors
 from service.index.graph import Graph
+from service.index.vectors import FullVectors, Hit
 from service.process import Answer, Refusal, serve
 
 FORMAT: Final = 2
 _PAGE: Final = 2_000
-"""How many points one call of the engine reads or compares."""
+"""How many points one call of the engine reads."""
 _LOCK_WAIT_S: Final = 10.0
 _COMPARED: Final = 3
 """So many of a graph's hits are compared by full vectors for each that is asked for."""
-
-
-Hit = tuple[int, float]
-"""A row and its cosine."""
 
 
 class Hits(NamedTuple):
@@ -82,23 +81,26 @@ class Shard:
         self._graph = Graph(folder / "graph", dimension, threads=threads) if graph else None
         if self._graph is None:
             (folder / "graph").unlink(missing_ok=True)
-        self._codes = self._coded()
+        self._read()
 
-    def _coded(self) -> Codes:
-        """Make the codes of everything that the shard holds, and put what is missing into the graph."""
+    def _read(self) -> None:
+        """Read everything that the shard holds, make its codes, and put what is missing into the graph."""
         dimension, bits, threads = self._made
-        codes = Codes(dimension, bits=bits, threads=threads)
+        self._codes = Codes(dimension, bits=bits, threads=threads)
+        self._vectors = FullVectors(self._folder, dimension)
         offset = None
         while True:
             page = qe.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=True)
             points, offset = self._shard.scroll(page)
             rows = np.array([point.id for point in points], np.uint32)
             vectors = np.array([point.vector for point in points], np.float32).reshape(len(rows), dimension)
-            codes.put(rows, vectors)
+            with _space():
+                self._vectors.put(rows, vectors)
+            self._codes.put(rows, vectors)
             if self._graph is not None:
                 self._graph.put(rows, vectors)
             if offset is None:
-                return codes
+                return
 
     def _open(self) -> Any:
         state = self._read_state()
@@ -156,6 +158,9 @@ class Shard:
         order = np.argsort(rows)
         rows, vectors = rows[order], vectors[order]
         if len(rows):
+            # First of all: the one of these that may be refused, and then nothing was done.
+            with _space():
+                self._vectors.put(rows, vectors)
             points = [qe.Point(row, vector) for row, vector in zip(rows.tolist(), vectors.tolist(), strict=True)]
             self._shard.update(qe.UpdateOperation.upsert_points(points))
             self._codes.put(rows, vectors)
@@ -165,6 +170,7 @@ class Shard:
             self._shard.update(qe.UpdateOperation.delete_points(list(remove)))
             held = len(self._codes)
             self._codes.remove(remove)
+            self._vectors.remove(np.sort(np.array(remove, np.uint32)))
             self.removed += held - len(self._codes)
         self.applied_seq = max(self.applied_seq, last)
         return True
@@ -183,7 +189,8 @@ class Shard:
         if self._graph is not None:
             self._graph.clear()
         self._codes.close()
-        self._codes = self._coded()
+        self._vectors.close()
+        self._read()
 
     def search(self, vector: Vectors, rows: AbstractBitMap, limit: int, keep: int, *, masked: bool) -> Hits:
         """Return the nearest of `rows`, best first, equal scores by row: the `keep` best by code, scored in full."""
@@ -200,34 +207,16 @@ class Shard:
         permitted = [row for row in near if row in rows]
         return self.score(vector, permitted[: _COMPARED * limit], limit)
 
-    def score(self, vector: Vectors, rows: Sequence[int], limit: int) -> Hits:
+    def score(self, vector: Vectors, rows: Sequence[int] | Rows, limit: int) -> Hits:
         """Compare every one of `rows` that is held by its full vector; return the nearest as `search` does."""
-        query = qe.Query.Nearest(vector.tolist())
-        found: list[Hit] = []
-        for start in range(0, len(rows), _PAGE):
-            # INVARIANT: the filter is not empty. An engine's empty filter would select every point.
-            found += self._nearest(query, frozenset(rows[start : start + _PAGE]), limit)
-        return Hits(sorted(found, key=lambda hit: (-hit[1], hit[0]))[:limit], len(rows))
-
-    def _nearest(self, query: Any, rows: frozenset[int], limit: int) -> list[Hit]:
-        wanted = qe.Filter(must=[qe.HasIdCondition(set(rows))])
-        asked = limit + 1
-        while True:
-            request = qe.QueryRequest(limit=asked, query=query, filter=wanted, params=qe.SearchParams(exact=True))
-            points = self._shard.query(request)
-            # The engine cuts among equal scores as it likes, and what it likes depends on other points. So the cut
-            # is made here, once every point with the last score is known.
-            if len(points) < asked or points[limit - 1].score != points[-1].score:
-                break
-            asked *= 4
-        # The second wall inside this process: whatever the filter did, nothing leaves that was not asked for.
-        if any(point.id not in rows for point in points):
-            raise Refusal("filter", "the engine returned a chunk outside the permitted ones")
-        return [(int(point.id), min(1.0, max(-1.0, float(point.score)))) for point in points]
+        # INVARIANT: rows that were not asked for are not looked at, so no filter has to hold them back.
+        listed = np.asarray(rows, np.uint32)
+        return Hits(self._vectors.nearest(vector, listed, limit), len(listed))
 
     def close(self) -> None:
         """Release the shard and the lock."""
         self._codes.close()
+        self._vectors.close()
         self._shard.close()
         os.close(self._lock)
 
@@ -240,6 +229,14 @@ def _config(dimension: int) -> Any:
         hnsw_config=qe.HnswIndexConfig(m=0, ef_construct=16, full_scan_threshold=10),
         wal_enabled=True,
     )
+
+
+@contextmanager
+def _space() -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise Refusal("space", f"the index has no place for its vectors: {err.strerror}") from err
 
 
 def _locked(path: Path, wait_s: float) -> int:
@@ -307,7 +304,7 @@ def main(folder: str, incarnation: str, dimension: str, bits: str, threads: str,
 
     def score(params: dict[str, object], blobs: list[bytes]) -> Answer:
         vector, rows = np.frombuffer(blobs[0], np.float32), np.frombuffer(blobs[1], np.uint32)
-        return _answer(opened[0].score(vector, rows.tolist(), _number(params, "limit")))
+        return _answer(opened[0].score(vector, rows, _number(params, "limit")))
 
     handlers = {"state": state, "apply": apply, "flush": flush, "clear": clear}
     serve(handlers | {"search": search, "approximate": approximate, "score": score}, prepare=prepare)

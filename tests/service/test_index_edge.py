@@ -131,16 +131,6 @@ def test_permitted_chunks_that_are_not_held_are_not_proposed(index: EdgeIndex) -
     assert set(found(index, vectors(1)[0], BitMap([3, 7, *range(1000, 9000)]), 10)) == {3, 7}
 
 
-def test_a_hit_outside_the_permitted_chunks_is_not_answered(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the engine's filter selects too much, the process answers nothing at all."""
-    fill(shard, vectors(20))
-    monkeypatch.setattr("service.index.edge_process.qe.Filter", lambda **_: None)
-
-    with pytest.raises(Refusal, match="outside the permitted"):
-        shard.score(vectors(1)[0], [1], 10)
-    assert len(shard.score(vectors(1)[0], range(20), 20).best) == 20
-
-
 @pytest.mark.parametrize("keep", [7, 50])
 def test_equal_scores_are_ordered_by_row_whatever_else_is_held(tmp_path: Path, keep: int) -> None:
     """Among equal scores the lowest rows come first, and chunks that may not be read change nothing in that.
