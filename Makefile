@@ -7,7 +7,7 @@ WORKERS ?= 2
 export TORCH_INDEX
 export HF_HUB_OFFLINE = 1
 
-.PHONY: help demo bench-retrieval test check chaos chaos-audit chaos-sync chaos-service soak drain fuzz setup setup-dev lint types contracts buf drift proto format clean
+.PHONY: help demo bench-retrieval bench-search test check chaos chaos-audit chaos-sync chaos-service soak drain fuzz setup setup-dev lint types contracts buf drift proto format clean
 
 help: ## Say what there is
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ check: lint types contracts buf drift test ## Everything that CI runs
 bench-retrieval: setup-dev ## Measure searching under permissions beside other systems (ARGS=--quick for minutes)
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint deploy/constraints.txt --editable '.[bench]' --no-build-isolation
 	@$(BIN)/python -m benchmarks.bench_retrieval $(ARGS)
+
+bench-search: setup-dev ## Measure a whole service: latency, searches a second, overhead (two minutes)
+	@$(BIN)/python -m benchmarks.end_to_end $(ARGS)
 
 chaos: chaos-audit chaos-sync ## Break the audit log and syncs, 200 times each; writes the results
 

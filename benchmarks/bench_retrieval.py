@@ -1,8 +1,9 @@
 """Searching under permissions: Remit, and other systems beside it, in one run.
 
 Run: `make bench-retrieval`, or `python -m benchmarks.bench_retrieval [--quick] [--chunks N …] [--skip PART …]` with the
-extra `bench` installed. Writes `retrieval.json` and `retrieval.svg`. What is expensive is kept in the cache (see
-`benchmarks.vectors`), finished parts of a run too: the same command goes on where it was ended.
+extra `bench` installed. Writes `retrieval.json` and `retrieval.svg`, and `search.json` for the whole service (see
+`benchmarks.end_to_end`, which measures that alone). What is expensive is kept in the cache (see `benchmarks.vectors`),
+finished parts of a run too: the same command goes on where it was ended. Each report names the commit that it is of.
 
 For each number of chunks: 384 dimensions, 40,000 ACLs, callers who may read from 0.01 % to all of it (see
 `benchmarks.permissions`); 40 queries a caller, one at a time, two of them before as warm-up. Latencies are those of
@@ -291,6 +292,12 @@ def stall(chunks: int) -> Metrics:
     }
 
 
+def service(quick: bool) -> Metrics:
+    """The whole service, which has a report of its own."""
+    end_to_end.report(quick=quick)
+    return {}
+
+
 def peer(world: World, name: str, queries: int) -> Metrics:
     """One of the other systems."""
     chunks = len(world.vectors)
@@ -434,7 +441,7 @@ def main() -> None:
             if "stall" not in skip:
                 run.part("stall", lambda: stall(sizes[0]))
             if "service" not in skip:
-                run.part("service", lambda: end_to_end.measure(quick=given.quick))
+                run.part("service", lambda: service(given.quick))
         for name in ("edge", "lancedb", "pgvector", "wardowl"):
             if name not in skip and size <= PEERS_UP_TO.get(name, size):
                 run.part(

@@ -1,5 +1,8 @@
 """`Search` over gRPC from end to end: the whole service with the real index and audit log, and callers in a process of
-their own.
+their own (`benchmarks.callers`).
+
+Run: `make bench-search`, or `python -m benchmarks.end_to_end [--quick]`. Writes `search.json`, in about two minutes.
+`bench_retrieval` does the same as one of its parts.
 
 The service is that of the tests (`tests.service.harness`): everything is real but the source, which is in memory, and
 the embedding, a hash, whose time is counted apart. So what is left beside the index is the service's own overhead:
@@ -8,6 +11,7 @@ gRPC, the token, the directory, the permissions, the catalog, opening passages, 
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import random
@@ -20,13 +24,23 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from remit.client import AsyncClient
-from remit.client.values import SearchMode
+
+from benchmarks.callers import WORDS
+from benchmarks.report import Report
 
 Metrics = dict[str, tuple[float, str, str, int]]
 
 _CALLERS: Final = (1, 8, 32)
-_WORDS: Final = ("plan", "budget", "merger", "report", "quarter", "Berlin", "Helios", "contract", "invoice", "review")
+_SEED: Final = 1
+
+
+def report(*, quick: bool) -> None:
+    """Measure and write the report of it."""
+    found = measure(quick=quick)
+    written = Report("search_quick" if quick else "search", _SEED)
+    for name, (value, unit, target, n) in found.items():
+        written.add(name, value, unit, target, n)
+    written.write()
 
 
 def measure(*, quick: bool) -> Metrics:
@@ -40,18 +54,18 @@ async def _measure(documents: int, seconds: float) -> Metrics:
     from service.index.planner import Tuning
     from tests.service.harness import EVERYBODY, FINANCE, SALES, allow, serving
 
-    draw = random.Random(1)
+    draw = random.Random(_SEED)
     found: Metrics = {}
     with tempfile.TemporaryDirectory(prefix="remit-bench-") as folder:
         async with serving(Path(folder) / "remit", edge=True, tuning=Tuning()) as service:
             for number in range(documents):
-                text = "\n\n".join(" ".join(draw.choices(_WORDS, k=40)) for _ in range(5))
+                text = "\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(5))
                 service.add(f"d{number:05}", text, allow(draw.choice([SALES, FINANCE, EVERYBODY])))
             service.sync()
             token = service.token("alice")
             for mode, prefix in (("hybrid", "search"), ("dense", "search_dense")):
                 for callers in _CALLERS:
-                    command = [sys.executable, "-m", "benchmarks.end_to_end", str(service.callers), str(callers)]
+                    command = [sys.executable, "-m", "benchmarks.callers", str(service.callers), str(callers)]
                     spent, took_s = await asyncio.to_thread(_call, [*command, str(seconds), mode], token)
                     found[f"{prefix}_p50_ms_{callers}"] = (statistics.median(spent), "ms", "", len(spent))
                     found[f"{prefix}_p95_ms_{callers}"] = (float(np.percentile(spent, 95)), "ms", "", len(spent))
@@ -64,7 +78,7 @@ async def _measure(documents: int, seconds: float) -> Metrics:
             embed, engine = [], []
             for _ in range(300):
                 start = time.perf_counter()
-                vector = service.embedder.embed([" ".join(draw.choices(_WORDS, k=6))])[0]
+                vector = service.embedder.embed([" ".join(draw.choices(WORDS, k=6))])[0]
                 between = time.perf_counter()
                 service.index.search(vector, rows, 20)
                 embed.append((between - start) * 1e3)
@@ -84,26 +98,7 @@ def _call(command: list[str], token: str) -> tuple[list[float], float]:
     return answer["spent_ms"], answer["seconds"]
 
 
-async def _ask(address: str, callers: int, seconds: float, mode: SearchMode, token: str) -> None:
-    """Search from so many callers for some seconds, each as soon as it has its answer; print what it took."""
-    spent: list[float] = []
-
-    async def one(number: int, client: AsyncClient, until: float) -> None:
-        draw = random.Random(number)
-        while time.perf_counter() < until:
-            query = " ".join(draw.choices(_WORDS, k=6))
-            start = time.perf_counter()
-            await client.search(query, mode=mode)
-            spent.append((time.perf_counter() - start) * 1e3)
-
-    async with AsyncClient(address, token=token, insecure_loopback=True) as client:
-        for _ in range(20):
-            await client.search("warm up", mode=mode)
-        began = time.perf_counter()
-        await asyncio.gather(*(one(number, client, began + seconds) for number in range(callers)))
-        print(json.dumps({"spent_ms": spent, "seconds": time.perf_counter() - began}))
-
-
 if __name__ == "__main__":
-    _address, _callers, _seconds, _mode = sys.argv[1:]
-    asyncio.run(_ask(_address, int(_callers), float(_seconds), SearchMode(_mode), sys.stdin.read().strip()))
+    _parser = argparse.ArgumentParser()
+    _parser.add_argument("--quick", action="store_true", help="fewer documents and seconds")
+    report(quick=_parser.parse_args().quick)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
+from math import lcm
 from typing import Final
 
 _K: Final = 60
@@ -17,8 +17,15 @@ def fuse(rankings: Sequence[Sequence[int]]) -> list[int]:
 
     Exact, so that the order of the rankings does not matter, and equal is equal.
     """
-    sums: dict[int, Fraction] = {}
+    weights = _weights(max(map(len, rankings), default=0))
+    sums: dict[int, int] = {}
     for ranking in rankings:
-        for rank, row in enumerate(ranking, start=1):
-            sums[row] = sums.get(row, Fraction(0)) + Fraction(1, _K + rank)
+        for weight, row in zip(weights, ranking, strict=False):
+            sums[row] = sums.get(row, 0) + weight
     return sorted(sums, key=lambda row: (-sums[row], row))
+
+
+def _weights(count: int) -> tuple[int, ...]:
+    """What each rank counts, from the first: one over the constant and the rank, as whole numbers of a common part."""
+    whole = lcm(*range(_K + 1, _K + count + 1))
+    return tuple(whole // (_K + rank) for rank in range(1, count + 1))

@@ -26,7 +26,7 @@ Vectors = NDArray[np.float32]
 
 _SHARES: Final = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 1.0)
 _KEEPS: Final = (50, 100, 200, 300, 500)
-_COUNTS: Final = (50, 100, 150, 200, 300, 500, 750, 1000)
+_COUNTS: Final = (50, 100, 200, 300, 500, 1_000, 2_000, 3_000, 5_000, 8_000, 12_000)
 _BITS: Final = {1: 300, 2: 100, 4: 50}
 """And how many candidates found nearly all of the best ten of real texts: fewer are not proposed."""
 _QUERIES: Final = 30
@@ -129,7 +129,7 @@ def _exact_below(
 ) -> int:
     """So few chunks are quicker compared in full than by codes first."""
     best = keep
-    for count in _COUNTS:
+    for count in (one for one in _COUNTS if one <= chunks):
         rows = BitMap(np.linspace(0, chunks - 1, count).astype(int).tolist())
         listed = list(rows)
 

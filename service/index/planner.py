@@ -1,7 +1,7 @@
 """Which way a search goes: decided from how many chunks the caller may read, never from which ones.
 
 Pure. The paths with codes give the same candidates, so that what else the index holds decides how long an answer takes
-to find, not what is in it. The thresholds are settings; their defaults were measured (docs/adr/0006).
+to find, not what is in it. The thresholds are settings; their defaults were measured (docs/adr/0006 and 0028).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Tuning:
     bits: int = 1
     candidates: int = 300
     oversampling: int = 5
-    exact_below: int = 1_000
+    exact_below: int = 5_000
     masked_above: float = 0.5
     threads: int = 0
     shadow: float = 0.0

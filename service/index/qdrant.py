@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import grpc
@@ -39,6 +40,9 @@ STATE_ID: Final = "00000000-0000-0000-0000-000000000001"  # rows are numbers, so
 VECTOR: Final = "chunk"
 MOST_NAMED: Final = 50_000
 """So many rows are named to a server, in pieces; a caller who may read more is refused where vectors stay there."""
+
+_FETCHED: Final = 1_000
+"""More vectors than these are never fetched for one search only because few are permitted: codes come first."""
 
 _PIECE: Final = 500
 _SLICE: Final = 10_000
@@ -87,7 +91,7 @@ class QdrantIndex:
         self._identity = {"format": FORMAT, "incarnation": incarnation, "dimension": dimension}
         self._incarnation = incarnation
         self._dimension = dimension
-        self._tuning = tuning
+        self._tuning = replace(tuning, exact_below=min(tuning.exact_below, _FETCHED))
         self._server_side = server_side
         self._writing = threading.Lock()
         self._scanning = threading.Lock()

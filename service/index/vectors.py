@@ -33,6 +33,7 @@ class FullVectors:
         self._bytes = 4 * dimension
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  closed by `close`
         self._held = np.zeros(0, np.bool_)
+        self._vectors: Vectors = np.empty(0, np.float32)
         self._reach(_ROOM)
 
     def put(self, rows: Rows, vectors: Vectors) -> None:
@@ -60,7 +61,7 @@ class FullVectors:
         wanted = np.sort(self._known(rows)).astype(np.int64)
         scores = np.empty(len(wanted), np.float32)
         # INVARIANT: pair by pair. A matrix product differs in the last bits with what is compared beside a vector.
-        faiss.fvec_inner_products_by_idx(
+        faiss.fvec_inner_products_by_idx(  # type: ignore[attr-defined]  # of the compiled part
             *(faiss.swig_ptr(one) for one in (scores, np.ascontiguousarray(query), self._vectors, wanted)),
             *(self._dimension, 1, len(wanted)),
         )
@@ -90,12 +91,12 @@ class FullVectors:
         os.ftruncate(self._file.fileno(), room * self._bytes)
         # Read only: on a full disk a write says so, and a page of the map would end the process.
         mapped = mmap.mmap(self._file.fileno(), room * self._bytes, prot=mmap.PROT_READ)
-        self._vectors: Vectors = np.frombuffer(mapped, np.float32)
+        self._vectors = np.frombuffer(mapped, np.float32)
         self._held = np.concatenate([self._held, np.zeros(room - len(self._held), np.bool_)])
 
     def _write(self, rows: Rows, vectors: Vectors) -> None:
         for start, stop in _stretches(rows):
-            left = memoryview(vectors[start:stop]).cast("B")
+            left = memoryview(vectors[start:stop].tobytes())
             at = int(rows[start]) * self._bytes
             while left:
                 written = os.pwrite(self._file.fileno(), left, at)

@@ -357,3 +357,15 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     client = connect(QdrantSettings("127.0.0.1", 1, False, None, timeout=timedelta(seconds=2)))
     with pytest.raises(StartError, match="the Qdrant server does not answer: UNAVAILABLE"):
         QdrantIndex(client, collection="x", incarnation="one", dimension=DIMENSION, tuning=CODED)
+
+
+def test_few_are_compared_in_full_and_how_many_vectors_a_server_sends_is_bounded(opening: Open) -> None:
+    """Where vectors lie beside us thousands of permitted ones are compared; from a server no more than 1,000 come."""
+    index = opening(tuning=Tuning(threads=2))
+    index.apply(add(range(2_400), vectors(2_400, seed=8)))
+
+    few, more = (index.search(QUERIES[0], BitMap(range(0, 2_400, step)), 10) for step in (4, 2))
+
+    assert (few.path, few.scored) == (SearchPath.EXACT, 600)
+    fetches = isinstance(index, QdrantIndex) and not index._server_side
+    assert (more.path, more.scored) == ((SearchPath.MASKED, 300) if fetches else (SearchPath.EXACT, 1_200))

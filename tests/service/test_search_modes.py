@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +176,19 @@ def test_fused_ranks_are_those_of_the_formula() -> None:
     assert fuse([[1, 2], [2, 1]]) == [1, 2]
     assert fuse([[], [4]]) == [4]
     assert fuse([[7, 3, 5], [5, 3]]) == fuse([[5, 3], [7, 3, 5]])
+    assert fuse([]) == fuse([[], []]) == []
+
+
+def test_fused_ranks_are_exact_however_many() -> None:
+    """As fractions say it, also where two sums differ by less than any float does."""
+    draw = random.Random(4)
+    for length in (1, 50, 400):
+        rankings = [draw.sample(range(2 * length), length), draw.sample(range(2 * length), length // 2)]
+        sums = {row: Fraction(0) for row in {*rankings[0], *rankings[1]}}
+        for ranking in rankings:
+            for rank, row in enumerate(ranking, start=1):
+                sums[row] += Fraction(1, 60 + rank)
+        assert fuse(rankings) == sorted(sums, key=lambda row: (-sums[row], row))
 
 
 async def test_hybrid_looks_deeper_than_it_was_asked_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
