@@ -87,7 +87,8 @@ class Shard:
         """Read everything that the shard holds, make its codes, and put what is missing into the graph."""
         dimension, bits, threads = self._made
         self._codes = Codes(dimension, bits=bits, threads=threads)
-        self._vectors = FullVectors(self._folder, dimension)
+        with _space():
+            self._vectors = FullVectors(self._folder, dimension)
         offset = None
         while True:
             page = qe.ScrollRequest(offset=offset, limit=_PAGE, with_payload=False, with_vector=True)
