@@ -40,6 +40,7 @@ _PROXY: Final = re.compile(r"https?://[^\s?#@]+")
 _GLOBAL_CATALOG: Final = frozenset({3268, 3269})
 _FILTERS: Final = ("disabled", "mail_verified")
 _ACCESS: Final = ("servers", "ca", "bind")
+_LDAP: Final = (*_ACCESS, "base", "id_domain", "member_of", *_FILTERS)
 _SMB: Final = (
     *("server", "share", "username", "auth", "encryption"),
     *("domain_sid", "share_access", "local_groups", "rights"),
@@ -345,7 +346,7 @@ def _active_directory(name: str, values: Mapping[str, object], base: Path) -> Di
 def _ldap(name: str, values: Mapping[str, object], base: Path) -> Directory:
     from connectors.directories.ldap import Ldap, is_filter
 
-    options = Options("ldap", values, base, (*_ACCESS, "base", "id_domain", "member_of", *_FILTERS), ("password",))
+    options = Options("ldap", values, base, _LDAP, ("password",))
     access = _ldap_access(options)
     filters = {key: options.optional(key) for key in _FILTERS}
     for key, found in filters.items():
@@ -363,6 +364,11 @@ def _ldap(name: str, values: Mapping[str, object], base: Path) -> Directory:
         )
     except InvalidValueError as err:
         raise OptionError("id_domain", f"`id_domain`: {err}") from err
+
+
+def ldap_access(kind: str, values: Mapping[str, object], base: Path) -> LdapAccess:
+    """Return where a directory of kind `active_directory` or `ldap` is, and who asks it. Raises OptionError."""
+    return _ldap_access(Options(kind, values, base, _LDAP if kind == "ldap" else _ACCESS, ("password",)))
 
 
 def _entra(name: str, values: Mapping[str, object], base: Path) -> Directory:

@@ -49,7 +49,7 @@ _INCOMPLETE: Final = {
 }
 
 
-class _ServerError(Exception):
+class ServerError(Exception):
     """This server cannot answer; another one may."""
 
 
@@ -131,6 +131,55 @@ class VerifiedTls(ldap3.Tls):
         connection.socket = self._context.wrap_socket(connection.socket, server_hostname=connection.server.host)
 
 
+def open_connection(name: str, access: LdapAccess, endpoint: Endpoint) -> ldap3.Connection:
+    """Return a connection that is verified and bound. name: the directory's.
+
+    Raises DirectoryUnavailableError; BindRefusedError for a name or a password that the server does not accept;
+    LDAPExceptionError, OSError and an error of this module when another server may do.
+    """
+    try:
+        password = access.password.read()
+    except SecretError as err:
+        raise DirectoryUnavailableError(str(err)) from err
+    server = ldap3.Server(
+        endpoint.host,
+        port=endpoint.port,
+        use_ssl=not endpoint.start_tls,
+        tls=VerifiedTls(tls_context(access.ca)),
+        get_info=ldap3.NONE,
+        connect_timeout=access.connect_timeout_s,
+    )
+    connection = ldap3.Connection(
+        server,
+        user=access.bind_dn,
+        password=password,
+        authentication=ldap3.SIMPLE,
+        auto_referrals=False,
+        auto_range=False,
+        check_names=False,
+        return_empty_attributes=False,
+        receive_timeout=access.receive_timeout_s,
+    )
+    try:
+        connection.open()
+        if endpoint.start_tls:
+            connection.start_tls()
+        # INVARIANT: from here on the socket is TLS with a server whose certificate and name were checked.
+        if not isinstance(connection.socket, ssl.SSLSocket):
+            raise ServerError("TLS did not begin")
+        connection.bind()
+        code = _code(connection)
+        if code == _INVALID_CREDENTIALS:
+            message = f"directory `{name}`: {endpoint} refuses the name `{access.bind_dn}` or its password"
+            raise BindRefusedError(message)
+        if code != _SUCCESS:
+            raise ServerError(f"binding ended with {connection.result['description']}")
+    except BaseException:
+        close_connection(connection)
+        raise
+    return connection
+
+
 class LdapClient:
     """Searches one directory over a few connections. Safe for threads. All methods raise DirectoryUnavailableError."""
 
@@ -177,7 +226,7 @@ class LdapClient:
             self._closed = True
             idle, self._idle = self._idle, []
         for _, connection in idle:
-            _close(connection)
+            close_connection(connection)
 
     # --- which connection ---
 
@@ -189,11 +238,11 @@ class LdapClient:
                 # One that waited may have been closed at the other end, which says nothing about the server.
                 waiting = None if fresh else self._take(endpoint)
                 if waiting is not None:
-                    with contextlib.suppress(LDAPExceptionError, OSError, _ServerError):
+                    with contextlib.suppress(LDAPExceptionError, OSError, ServerError):
                         return self._use(endpoint, waiting, work)
                 try:
                     return self._use(endpoint, self._open(endpoint), work)
-                except (LDAPExceptionError, OSError, _ServerError) as err:
+                except (LDAPExceptionError, OSError, ServerError) as err:
                     failures.append(f"{endpoint}: {err}")
                     self._pass_over(endpoint)
             raise self._rest_after(
@@ -207,7 +256,7 @@ class LdapClient:
             self._give_back(endpoint, connection)
             raise
         except BaseException:
-            _close(connection)
+            close_connection(connection)
             raise
         self._give_back(endpoint, connection)
         return result
@@ -233,7 +282,7 @@ class LdapClient:
             if not self._closed and endpoint == self._order[0]:
                 self._idle.append((endpoint, connection))
                 return
-        _close(connection)
+        close_connection(connection)
 
     def _pass_over(self, endpoint: Endpoint) -> None:
         with self._lock:
@@ -242,7 +291,7 @@ class LdapClient:
             gone = [connection for place, connection in self._idle if place == endpoint]
             self._idle = [(place, connection) for place, connection in self._idle if place != endpoint]
         for connection in gone:
-            _close(connection)
+            close_connection(connection)
 
     def _refuse_while_resting(self) -> None:
         # Without it everybody who asks would wait for the same time-out, and a wrong password would lock the account.
@@ -261,48 +310,11 @@ class LdapClient:
         return error
 
     def _open(self, endpoint: Endpoint) -> ldap3.Connection:
-        access = self._access
         try:
-            password = access.password.read()
-        except SecretError as err:
-            raise DirectoryUnavailableError(str(err)) from err
-        server = ldap3.Server(
-            endpoint.host,
-            port=endpoint.port,
-            use_ssl=not endpoint.start_tls,
-            tls=VerifiedTls(tls_context(access.ca)),
-            get_info=ldap3.NONE,
-            connect_timeout=access.connect_timeout_s,
-        )
-        connection = ldap3.Connection(
-            server,
-            user=access.bind_dn,
-            password=password,
-            authentication=ldap3.SIMPLE,
-            auto_referrals=False,
-            auto_range=False,
-            check_names=False,
-            return_empty_attributes=False,
-            receive_timeout=access.receive_timeout_s,
-        )
-        try:
-            connection.open()
-            if endpoint.start_tls:
-                connection.start_tls()
-            # INVARIANT: from here on the socket is TLS with a server whose certificate and name were checked.
-            if not isinstance(connection.socket, ssl.SSLSocket):
-                raise _ServerError("TLS did not begin")
-            connection.bind()
-            code = _code(connection)
-            if code == _INVALID_CREDENTIALS:
-                message = f"directory `{self._name}`: {endpoint} refuses the name `{access.bind_dn}` or its password"
-                raise self._rest_after(BindRefusedError(message), 10.0)
-            if code != _SUCCESS:
-                raise _ServerError(f"binding ended with {connection.result['description']}")
-        except BaseException:
-            _close(connection)
+            return open_connection(self._name, self._access, endpoint)
+        except BindRefusedError as err:
+            self._rest_after(err, 10.0)
             raise
-        return connection
 
     # --- what is asked ---
 
@@ -348,7 +360,7 @@ class LdapClient:
         if code in _INCOMPLETE:
             raise DirectoryUnavailableError(f"directory `{self._name}` is incomplete: {_INCOMPLETE[code]}")
         if code in _ANOTHER_SERVER_MAY:
-            raise _ServerError(f"the search ended with {connection.result['description']}")
+            raise ServerError(f"the search ended with {connection.result['description']}")
         if code != _SUCCESS:
             said = connection.result["description"]
             raise DirectoryUnavailableError(f"directory `{self._name}` is incomplete: the search ended with {said}")
@@ -398,7 +410,7 @@ class LdapClient:
 def _code(connection: ldap3.Connection) -> int:
     result = connection.result
     if not isinstance(result, dict) or not isinstance(result.get("result"), int):
-        raise _ServerError("it gave no result")
+        raise ServerError("it gave no result")
     return int(result["result"])
 
 
@@ -407,7 +419,8 @@ def _cookie(connection: ldap3.Connection) -> bytes | None:
     return control["value"]["cookie"] or None if control else None
 
 
-def _close(connection: ldap3.Connection) -> None:
+def close_connection(connection: ldap3.Connection) -> None:
+    """Close a connection, whatever state it is in."""
     with contextlib.suppress(LDAPExceptionError, OSError):
         connection.unbind()
     # ldap3 leaves the socket open when TLS fails.

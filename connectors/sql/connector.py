@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
-from uuid import UUID
 
 from acl.model import MAX_DEPTH, Clause, ScopeId, Unknown
 from acl.principal import Principal
@@ -104,7 +103,7 @@ class Sql:
     def read(self, document: Upsert, limit_bytes: int) -> bytes:
         """Return the text of `document.version`, if the row and all containers around it are what was sent."""
         with self._tables.moment() as moment:
-            found = moment.document(_key(document.native_id))
+            found = moment.document(rows.key_of(document.native_id))
             if found is None or rows.native_id(found.key) != document.native_id:
                 raise SkippableError("vanished", f"`{document.location}` is not in the table any more")
             try:
@@ -241,7 +240,7 @@ class Sql:
         if (here, own, version) != (document.scope, document.own, document.version):
             raise SkippableError("changed", f"`{document.location}` or its rules changed")
         while here != AUDIENCE:
-            row, sent = moment.scope(_key(here)), self._sent.get(here)
+            row, sent = moment.scope(rows.key_of(here)), self._sent.get(here)
             now = self._container(row) if row is not None else None
             # Asked last: what was sent meanwhile may not be in force yet.
             if now is None or sent is None or now != sent or here in self._twice:
@@ -255,16 +254,4 @@ def _scope_id(key: object) -> ScopeId:
 
 def _after(cursor: Cursor) -> object | None:
     found = cursor.get("after")
-    return _key(found) if isinstance(found, str) else None
-
-
-def _key(native_id: str) -> object:
-    """Return the value of the key column that `native_id` was made of."""
-    kind, _, text = native_id.partition(":")
-    match kind:
-        case "int":
-            return int(text)
-        case "uuid":
-            return UUID(text)
-        case _:
-            return text
+    return rows.key_of(found) if isinstance(found, str) else None

@@ -75,6 +75,18 @@ def native_id(key: object) -> str:
     raise ValueOfRowError(f"a key is {_kind(key)}, which names no row")
 
 
+def key_of(native_id: str) -> object:
+    """Return the value of the key column that `native_id` was made of."""
+    kind, _, text = native_id.partition(":")
+    match kind:
+        case "int":
+            return int(text)
+        case "uuid":
+            return UUID(text)
+        case _:
+            return text
+
+
 def version(value: object, place: bytes) -> str:
     """Return a digest of a value of the version column; NULL is none.
 

@@ -317,18 +317,26 @@ def _engine(access: Access) -> sa.Engine:
         sa.event.listen(engine, "connect", _manual)
         sa.event.listen(engine, "begin", _begin)
         return engine
-    arguments: dict[str, object] = {"timeout": _CONNECT_S + _STATEMENT_S}
+    return sa.create_engine(
+        access.url.set(password=_password(access)),
+        hide_parameters=True,
+        connect_args=server_arguments(access),
+        execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    )
+
+
+def server_arguments(access: Access) -> dict[str, Any]:
+    """How a server is connected to: a time limit, and TLS that verifies where anything leaves this machine.
+
+    Raises FatalError when the authorities cannot be read.
+    """
+    arguments: dict[str, Any] = {"timeout": _CONNECT_S + _STATEMENT_S}
     if access.ca is not None or not _is_local(access.url):
         try:
             arguments["ssl_context"] = ssl.create_default_context(cafile=access.ca)
         except OSError as err:
             raise FatalError(f"`ca`: {access.ca} cannot be read, or holds no certificate in PEM") from err
-    return sa.create_engine(
-        access.url.set(password=_password(access)),
-        hide_parameters=True,
-        connect_args=arguments,
-        execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
-    )
+    return arguments
 
 
 def _manual(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.connect import Json, context
-from service.cli.prove_run import examined, part, run, tokens_of
+from service.cli.prove_run import examined, hands, part, run, tokens_of
 from service.cli.screen import complain, out, print_json
 from service.errors import StartError
 
 if TYPE_CHECKING:
-    pass
+    from service.prove.hands import Hands
 
 app = typer.Typer(no_args_is_help=True, help="Examine this deployment and sign what was found.", rich_markup_mode=None)
 
@@ -75,6 +75,50 @@ Login = Annotated[
         "may be repeated.",
     ),
 ]
+ShareLogin = Annotated[
+    str,
+    typer.Option(
+        "--share-login",
+        help="NAME=FILE: an account that may write to the share of an `smb` source, and the file with its password.",
+        show_default=False,
+    ),
+]
+DatabaseUrl = Annotated[
+    Path | None,
+    typer.Option(
+        "--database-url",
+        help="A file with the URL, password included, of a connection that may write to the database of an `sql` "
+        "source.",
+        show_default=False,
+    ),
+]
+DirectoryLogin = Annotated[
+    str,
+    typer.Option(
+        "--directory-login",
+        help="NAME=FILE: an account that may change a group of a directory, and the file with its password.",
+        show_default=False,
+    ),
+]
+DirectoryName = Annotated[
+    str, typer.Option("--directory", help="Which directory that is, when there are several.", show_default=False)
+]
+DirectoryUnit = Annotated[
+    str,
+    typer.Option("--directory-unit", help="The DN below which a throw-away group may be made.", show_default=False),
+]
+DirectoryGroup = Annotated[
+    str,
+    typer.Option(
+        "--directory-group",
+        help="The DN of a group that the person is in: out of it, and back, each round.",
+        show_default=False,
+    ),
+]
+Without = Annotated[
+    list[str] | None,
+    typer.Option("--without", help="A kind of change that is not tried, on purpose; may be repeated."),
+]
 Seed = Annotated[int, typer.Option(help="Chooses the pairs; random without it.", show_default=False)]
 
 
@@ -92,6 +136,8 @@ def isolation(
     witness: Witness = "",
     witness_token: WitnessToken = "",
     people: Also = None,
+    share_login: ShareLogin = "",
+    database_url: DatabaseUrl = None,
     out: Out = None,
     key: Key = None,
     json: Json = False,
@@ -102,7 +148,13 @@ def isolation(
     tokens = tokens_of(
         person, token, auditor, auditor_token, operator, operator_token, witness, witness_token, people, out, key
     )
-    run(ctx, "isolation", tokens, json, lambda there: [proof.prove(there, allow, deny, person)])
+    run(
+        ctx,
+        "isolation",
+        tokens,
+        json,
+        lambda there: [proof.prove(there, allow, deny, person, hands(share_login, database_url))],
+    )
 
 
 @app.command()
@@ -117,6 +169,13 @@ def revocation(
     auditor_token: AuditorToken = "",
     operator: Operator = "",
     operator_token: OperatorToken = "",
+    share_login: ShareLogin = "",
+    database_url: DatabaseUrl = None,
+    directory_login: DirectoryLogin = "",
+    directory: DirectoryName = "",
+    directory_unit: DirectoryUnit = "",
+    directory_group: DirectoryGroup = "",
+    without: Without = None,
     out: Out = None,
     key: Key = None,
     json: Json = False,
@@ -125,7 +184,16 @@ def revocation(
     from service.prove import revocation as proof
 
     tokens = tokens_of(person, token, auditor, auditor_token, operator, operator_token, "", "", None, out, key)
-    run(ctx, "revocation", tokens, json, lambda there: [proof.prove(there, allow, person, rounds, within)])
+    group = (directory_login, directory, directory_unit, directory_group)
+    run(
+        ctx,
+        "revocation",
+        tokens,
+        json,
+        lambda there: [
+            proof.prove(there, allow, person, rounds, within, hands(share_login, database_url, *group, without))
+        ],
+    )
 
 
 @app.command()
@@ -177,6 +245,13 @@ def everything(
     witness: Witness = "",
     witness_token: WitnessToken = "",
     people: Also = None,
+    share_login: ShareLogin = "",
+    database_url: DatabaseUrl = None,
+    directory_login: DirectoryLogin = "",
+    directory: DirectoryName = "",
+    directory_unit: DirectoryUnit = "",
+    directory_group: DirectoryGroup = "",
+    without: Without = None,
     out: Out = None,
     key: Key = None,
     json: Json = False,
@@ -189,14 +264,19 @@ def everything(
     tokens = tokens_of(
         person, token, auditor, auditor_token, operator, operator_token, witness, witness_token, people, out, key
     )
+    group = (directory_login, directory, directory_unit, directory_group)
+
+    def given() -> Hands:
+        return hands(share_login, database_url, *group, without)
+
     run(
         ctx,
         "all",
         tokens,
         json,
         lambda there: [
-            part("isolation", lambda: isolations.prove(there, allow, deny, person)),
-            part("revocation", lambda: revocations.prove(there, allow, person, rounds, within)),
+            part("isolation", lambda: isolations.prove(there, allow, deny, person, given())),
+            part("revocation", lambda: revocations.prove(there, allow, person, rounds, within, given())),
             part(
                 "oracle",
                 lambda: oracles.prove(

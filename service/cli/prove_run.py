@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.markup import escape
 
 from service.cli.connect import Context, context
 from service.cli.screen import complain, err, out, print_json
@@ -18,6 +19,7 @@ from service.errors import RemitError, StartError
 
 if TYPE_CHECKING:
     from service.prove.deployment import Deployment
+    from service.prove.hands import Hands
     from service.prove.oracle import Examined
     from service.prove.report import Part
 
@@ -75,6 +77,21 @@ def examined(there: Deployment, person: str, people: tuple[str, ...], logins: li
     return Examined(everybody(there, person, people), (person, *people), logins_of(logins or ()))
 
 
+def hands(
+    share: str,
+    database: Path | None,
+    directory: str = "",
+    name: str = "",
+    unit: str = "",
+    group: str = "",
+    without: list[str] | None = None,
+) -> Hands:
+    """By whom a proof may write. Raises StartError."""
+    from service.prove.hands import hands_of
+
+    return hands_of(share, database, directory, name, unit, group, without or ())
+
+
 def part(name: str, made: Callable[[], Part]) -> Part:
     """A proof among others: that it could not be made is written down, and the others go on."""
     from remit.client import RemitError as ClientError
@@ -94,6 +111,9 @@ def run(ctx: typer.Context, name: str, tokens: Tokens, json: bool, made: Callabl
         result = _examine(context(ctx), name, tokens, json, made)
     except (RemitError, ClientError, OSError) as error:
         complain(f"this could not be proved: {error}")
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        complain("this was stopped before it was proved; what was planted and changed has been put back, or is named")
         raise typer.Exit(2) from None
     if result:
         raise typer.Exit(result)
@@ -123,6 +143,7 @@ def _examine(found: Context, name: str, tokens: Tokens, json: bool, made: Callab
             reviewer=clients.enter_context(found.reviewer(*tokens.auditor)),
             operator=clients.enter_context(found.admin(*tokens.operator)) if any(tokens.operator) else None,
             witness=clients.enter_context(found.client(*tokens.witness)) if any(tokens.witness) else None,
+            say=lambda line: err.print(escape(line)),
         )
         caller = there.person.get_caller()
         there.auditor.get_checkpoint()
@@ -173,9 +194,12 @@ def _print(json: bool, body: dict[str, object], folder: Path, recorded: str) -> 
             {"result": body["result"], "report": folder / "report.json", "record": recorded, "parts": body["parts"]}
         )
         return
-    marks = {"passed": "[green]held   [/]", "failed": "[red]failed [/]", "not_run": "[yellow]not run[/]"}
-    from rich.markup import escape
-
+    marks = {
+        "passed": "[green]held   [/]",
+        "failed": "[red]failed [/]",
+        "not_run": "[yellow]not run[/]",
+        "left_out": "[dim]left out[/]",
+    }
     for part in body["parts"]:  # type: ignore[attr-defined]  # as `report.document` made it
         out.print(f"[bold]{part['proof']}[/]")
         for check in part["checks"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from remit.client import (
@@ -28,6 +29,7 @@ class Deployment:
     """Clients of one deployment. operator: None when runs are left to the schedule. witness: somebody else, if any.
 
     asked: the ids of the answers that the person and the witness were given, for the audit log.
+    say: tells whoever runs the proof what will be written, before it is.
     """
 
     settings: Settings
@@ -37,6 +39,7 @@ class Deployment:
     operator: AdminClient | None
     witness: Client | None
     asked: list[str] = field(default_factory=list)
+    say: Callable[[str], None] = lambda line: None
 
     def documents(self) -> list[DocumentPlace]:
         """Every document, by the word of an auditor."""

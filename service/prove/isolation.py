@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from remit.client import NotFoundError, RemitError, SearchMode
 from remit.client.access_values import DocumentPlace, Explanation
@@ -19,7 +19,10 @@ from remit.client.access_values import DocumentPlace, Explanation
 from service.errors import StartError
 from service.prove.areas import Area, find, within
 from service.prove.deployment import Deployment
-from service.prove.ground import Canary, Ground, root_of
+from service.prove.grounds import Ground, ground_of
+from service.prove.grounds.base import Canary
+from service.prove.hands import Hands
+from service.prove.putting_back import putting_back
 from service.prove.report import Check, Part, Result, claim
 
 _AIMED = 40
@@ -40,15 +43,17 @@ class _Asked:
     hits: int = 0
 
 
-def prove(there: Deployment, allow: str, deny: str, user: str) -> Part:
+def prove(there: Deployment, allow: str, deny: str, user: str, hands: Hands) -> Part:
     """All of it. Raises StartError when it cannot be made. user: the person, for questions of the auditor."""
     documents = there.documents()
     allowed, denied = find(allow, documents), find(deny, documents)
     if allowed.source == denied.source and (allowed.holds(denied.source, f"{denied.folder}/") or not allowed.folder):
         raise StartError(f"`{denied}` lies in `{allowed}`: nobody can be allowed the one and denied the other")
     readable = _readable(there, user)
-    grounds = {source: Ground(root_of(there.settings, source)[1]) for source in {allowed.source, denied.source}}
-    try:
+    grounds = {source: ground_of(there.settings, source, hands) for source in {allowed.source, denied.source}}
+    for ground in grounds.values():
+        there.say(f"isolation writes {ground.writes}")
+    with putting_back(there, list(grounds.values()), list(grounds)) as left:
         canaries = {
             "allowed": _plant(grounds[allowed.source], allowed, readable, opens=True),
             "denied": _plant(grounds[denied.source], denied, readable, opens=False),
@@ -62,18 +67,15 @@ def prove(there: Deployment, allow: str, deny: str, user: str) -> Part:
         documents = there.documents()
         allowed = within(allowed.source, allowed.folder, documents)
         denied = within(denied.source, denied.folder, documents)
-        return _examine(there, user, allowed, denied, canaries, ids)
-    finally:
-        for source, ground in grounds.items():
-            ground.clear()
-            there.sync(source)
+        found = _examine(there, user, allowed, denied, canaries, ids)
+    return replace(found, checks=[*found.checks, *left])
 
 
 def _plant(ground: Ground, area: Area, readable: set[str], *, opens: bool) -> Canary:
     """Beside a document that the person may read, or may not."""
     # Where there is none, the rights are those of another kind, and the checks will say so.
     like = next((d for d in area.documents if (d.document_id in readable) is opens), area.documents[0])
-    return ground.plant(like.location.rpartition("/")[0], like.location)
+    return ground.plant(like.location)
 
 
 def _readable(there: Deployment, user: str) -> set[str]:
@@ -175,7 +177,8 @@ def _aim(there: Deployment, asked: _Asked, area: Area, kind: str) -> tuple[int, 
     found = sought = 0
     readable = _checked(there, area.documents)
     for document in list(_sample(area.documents)):
-        name = document.location.rpartition("/")[2].rpartition(".")[0]
+        last = document.location.rpartition("/")[2] or document.location
+        name = last.rpartition(".")[0] or last
         text = " ".join("".join(c if c.isalnum() else " " for c in name).split()) or name
         hits = _search(there, asked, f"document {document.document_id} of the {kind} side", text, SearchMode.HYBRID)
         if readable.get(document.document_id):

@@ -17,7 +17,7 @@ from acl.principal import Realm
 from connectors.directories.base import DirectoryError, Findable
 from service import directories
 from service.errors import StartError
-from service.prove.ground import root_of
+from service.prove.grounds.filesystem import root_of
 from service.settings import Settings
 
 _JUDGE: Final = """

@@ -13,10 +13,10 @@ _TITLES: Final = {
     "failed": "Something did not hold",
     "not_run": "Not everything could be checked",
 }
-_WORDS: Final = {"passed": "held", "failed": "failed", "not_run": "not run"}
+_WORDS: Final = {"passed": "held", "failed": "failed", "not_run": "not run", "left_out": "left out"}
 _PARTS: Final = {
     "isolation": ("Isolation", "Live questions with a real token, aimed at both sides."),
-    "revocation": ("Revocation", "From the change at the source until the person is refused, run included."),
+    "revocation": ("Revocation", "From the change at the source, or in the directory, until the person is refused."),
     "oracle": ("Oracle", "The service's decisions beside the sources' own answers."),
 }
 _CLOSED, _OPEN = (238, 241, 246), (23, 122, 94)

@@ -32,11 +32,15 @@ _MOST_BYTES: Final = 64 * 1024 * 1024
 
 
 class Result(Enum):
-    """How a check or a whole proof ended. NOT_RUN: it could not be made, and that is never a pass."""
+    """How a check or a whole proof ended. NOT_RUN: it could not be made, and that is never a pass.
+
+    LEFT_OUT: of a check alone: whoever ran the proof said that it should not be made.
+    """
 
     PASSED = "passed"
     FAILED = "failed"
     NOT_RUN = "not_run"
+    LEFT_OUT = "left_out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,8 @@ class Part:
 
 
 def overall(checks: Sequence[Check]) -> Result:
-    """FAILED when one failed; PASSED only when there are some and all passed."""
-    results = {check.result for check in checks}
+    """FAILED when one failed; PASSED only when there are some and all passed, but for those that were left out."""
+    results = {check.result for check in checks} - {Result.LEFT_OUT}
     if Result.FAILED in results:
         return Result.FAILED
     return Result.PASSED if results == {Result.PASSED} else Result.NOT_RUN
@@ -147,7 +151,9 @@ def verify(data: bytes, key: Verifier, audit_key: Verifier | None) -> dict[str, 
         canonical = rfc8785.dumps(body)
         about = Verifier.parse(body["deployment"]["audit_key"])
         note = str(body["deployment"]["checkpoint"]).encode()
-        known = body["format"] == FORMAT and body["result"] in {one.value for one in Result}
+        known = body["format"] == FORMAT and body["result"] in {
+            one.value for one in Result if one is not Result.LEFT_OUT
+        }
     except (
         ValueError,
         KeyError,

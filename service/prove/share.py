@@ -78,10 +78,10 @@ class Server:
     def _answers(self, name: str, locations: Sequence[str]) -> str:
         from connectors.smb.client import NotAdmittedError, Share
 
-        username = _username(name, self._login.username)
+        login = replace(self._login, username=username(name, self._login.username))
         try:
             password = self._logins[name].read()
-            with closing(Share(replace(self._login, username=username, password=password))) as share:
+            with closing(Share(replace(login, password=password))) as share:
                 return "".join(self._answer(share, name, location) for location in locations)
         except NotAdmittedError:
             return "0" * len(locations)
@@ -104,7 +104,7 @@ class Server:
             ) from err
 
 
-def _username(name: str, own: str) -> str:
+def username(name: str, own: str) -> str:
     """The name as the server knows it, by how the source's own account is named."""
     if "@" in name or "\\" in name:
         return name

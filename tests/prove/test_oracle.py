@@ -16,7 +16,7 @@ from connectors.smb.client import Login, NameFailedError, NotAdmittedError
 from service.errors import StartError
 from service.prove import oracle
 from service.prove.report import Result, overall
-from service.prove.share import Server, _username, asked, logins_of
+from service.prove.share import Server, asked, logins_of, username
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from service.prove.share import Server, _username, asked, logins_of
 )
 def test_people_are_named_as_the_sources_account_is(own: str, name: str, expected: str) -> None:
     """With its domain, unless they have one."""
-    assert _username(name, own) == expected
+    assert username(name, own) == expected
 
 
 @pytest.mark.parametrize("option", ["alice", "=file", "alice=", ""])
