@@ -12,15 +12,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from service import initial
+import jwt
+from jwt.algorithms import OKPAlgorithm
+
+from service import devissuer, initial
 from service.demo import layout, people
 from service.demo.layout import Layout
 from service.demo.stage import _CONFIGURATION, _free_addresses
 
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("REMIT_")}
+ISSUER: Final = "https://directory.test"
 ROLES = ("--auditor", "judith", "--operator", "oskar")
 SIDES = ("--allow", "sales", "--deny", "finance")
 
@@ -85,6 +90,42 @@ def deployed(mode: str) -> Iterator[Company]:
     finally:
         files.remove()
         shutil.rmtree(files.base, ignore_errors=True)
+
+
+def write_foreign(base: Path, directory: str, attribute: str, sources: str) -> None:
+    """Settings with two issuers and two directories: who audits is of a file, who reads is of the other one.
+
+    directory: the other one, as YAML. attribute: by which its accounts are found.
+    """
+    initial.write(base)
+    devissuer.create_keys(base / "keys/domain.jwks.json")
+    callers, administrators = _free_addresses()
+    text = _CONFIGURATION.format(callers=callers, administrators=administrators, source="", root="", id_domain="")
+    text = text.replace("{kind: model}", "{kind: hash}").partition("sources:\n")[0]
+    text = text.replace("group:", "static:people:group-").replace(
+        "directories:\n",
+        f"  - {{issuer: {ISSUER}, audience: remit, jwks: ./keys/domain.jwks.json, claim: sub, directory: corp, "
+        f"attribute: {attribute}}}\ndirectories:\n  - {directory}\n",
+    )
+    (base / "remit.yaml").write_text(f"{text}sources:\n{sources}")
+    people.write(base / "people.yaml")
+
+
+def foreign_token(base: Path, subject: str) -> str:
+    """A token of somebody in the other directory."""
+    private = json.loads(devissuer.private_key_path(base / "keys/domain.jwks.json").read_text())
+    now = datetime.now(UTC)
+    claims = {
+        "iss": ISSUER,
+        "aud": "remit",
+        "sub": subject,
+        "iat": int(now.timestamp()),
+        "exp": int((now + timedelta(minutes=15)).timestamp()),
+        "jti": f"{subject}-{now.timestamp()}",
+    }
+    headers = {"typ": "at+jwt", "kid": private["kid"]}
+    key = OKPAlgorithm.from_jwk(private)
+    return jwt.encode(claims, key, algorithm="EdDSA", headers=headers)  # type: ignore[arg-type]  # a private key
 
 
 @contextmanager

@@ -6,26 +6,19 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-import jwt
 import pytest
-from jwt.algorithms import OKPAlgorithm
 
-from service import devissuer, initial
-from service.demo import people
-from service.demo.stage import _CONFIGURATION, _free_addresses
 from tests.acl.descriptors import descriptor
-from tests.prove.stage import ROLES, Deployment, served
+from tests.prove.stage import ROLES, Deployment, foreign_token, served, write_foreign
 from tests.prove.test_prove import failed
 from tests.support.samba import BASE, PASSWORD
 from tests.support.samba_share import ADDRESS, FULL, Client, FileServer, running_share
 
 pytestmark = [pytest.mark.slow, pytest.mark.live, pytest.mark.oracle, pytest.mark.timeout(300)]
 
-ISSUER: Final = "https://directory.test"
 SETTINGS: Final = """\
   - name: drive
     kind: smb
@@ -41,11 +34,12 @@ SETTINGS: Final = """\
 
 @dataclass
 class Drive(Deployment):
-    """A deployment over a share with two people. group: the SID of what Ann is in and Bob is not."""
+    """A deployment over a share with two people. group: the SID of what Ann is in and Bob is not. dns: by name."""
 
     server: FileServer
     group: str
     people: dict[str, str] = field(default_factory=dict)
+    dns: dict[str, str] = field(default_factory=dict, kw_only=True)
 
     @property
     def domain(self) -> str:
@@ -54,19 +48,7 @@ class Drive(Deployment):
 
     def token(self, name: str) -> str:
         """A token of somebody in the domain."""
-        private = json.loads(devissuer.private_key_path(self.base / "keys/domain.jwks.json").read_text())
-        now = datetime.now(UTC)
-        claims = {
-            "iss": ISSUER,
-            "aud": "remit",
-            "sub": self.people[name],
-            "iat": int(now.timestamp()),
-            "exp": int((now + timedelta(minutes=15)).timestamp()),
-            "jti": f"{name}-{now.timestamp()}",
-        }
-        headers = {"typ": "at+jwt", "kid": private["kid"]}
-        key = OKPAlgorithm.from_jwk(private)
-        return jwt.encode(claims, key, algorithm="EdDSA", headers=headers)  # type: ignore[arg-type]  # a private key
+        return foreign_token(self.base, self.people[name])
 
     def oracle(self, *args: str) -> tuple[int, dict[str, Any], str]:
         """Run the oracle about Ann."""
@@ -98,20 +80,14 @@ def drive() -> Iterator[Drive]:
 
 def configure(base: Path, server: FileServer, domain: str) -> None:
     """Settings with two issuers and two directories: who audits is of a file, who reads is of the domain."""
-    initial.write(base)
-    devissuer.create_keys(base / "keys/domain.jwks.json")
-    callers, administrators = _free_addresses()
-    text = _CONFIGURATION.format(callers=callers, administrators=administrators, source="", root="", id_domain="")
-    text = text.replace("{kind: model}", "{kind: hash}").partition("sources:\n")[0]
-    text = text.replace("group:", "static:people:group-").replace(
-        "directories:\n",
-        f"  - {{issuer: {ISSUER}, audience: remit, jwks: ./keys/domain.jwks.json, claim: sub, directory: corp, "
-        "attribute: objectSid}\n"
-        f"directories:\n  - {{name: corp, kind: active_directory, servers: [ldaps://{ADDRESS}], ca: {server.ca}, "
-        f"bind: {server.admin}, password_file: ./admin.password}}\n",
+    sources = SETTINGS.format(server=ADDRESS, domain=domain)
+    write_foreign(
+        base,
+        f"{{name: corp, kind: active_directory, servers: [ldaps://{ADDRESS}], ca: {server.ca}, "
+        f"bind: {server.admin}, password_file: ./admin.password}}",
+        "objectSid",
+        sources,
     )
-    (base / "remit.yaml").write_text(f"{text}sources:\n{SETTINGS.format(server=ADDRESS, domain=domain)}")
-    people.write(base / "people.yaml")
     for name, password in {"admin": PASSWORD, "person": PASSWORD, "wrong": "Another-Password-1"}.items():
         (base / f"{name}.password").write_text(f"{password}\n")
         (base / f"{name}.password").chmod(0o600)
