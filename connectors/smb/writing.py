@@ -33,14 +33,11 @@ READ: Final = 0x0012_00A9
 _DELETE: Final = 0x0001_0000
 _WRITE_DAC: Final = 0x0004_0000
 _READ_CONTROL: Final = 0x0002_0000
-_WRITE_DATA: Final = 0x0000_0002
 _NORMAL: Final = 0x80
 _SHARE_ALL: Final = 0x7
 _DACL: Final = 0x0000_0004
-_PROTECTED: Final = 0x8000_0000
 _INHERITED_BY_ALL: Final = 0x3
 _SELF_RELATIVE: Final = 0x8000
-_PROTECTED_BIT: Final = 0x1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +83,8 @@ class WritingShare(Share):
 
     def set_descriptor(self, path: str, descriptor: bytes) -> None:
         """Replace the entries of a file or folder by those of a descriptor; its owner stays."""
-        protected = int.from_bytes(descriptor[2:4], "little") & _PROTECTED_BIT
         with self._opened(path, _WRITE_DAC | _READ_CONTROL) as opened:
-            what = _DACL | (_PROTECTED if protected else 0)
-            self._set(opened, InfoType.SMB2_0_INFO_SECURITY, FileInformationClass.FILE_NONE, descriptor, what)
+            self._set(opened, InfoType.SMB2_0_INFO_SECURITY, FileInformationClass.FILE_NONE, descriptor, _DACL)
 
     def move(self, path: str, target: str) -> None:
         """Give a file another name or folder, where nothing stands yet."""
@@ -148,7 +143,7 @@ class WritingShare(Share):
             kind = _VanishedError if reason == "vanished" else FatalError
             why = {"unreadable": f"`{self._login.username}` may not", "taken": "the name is taken"}.get(reason, reason)
             raise kind(f"`{path}` cannot be written: {why}") from err
-        except (SMBException, OSError) as err:
+        except (SMBException, ValueError, OSError) as err:
             raise self._lost(err) from err
 
 

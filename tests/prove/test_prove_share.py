@@ -153,7 +153,7 @@ def test_who_may_not_write_writes_nothing_and_a_group_nobody_may_change_is_no_pa
 
 
 def test_a_membership_that_is_wrong_and_a_right_that_lasts_are_found(drive: Drive, tmp_path: Path) -> None:
-    """Everybody taken for one of Finance: isolation fails. What was once returned is returned again: revocation does."""
+    """Everybody taken for one of Finance fails isolation; what was once returned and is returned again, revocation."""
     configure(tmp_path, drive.server, drive.domain)
     leaky = replace(drive, base=tmp_path)
     with served(leaky, f"+{drive.server.sid(drive.dns['finance'])}", "drive"):
