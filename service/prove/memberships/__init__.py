@@ -56,7 +56,7 @@ def way_of(membership: Membership, ground: Ground, like: str) -> Way:
 def _static(settings: Settings, one: DirectorySettings, who: Who) -> Membership | Skipped | None:
     path = settings.base / str(one.options["path"])
     try:
-        found = StaticMembership(one.name, path, who.name)
+        found = StaticMembership(one.name, path, who)
     except StartError as err:
         return Skipped(KIND, _what(one), str(err))
     return found if found.has_person() else None

@@ -16,7 +16,7 @@ from acl.principal import Principal, Realm, realm
 from connectors.directories.static_file import People, read_people
 from connectors.yaml_file import YamlFileError
 from service.errors import StartError
-from service.prove.grounds.base import PREFIX, word
+from service.prove.grounds.base import PREFIX, Who, word
 
 _FRESH_GID: Final = 2_000_000_000
 
@@ -24,11 +24,11 @@ _FRESH_GID: Final = 2_000_000_000
 class StaticMembership:
     """See `service.prove.memberships.base.Membership`."""
 
-    def __init__(self, directory: str, path: Path, person: str) -> None:
+    def __init__(self, directory: str, path: Path, who: Who) -> None:
         """Nothing is written yet. Raises StartError when the file cannot be read."""
         self.directory: Final = directory
         self._path: Final = path
-        self._person: Final = person
+        self._who: Final = who
         self._before = b""
         self._ours: bytes | None = None
         self._people: Final = self._read()
@@ -42,11 +42,14 @@ class StaticMembership:
     @property
     def writes(self) -> str:
         """See `Membership`."""
-        return f"a group `{PREFIX}…` with {self._person} in {self._path}, which is afterwards what it was"
+        return f"a group `{PREFIX}…` with {self._who.name} in {self._path}, which is afterwards what it was"
 
     def has_person(self) -> bool:
-        """Whether the directory has an account of that name."""
-        return any(user.name == self._person for user in self._people.users.values())
+        """Whether the directory has an account of the person, whatever it is called."""
+        return any(map(self._is_person, self._people.users))
+
+    def _is_person(self, account: str) -> bool:
+        return Principal(realm("static", self.directory), f"user-{account}") in self._who.held
 
     def join(self) -> Collection[Principal]:
         """See `Membership`."""
@@ -56,7 +59,7 @@ class StaticMembership:
         number = {"gid": gid} if self._people.posix is not None else {}
         data["groups"] = [*data.get("groups", ()), {"id": name, **number}]
         for user in data["users"]:
-            if user["name"] == self._person:
+            if self._is_person(user["id"]):
                 user["groups"] = [*user.get("groups", ()), name]
         ours = yaml.safe_dump(data, allow_unicode=True, sort_keys=False).encode()
         self._ours = ours
