@@ -90,7 +90,7 @@ def configure(made: Branch, *, numbered: bool) -> None:
 
 @pytest.mark.parametrize("branch", [False, True], indirect=True, ids=["names", "numbers"])
 def test_a_group_of_the_directory_is_left_and_everything_is_as_before(branch: Branch) -> None:
-    """A throw-away group of names or of numbers is deleted; out of a named one Alice is taken, and put back."""
+    """A throw-away group, of names or of numbers, is deleted."""
     before = branch.entries()
     with served(branch, "sound", "wiki"):
         code, answer, said = branch.proved(*LOGIN, "--directory-unit", branch.unit)
@@ -98,6 +98,12 @@ def test_a_group_of_the_directory_is_left_and_everything_is_as_before(branch: Br
         assert ways(answer)["group"] == ["passed"]
         assert branch.entries() == before
 
+
+@pytest.mark.parametrize("branch", [False], indirect=True)
+def test_a_named_group_has_its_member_again_and_what_may_not_be_written_is_not(branch: Branch) -> None:
+    """Alice is taken out of Sales and put back; no other group gets her, and a reader leaves nothing behind."""
+    before = branch.entries()
+    with served(branch, "sound", "wiki"):
         code, answer, said = branch.proved(*LOGIN, "--directory-group", branch.sales)
         assert code == 0, (said, answer)
         assert branch.entries() == before

@@ -163,8 +163,8 @@ def test_a_membership_that_is_wrong_and_a_right_that_lasts_are_found(drive: Driv
     with served(leaky, "cache", "drive"):
         code, answer, said = proved(
             leaky, "revocation", *SALES, *hands(leaky), *in_domain(leaky, "--directory-unit", leaky.dns["unit"]),
-            "--rounds", "1", "--within", "3",
+            "--rounds", "1", "--within", "1", "--without", "deny", "--without", "inherit", "--without", "move",
         )  # fmt: skip
         assert code == 1, said
-        assert ways(answer) == {kind: ["failed"] for kind in KINDS}
+        assert {kind for kind, results in ways(answer).items() if results == ["failed"]} == {"grant", "delete", "group"}
     assert canaries(leaky) == []

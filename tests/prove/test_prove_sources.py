@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.live]
 URL = ("--database-url", "writer.url")
 ALICE = ("--as", "alice", *ROLES)
 WIKI = ("--allow", "wiki:Sales")
+LESS = ("--without", "group", "--without", "scope", "--without", "move")
 TICKETS = ("--allow", "tickets:Sales desk", *URL)
 
 
@@ -131,46 +132,28 @@ def test_all_takes_the_new_sources_in(sound: Office) -> None:
     assert code == 2
 
 
-MISTAKES = {
-    "nobody who may write": ((), "Give a connection that may: `--database-url FILE`"),
-    "a file that is not there": (("--database-url", "absent"), "absent cannot be read"),
-    "a file for everybody": (("--database-url", "open.url"), "is open to everybody"),
-    "another database": (("--database-url", "other.url"), "leads to another database than the source's"),
-    "no URL": (("--database-url", "none.url"), "holds no URL"),
-    "a kind that is none": ((*URL, "--without", "chmod"), "`--without chmod`: this source has the kinds `deny`"),
-    "a login without a place": ((*URL, "--directory-login", "a=b"), "where may it write?"),
-    "a place without a login": ((*URL, "--directory-unit", "ou=x"), "who changes the directory?"),
-    "two places": ((*URL, "--directory-unit", "ou=x", "--directory-group", "cn=x"), "not both"),
-}
-
-
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("what", MISTAKES)
-def test_what_may_not_be_written_is_one_sentence_and_code_2(sound: Office, what: str) -> None:
-    """Before anything is written; no password in it."""
-    for name, text in {
-        "other": "sqlite:///other.db",
-        "none": "canary-Pa55word",
-        "open": "sqlite:///tickets.db",
-    }.items():
-        path = sound.base / f"{name}.url"
-        path.write_text(text)
-        path.chmod(0o644 if name == "open" else 0o600)
-    args, sentence = MISTAKES[what]
-
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        ((), "Give a connection that may: `--database-url FILE`"),
+        ((*URL, "--without", "chmod"), "`--without chmod`: this source has the kinds `deny`"),
+    ],
+)
+def test_what_may_not_be_written_is_one_sentence_and_code_2(
+    sound: Office, args: tuple[str, ...], sentence: str
+) -> None:
+    """Before anything is written."""
     code, answer, said = sound.prove("revocation", "--allow", "tickets:Sales desk", *args, *ALICE)
 
     assert (code, answer) == (2, {}), said
-    lines = [line for line in said.splitlines() if not line.startswith("revocation writes")]
-    assert len(lines) == 1, said
-    assert sentence in lines[0]
-    assert "Pa55word" not in said
+    assert len(said.splitlines()) == 1, said
+    assert sentence in said
 
 
 @pytest.mark.usefixtures("unchanged")
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("where", [WIKI, TICKETS], ids=["feed", "sql"])
-def test_what_is_stopped_puts_everything_back(sound: Office, how: signal.Signals, where: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("where", "how"), [(WIKI, signal.SIGINT), (TICKETS, signal.SIGTERM)], ids=["feed", "sql"])
+def test_what_is_stopped_puts_everything_back(sound: Office, where: tuple[str, ...], how: signal.Signals) -> None:
     """In the middle of the rounds, by whoever started it or by the system: exit code 2, and nothing is left."""
     proof = subprocess.Popen(
         [sys.executable, "-m", "service.cli", "prove", "revocation", *where, *ALICE, "--rounds", "1000"],
@@ -206,7 +189,7 @@ def test_rules_that_are_not_read_are_found_at_both() -> None:
             "no passage of the denied side came back, whatever was asked",
             "no id of the denied side opens anything",
         } <= failed(answer)
-        for where in (WIKI, (*TICKETS, "--without", "group", "--without", "scope")):
+        for where in ((*WIKI, *LESS), (*TICKETS, *LESS, "--without", "deny")):
             before = (leaky.feed.read_bytes(), leaky.rows)
             code, answer, said = leaky.prove("revocation", *where, *ALICE, "--rounds", "1", "--within", "0.5")
             assert code == 1, said

@@ -10,7 +10,7 @@ from service.prove.areas import find
 from service.prove.report import Check, Result, overall
 from service.prove.revocation import _percentile
 
-PASSED, FAILED, NOT_RUN = Result.PASSED, Result.FAILED, Result.NOT_RUN
+PASSED, FAILED, NOT_RUN, LEFT_OUT = Result.PASSED, Result.FAILED, Result.NOT_RUN, Result.LEFT_OUT
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,10 @@ PASSED, FAILED, NOT_RUN = Result.PASSED, Result.FAILED, Result.NOT_RUN
         ([NOT_RUN], NOT_RUN),
         ([PASSED, FAILED], FAILED),
         ([NOT_RUN, FAILED], FAILED),
+        ([PASSED, LEFT_OUT], PASSED),
+        ([LEFT_OUT], NOT_RUN),
+        ([LEFT_OUT, NOT_RUN, PASSED], NOT_RUN),
+        ([LEFT_OUT, FAILED], FAILED),
     ],
 )
 def test_only_a_whole_pass_is_a_pass(results: list[Result], expected: Result) -> None:

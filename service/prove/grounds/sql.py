@@ -93,16 +93,11 @@ class SqlGround:
 
     def ways(self, like: str, who: Who) -> Sequence[Way | Skipped]:
         """See `Ground`."""
-        found: list[Way | Skipped] = []
-        for number in range(len(self._documents.rules)):
-            found.append(self._by_rule(self._documents, number, who, lambda named: self._plant(like, named)))
+        found = self._by_rules(self._documents, who, lambda named: self._plant(like, named))
         if self._scopes is not None:
-            for number in range(len(self._scopes.rules)):
-                found.append(
-                    self._by_rule(
-                        self._scopes, number, who, lambda named: self._plant(like, around=self._container(like, named))
-                    )
-                )
+            found += self._by_rules(
+                self._scopes, who, lambda named: self._plant(like, around=self._container(like, named))
+            )
             found.append(self._by_moving(like, who))
         if self._groups is not None:
             found.append(self._by_membership(like, who))
@@ -115,6 +110,16 @@ class SqlGround:
 
     # --- the kinds of changes ---
 
+    def _by_rules(
+        self, table: Documents | Scopes, who: Who, plant: Callable[[Named | None], Canary]
+    ) -> list[Way | Skipped]:
+        """One way for each rule that rows decide about; one that always counts is the settings' alone."""
+        return [
+            self._by_rule(table, number, who, plant)
+            for number, rule in enumerate(table.rules)
+            if not isinstance(rule, Fixed) or rule.when is not None
+        ]
+
     def _by_rule(
         self, table: Documents | Scopes, number: int, who: Who, plant: Callable[[Named | None], Canary]
     ) -> Way | Skipped:
@@ -123,15 +128,15 @@ class SqlGround:
         kind = "scope" if isinstance(table, Scopes) else rule.effect.value
         at = f"{'scopes' if isinstance(table, Scopes) else 'documents'}.rules"
         what = f"{taken(rule) if rule.effect is Effect.ALLOW else denied(rule)} ({at}[{number}])"
+        open_to_all = [n for n, one in enumerate(table.rules) if always(one, who)]
+        if rule.effect is Effect.ALLOW and open_to_all:
+            return Skipped(kind, what, f"`{at}[{open_to_all[0]}]` lets {who.name} in whatever it says")
         mine = self._naming(number, rule, who)
         if mine is None:
             return Skipped(kind, what, f"{who.name} holds nothing alone that it could name")
-        open_to_all = [n for n, one in enumerate(table.rules) if always(one, who)]
         named: dict[str, Named] = {}
         key_of = self._key if isinstance(table, Documents) else self._scope_of
         if rule.effect is Effect.ALLOW:
-            if open_to_all:
-                return Skipped(kind, what, f"`{at}[{open_to_all[0]}]` lets {who.name} in whatever it says")
 
             def let_in() -> Canary:
                 found = mine()

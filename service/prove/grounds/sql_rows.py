@@ -35,7 +35,10 @@ def engine_of(settings: Settings, source: SourceSettings, secret: Secret) -> sa.
         given = sa.make_url(secret.read().strip())
         # Both in the one form that the connector has for them, and no form that it refuses.
         theirs = access(str(source.options["url"]), settings.base, None, ca)
-        found = access(given.set(password=None).render_as_string(), settings.base, None, ca)
+        bare = sa.URL.create(
+            given.drivername, given.username, None, given.host, given.port, given.database, given.query
+        )
+        found = access(bare.render_as_string(), settings.base, None, ca)
     except SecretError as err:
         raise StartError(f"`--database-url`: {err}") from err
     except OptionError as err:
