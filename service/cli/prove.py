@@ -180,7 +180,7 @@ def revocation(
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """Measure how long a right lasts after it was taken away at the source, for every kind of change."""
+    """Measure how long a right lasts after its end at the source or in the directory, for every kind of change."""
     from service.prove import revocation as proof
 
     tokens = tokens_of(person, token, auditor, auditor_token, operator, operator_token, "", "", None, out, key)

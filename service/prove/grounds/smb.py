@@ -7,11 +7,12 @@ person who is examined; or, for a canary like a neighbour, in a copy of the neig
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import Final
 
 from acl.principal import Principal, Realm
-from connectors.directories.base import DirectoryError, Findable
+from connectors.directories.base import DirectoryError, Watched
 from connectors.errors import ConnectorError, FatalError
 from connectors.registry import OptionError, smb_login
 from connectors.secret import SecretError
@@ -53,7 +54,9 @@ def reader_of(settings: Settings, source: SourceSettings) -> str | None:
         if one.kind == "active_directory":
             try:
                 found = directories.build(one, settings.base)
-                sid = found.find(name) if isinstance(found, Findable) else None
+                assert isinstance(found, Watched)
+                with closing(found):
+                    sid = found.find(name)
             except (DirectoryError, StartError):
                 continue
             if sid is not None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Final
 
 from acl.principal import Principal, Realm, realm
 from connectors import registry
 from connectors.directories.active_directory import REALM as AD
-from connectors.directories.base import DirectoryError, DirectoryUnavailableError, Findable
+from connectors.directories.base import DirectoryError, DirectoryUnavailableError, Watched
 from connectors.directories.group_edits import GroupEdits
 from connectors.directories.ldap_client import Entry, LdapClient, equals
 from connectors.directories.sids import sid_text
@@ -66,8 +67,9 @@ class LdapMembership:
         self._place: _Place | None = None
         self._is_in = False
         try:
-            assert isinstance(directory, Findable)
-            found = directory.find(who.name)
+            assert isinstance(directory, Watched)
+            with closing(directory):
+                found = directory.find(who.name)
             if found is None or Principal(self._own, found if self._windows else f"user-{found}") not in who.held:
                 raise StartError(f"directory `{one.name}` has no account `{who.name}` that is who the token says")
             self._account: Final = self._entry(found, str(one.options.get("base", "")))
