@@ -1,9 +1,9 @@
 """`python -m tests.soak`: a service that changes under load for a given time, killed and broken on the way, and the
 offline checker over all that it told. `make soak` and `make chaos-service`; a short one is in the suite.
 
-In the first third it is killed and restarted, and its feed is cut. Then churn and load go on without a restart: a sixth
-to warm up, and the second half in which memory and latency are measured. With `--kills` it is killed so many times and
-nothing else is measured but recovery.
+In the first quarter it is killed and restarted, and its feed is cut. Then churn and load go on without a restart: a
+quarter to warm up, because caches of SQLite fill for five minutes under this load, and the second half in which memory
+and latency are measured. With `--kills` it is killed so many times and nothing else is measured but recovery.
 
 What must hold at the end: no leak; every answer that was delivered has its record in a log that verifies; clients saw
 nothing but answers and UNAVAILABLE.
@@ -78,7 +78,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """minutes: of load. kills: with SIGKILL; None for a few in the first third. people: who search."""
+    """minutes: of load. kills: with SIGKILL; None for a few in the first quarter. people: who search."""
 
     minutes: float
     seed: int
@@ -136,9 +136,9 @@ async def _run(plan: Plan, server: Server, world: World, told: Told) -> Outcome:
 async def _shake(
     length: float, server: Server, load: Load, world: World, outcome: Outcome, draw: random.Random
 ) -> None:
-    """Change everything for so many seconds: a third with kills and faults, a sixth to warm up, a half to measure."""
+    """Change everything for so many seconds: a quarter with kills and faults, one to warm up, a half to measure."""
     began = time.monotonic()
-    calm, warm, end = began + length / 3, began + length / 2, began + length
+    calm, warm, end = began + length / 4, began + length / 2, began + length
     next_kill = began + min(20.0, length / 8)
     next_word, words = began, length / 20
     while (now := time.monotonic()) < end:
