@@ -76,7 +76,7 @@ def commit() -> str:
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=here, capture_output=True, text=True, check=False
     )
     dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no", ":!benchmarks/results"],
+        ["git", "status", "--porcelain", "--untracked-files=no", ":(top,exclude)benchmarks/results"],
         cwd=here,
         capture_output=True,
         text=True,
