@@ -97,11 +97,27 @@ class Memberships:
                     queue.append(group)
         return Closure(via, complete - self._tainted(complete))
 
-    def _tainted(self, complete: frozenset[Realm]) -> set[Realm]:
+    def beyond(self, closure: Closure, doubtful: Memberships) -> tuple[frozenset[Principal], frozenset[Realm]]:
+        """Return what else somebody may belong to, `doubtful` memberships counted too, and the realms then complete.
+
+        closure: what `self.closure` returned. Of memberships that are doubtful each may be so or not: what is returned
+        holds whichever are.
+        """
+        reached = set(closure.via)
+        queue = list(closure.via)
+        for here in queue:
+            for group in (*self._groups.get(here, ()), *doubtful._groups.get(here, ())):
+                if group not in reached:
+                    reached.add(group)
+                    queue.append(group)
+        return frozenset(reached.difference(closure.via)), closure.complete - self._tainted(closure.complete, doubtful)
+
+    def _tainted(self, complete: frozenset[Realm], beside: Memberships | None = None) -> set[Realm]:
+        feeds = [self._feeds] if beside is None else [self._feeds, beside._feeds]
         found: set[Realm] = set()
-        queue = [name for name in self._feeds if name not in complete]
+        queue = [name for name in {*feeds[0], *feeds[-1]} if name not in complete]
         for name in queue:
-            for fed in self._feeds.get(name, ()):
+            for fed in {*feeds[0].get(name, ()), *feeds[-1].get(name, ())}:
                 if fed not in found:
                     found.add(fed)
                     queue.append(fed)

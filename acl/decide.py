@@ -106,11 +106,13 @@ def judge(name: str, clause: Clause, caller: Caller, at: datetime) -> Match | De
     # 4. A deny rule needs all of the caller's principals, so an incomplete realm ends the matter.
     if not clause.realms <= caller.complete:
         return Denied(name, Reason.INCOMPLETE_REALM, min(clause.realms - caller.complete))
-    # 5. The first rule in force that names the caller decides.
+    # 5. The first rule in force that names the caller decides. What it is doubtful that the caller holds only denies.
+    against = caller.principals | caller.doubtful if caller.doubtful else caller.principals
     for number, rule in enumerate(clause.rules):
-        if at < rule.expires_at and not rule.principals.isdisjoint(caller.principals):
-            named = min(rule.principals & caller.principals)
-            # Asked this way round, whatever is not an allow denies.
+        # Asked this way round, whatever is not an allow denies.
+        held = caller.principals if rule.effect is Effect.ALLOW else against
+        if at < rule.expires_at and not rule.principals.isdisjoint(held):
+            named = min(rule.principals & held)
             if rule.effect is Effect.ALLOW:
                 return Match(name, number, named)
             return Denied(name, Reason.DENY_RULE, named.token)

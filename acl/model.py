@@ -205,7 +205,9 @@ class Caller:
 
     complete: the realms whose principals are known in full; a clause that names another realm denies.
     expires_at: past it the resolution must not be used. Times are kept in UTC.
-    ids: the same principals by realm, for `readable`, which looks thousands of them up within a request.
+    doubtful: further principals that the subject may hold or not, until somebody decided: nothing is allowed by them,
+    and what denies one denies the caller. None of them is in `principals`.
+    ids, doubtful_ids: the same by realm, for `readable`, which looks thousands of them up within a request.
     """
 
     subject: str
@@ -213,21 +215,31 @@ class Caller:
     complete: frozenset[Realm]
     resolved_at: datetime
     expires_at: datetime
+    doubtful: frozenset[Principal] = frozenset()
     ids: Mapping[Realm, frozenset[str]] = field(init=False, compare=False, repr=False)
+    doubtful_ids: Mapping[Realm, frozenset[str]] = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not _is_name(self.subject):
             raise InvalidValueError("a caller has no subject")
         if not _all_principals(self.principals):
             raise InvalidValueError("a caller's principals are not a frozenset of principals")
+        if not _all_principals(self.doubtful):
+            raise InvalidValueError("a caller's doubtful principals are not a frozenset of principals")
         if type(self.complete) is not frozenset or not all(isinstance(name, str) for name in self.complete):
             raise InvalidValueError("a caller's complete realms are not a frozenset of realms")
         object.__setattr__(self, "resolved_at", instant(self.resolved_at, "a caller's resolution"))
         object.__setattr__(self, "expires_at", instant(self.expires_at, "a caller's expiry"))
-        ids: dict[Realm, list[str]] = {}
-        for where, name in self.principals:
-            ids.setdefault(where, []).append(name)
-        object.__setattr__(self, "ids", MappingProxyType({where: frozenset(names) for where, names in ids.items()}))
+        object.__setattr__(self, "doubtful", self.doubtful - self.principals)
+        object.__setattr__(self, "ids", _by_realm(self.principals))
+        object.__setattr__(self, "doubtful_ids", _by_realm(self.doubtful))
+
+
+def _by_realm(principals: frozenset[Principal]) -> Mapping[Realm, frozenset[str]]:
+    ids: dict[Realm, list[str]] = {}
+    for where, name in principals:
+        ids.setdefault(where, []).append(name)
+    return MappingProxyType({where: frozenset(names) for where, names in ids.items()})
 
 
 def _is_name(value: object) -> bool:

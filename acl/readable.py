@@ -36,7 +36,7 @@ __all__ = [
 _CALLERS: Final = 256
 
 _Held = frozenset[tuple[Realm, frozenset[str]]]
-"""All principals of a caller, by realm."""
+"""All principals of a caller, by realm; those that are doubtful apart from the others."""
 
 
 class Readable:
@@ -78,7 +78,7 @@ class _Source:
         self.lock = Lock()
         self.shard: Shard | None = Shard()
         self.epoch = 0
-        self.answers: OrderedDict[tuple[_Held, frozenset[Realm]], View] = OrderedDict()
+        self.answers: OrderedDict[tuple[_Held, _Held, frozenset[Realm]], View] = OrderedDict()
 
 
 class ReadableIndex:
@@ -175,10 +175,11 @@ def _answer(here: _Source, caller: Caller, at: datetime) -> View | None:
             return None
         # The key is the values themselves: two callers share an answer only when nothing can tell them apart. By realm
         # they compare three times as fast, when a caller was resolved anew.
-        key = (frozenset(caller.ids.items()), here.shard.realms - caller.complete)
+        missing = here.shard.realms - caller.complete
+        key = (frozenset(caller.ids.items()), frozenset(caller.doubtful_ids.items()), missing)
         view = here.answers.get(key)
         if view is None or not view.since <= at < view.until:
-            view = here.answers[key] = here.shard.view(caller, key[1], at)
+            view = here.answers[key] = here.shard.view(caller, missing, at)
             if len(here.answers) > _CALLERS:
                 here.answers.popitem(last=False)
         else:

@@ -76,21 +76,28 @@ def _step(name: str, scope: ScopeId | None, clause: Clause, caller: Caller, at: 
     verdict = judge(name, clause, caller, at)
     if isinstance(verdict, Denied) and verdict.reason not in (Reason.DENY_RULE, Reason.NO_RULE):
         return Step(name, scope, len(clause.rules), verdict, None, None, None, ())
-    found = _deciding(clause, caller.principals, at)
+    found = _deciding(clause, caller.principals, caller.doubtful, at)
     remedies = _remedies(clause, caller, at) if isinstance(verdict, Denied) else ()
     if found is None:
         return Step(name, scope, len(clause.rules), verdict, None, None, None, remedies)
     number, rule = found
-    named = min(rule.principals & caller.principals)
+    named = min(rule.principals & _counting(rule, caller.principals, caller.doubtful))
     return Step(name, scope, len(clause.rules), verdict, number, named, rule.expires_at, remedies)
 
 
-def _deciding(clause: Clause, held: frozenset[Principal], at: datetime) -> tuple[int, Rule] | None:
+def _deciding(
+    clause: Clause, held: frozenset[Principal], doubtful: frozenset[Principal], at: datetime
+) -> tuple[int, Rule] | None:
     """The first rule in force that names one of these, with its number."""
     for number, rule in enumerate(clause.rules):
-        if at < rule.expires_at and not rule.principals.isdisjoint(held):
+        if at < rule.expires_at and not rule.principals.isdisjoint(_counting(rule, held, doubtful)):
             return number, rule
     return None
+
+
+def _counting(rule: Rule, held: frozenset[Principal], doubtful: frozenset[Principal]) -> frozenset[Principal]:
+    """By which principals this rule can name a caller: by doubtful ones it can only deny."""
+    return held if _allows(rule) else held | doubtful
 
 
 def _remedies(clause: Clause, caller: Caller, at: datetime) -> tuple[Remedy, ...]:
@@ -98,9 +105,9 @@ def _remedies(clause: Clause, caller: Caller, at: datetime) -> tuple[Remedy, ...
     first = _first_rules(clause, at)
     found: list[Remedy] = []
     left: set[Principal] = set()
-    held = caller.principals
+    held, doubtful = caller.principals, caller.doubtful
     while True:
-        deciding = _deciding(clause, held, at)
+        deciding = _deciding(clause, held, doubtful, at)
         if deciding is not None and deciding[1].effect is Effect.ALLOW:
             found.append(Remedy(frozenset(left), ()))
             break
@@ -110,8 +117,8 @@ def _remedies(clause: Clause, caller: Caller, at: datetime) -> tuple[Remedy, ...
             found.append(Remedy(frozenset(left), tuple(opening)))
         if deciding is None:
             break
-        left |= deciding[1].principals & held
-        held = caller.principals - left
+        left |= deciding[1].principals & (held | doubtful)
+        held, doubtful = caller.principals - left, caller.doubtful - left
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from hypothesis import strategies as st
@@ -29,6 +30,10 @@ callers = st.builds(
     complete=st.one_of(st.just(frozenset(REALMS)), st.frozensets(st.sampled_from(REALMS))),
     resolved_at=st.just(START),
     expires_at=st.just(FAR),
+)
+
+doubtful_callers = st.builds(
+    lambda caller, doubtful: replace(caller, doubtful=doubtful), callers, st.frozensets(principals, max_size=4)
 )
 
 

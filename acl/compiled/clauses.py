@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from acl.compiled.columns import Flags
 from acl.model import NEVER, Caller, Clause, Effect, Rule
@@ -137,12 +138,18 @@ class Clauses:
 
         missing: the realms that are incomplete for the caller; a clause that names one denies.
         """
-        passing = np.frombuffer(b"".join(_held(self._passing, caller)), np.int64).reshape(-1, 3)
+        passing = _passing(self._passing, caller.ids)
+        if caller.doubtful:
+            # What it is doubtful that the caller holds only denies: it counts in odd runs alone.
+            more = _passing(self._passing, caller.doubtful_ids)
+            passing = np.concatenate([passing, more[more[:, 1] % 2 == 1]])
         expiry, run_of, number = passing[:, 0], passing[:, 1], passing[:, 2]
         in_force = expiry > _microseconds(at)
         flags = np.zeros(len(self._start), np.bool_)
         for run, postings in enumerate(self._lasting):
-            held = _held(postings, caller)
+            held = _held(postings, caller.ids)
+            if caller.doubtful and run % 2 == 1:
+                held += _held(postings, caller.doubtful_ids)
             # Some at a time: what is joined stays in the caches.
             for some in range(0, len(held), _JOINED):
                 flags[np.frombuffer(b"".join(held[some : some + _JOINED]), np.uint32)] = run % 2 == 0
@@ -282,10 +289,15 @@ class Clauses:
         self._words, self._wasted = packed, 0
 
 
-def _held(by_principal: ByPrincipal, caller: Caller) -> list[array[int]]:
-    """The postings of a caller's principals."""
+def _passing(by_principal: ByPrincipal, held: Mapping[Realm, frozenset[str]]) -> NDArray[np.int64]:
+    """The threes of the rules that expire, shape (n, 3)."""
+    return np.frombuffer(b"".join(_held(by_principal, held)), np.int64).reshape(-1, 3)
+
+
+def _held(by_principal: ByPrincipal, held: Mapping[Realm, frozenset[str]]) -> list[array[int]]:
+    """The postings of principals, given by realm."""
     found: list[array[int]] = []
-    for realm, ids in caller.ids.items():
+    for realm, ids in held.items():
         by_id = by_principal.get(realm)
         if not by_id:
             continue

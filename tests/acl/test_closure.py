@@ -110,3 +110,31 @@ def test_groups_that_are_put_again_and_again_are_as_if_only_the_last_had_been(
             left.setdefault(member, []).append(group)
 
     assert patched.closure(start, complete) == Memberships(left).closure(start, complete)
+
+
+@given(_edges, _edges, st.frozensets(_principals, max_size=3), st.frozensets(st.sampled_from([_AD, _SITE])), st.data())
+def test_what_is_certain_is_so_whichever_of_the_doubtful_memberships_are(
+    certain: list[tuple[Principal, frozenset[Principal]]],
+    doubtful: list[tuple[Principal, frozenset[Principal]]],
+    start: frozenset[Principal],
+    complete: frozenset[Realm],
+    data: st.DataObject,
+) -> None:
+    """With any part of them, everything certain is reached, nothing beyond the doubtful, and no realm is less known."""
+    some = {(group, member) for group, members in dict(doubtful).items() for member in members if data.draw(st.booleans())}
+    sure, maybe, true = Memberships(), Memberships(), Memberships()
+    sure.put(dict(certain))
+    maybe.put(dict(doubtful))
+    true.put(
+        {
+            group: dict(certain).get(group, frozenset()) | {member for of, member in some if of == group}
+            for group in {*dict(certain), *dict(doubtful)}
+        }
+    )
+    least = sure.closure(start, complete)
+
+    more, known = sure.beyond(least, maybe)
+
+    found = true.closure(start, complete)
+    assert least.principals <= found.principals <= least.principals | more
+    assert known <= found.complete

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -12,8 +13,22 @@ from acl.decide import Allowed, Denied, Reason, decide
 from acl.errors import CallerExpiredError, DecodeError
 from acl.model import NOBODY, Acl, Caller, Clause, Effect, Rule, Scope, ScopeId, Unknown
 from acl.normalize import decode, encode, fingerprint, normalize
+from acl.principal import Principal
 from tests.acl.reference import may_read, plain_clause
-from tests.strategies import PRINCIPALS, REALMS, acls, callers, clauses, moments, rules, unknowns
+from tests.strategies import (
+    FAR,
+    PRINCIPALS,
+    REALMS,
+    START,
+    acls,
+    callers,
+    clauses,
+    doubtful_callers,
+    moments,
+    principals,
+    rules,
+    unknowns,
+)
 
 
 def _allows(clause: Clause, caller: Caller, at: datetime) -> bool:
@@ -162,3 +177,39 @@ def test_equal_meanings_in_two_orders_have_one_fingerprint() -> None:
     assert normalize(Clause((allow_b, allow_a, Rule(Effect.DENY, frozenset({a, c})), both))) == Clause((both, deny_c))
     assert fingerprint(Clause((allow_a, allow_b))) == fingerprint(Clause((allow_b, both)))
     assert fingerprint(Clause((both, deny_c))) != fingerprint(Clause((deny_c, both)))
+
+
+@given(acls, doubtful_callers, st.frozensets(principals), moments)
+def test_what_is_doubtful_only_denies(
+    acl: Acl | Unknown, caller: Caller, which: frozenset[Principal], at: datetime
+) -> None:
+    """Whoever is allowed with doubtful principals would be allowed with any of them held and the others not."""
+    held = replace(caller, principals=caller.principals | (caller.doubtful & which), doubtful=frozenset())
+
+    if isinstance(decide(acl, caller, at), Allowed):
+        assert isinstance(decide(acl, held, at), Allowed)
+
+
+@given(clauses, doubtful_callers, st.frozensets(principals), moments)
+def test_normalize_lets_nobody_in_whom_a_doubt_should_stop(
+    clause: Clause, caller: Caller, which: frozenset[Principal], at: datetime
+) -> None:
+    """In normal form a clause may allow where it denied, but only who would be allowed whatever is true."""
+    held = replace(caller, principals=caller.principals | (caller.doubtful & which), doubtful=frozenset())
+
+    if _allows(normalize(clause), caller, at):
+        assert _allows(clause, held, at)
+    if _allows(clause, caller, at):
+        assert _allows(normalize(clause), caller, at)
+
+
+def test_a_doubtful_principal_does_not_stop_what_does_not_deny_it() -> None:
+    """A deny of the doubtful group denies, an allow of it does not allow, and whoever holds another one is let in."""
+    sure, doubtful, other = PRINCIPALS[:3]
+    caller = Caller("u", frozenset({sure}), frozenset(REALMS), START, FAR, frozenset({doubtful}))
+    of_sure, of_doubtful = Rule(Effect.ALLOW, frozenset({sure})), Rule(Effect.ALLOW, frozenset({doubtful}))
+
+    assert not _allows(Clause((of_doubtful,)), caller, START)
+    assert not _allows(Clause((Rule(Effect.DENY, frozenset({doubtful})), of_sure)), caller, START)
+    assert _allows(Clause((of_doubtful, Rule(Effect.DENY, frozenset({other})), of_sure)), caller, START)
+    assert _allows(Clause((of_sure, Rule(Effect.DENY, frozenset({doubtful})))), caller, START)

@@ -17,10 +17,11 @@ from acl.changes import AclDrop, AclPut, Change, DocumentDrop, DocumentPut, Scop
 from acl.decide import Allowed, decide
 from acl.errors import CallerExpiredError, InvalidValueError
 from acl.model import MAX_DEPTH, NEVER, NOBODY, AclId, Caller, Clause, Effect, Rule, ScopeId, Unknown
+from acl.normalize import normalize
 from acl.principal import Principal, Realm
 from acl.readable import ReadableIndex
 from tests.acl.reference import chain, may_read, plain_clause
-from tests.strategies import FAR, MOMENTS, START, callers, clauses, moments, unknowns
+from tests.strategies import FAR, MOMENTS, START, callers, clauses, doubtful_callers, moments, unknowns
 
 _SCOPES = [ScopeId(f"s{n}") for n in range(6)]
 _ACLS = [AclId(n) for n in range(1, 9)]
@@ -106,6 +107,27 @@ def test_readable_is_decide_after_any_changes(
             for later in MOMENTS:
                 if at <= later < found.valid_until:
                     assert world.allowed(caller, later) == allowed
+
+
+@given(
+    st.lists(st.builds(AclPut, st.sampled_from(_ACLS), st.none(), clauses.map(normalize)), max_size=8),
+    st.lists(st.tuples(doubtful_callers, moments), min_size=1, max_size=4),
+)
+def test_readable_is_decide_for_callers_of_whom_something_is_doubtful(
+    puts: list[AclPut], questions: list[tuple[Caller, datetime]]
+) -> None:
+    """Of clauses in normal form, as the stored ones are, one caller after the other and as long as the answer says."""
+    index = ReadableIndex()
+    index.apply("source", puts)
+
+    for caller, at in questions:
+        found = index.readable(caller, at)
+        for later in [at, *MOMENTS]:
+            if at <= later < found.valid_until:
+                allowed = {
+                    put.acl_id for put in puts if isinstance(decide(index.acl(put.acl_id), caller, later), Allowed)
+                }
+                assert set(found.acl_ids) == allowed
 
 
 @given(st.lists(changes, max_size=40), callers, moments)

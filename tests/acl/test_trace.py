@@ -17,13 +17,13 @@ from tests import strategies
 from tests.strategies import FAR, PRINCIPALS, REALMS, START
 
 
-@given(strategies.acls, strategies.callers, strategies.moments)
+@given(strategies.acls, strategies.doubtful_callers, strategies.moments)
 def test_a_trace_says_what_decide_says(acl: Acl | Unknown, caller: Caller, at: datetime) -> None:
     """The decision of the trace is that of `decide`, details included."""
     assert trace(acl, caller, at).decision == decide(acl, caller, at)
 
 
-@given(strategies.acls, strategies.callers, strategies.moments)
+@given(strategies.acls, strategies.doubtful_callers, strategies.moments)
 def test_a_trace_has_every_clause(acl: Acl | Unknown, caller: Caller, at: datetime) -> None:
     """Those behind the first that denies, too; each as that clause alone would say."""
     found = trace(acl, caller, at)
@@ -35,12 +35,12 @@ def test_a_trace_has_every_clause(acl: Acl | Unknown, caller: Caller, at: dateti
     for step, clause in zip(found.steps, clauses, strict=True):
         if step.rule is not None:
             rule = clause.rules[step.rule]
-            assert step.principal in rule.principals & caller.principals
+            assert step.principal in rule.principals & (caller.principals | caller.doubtful)
             assert at < rule.expires_at == step.expires_at
             assert (rule.effect is Effect.ALLOW) == isinstance(step.verdict, Match)
 
 
-@given(strategies.acls, strategies.callers, strategies.moments)
+@given(strategies.acls, strategies.doubtful_callers, strategies.moments)
 def test_every_remedy_opens_its_clause(acl: Acl | Unknown, caller: Caller, at: datetime) -> None:
     """With each of the principals that it names; a clause that is open has none."""
     if isinstance(acl, Unknown):
@@ -49,13 +49,14 @@ def test_every_remedy_opens_its_clause(acl: Acl | Unknown, caller: Caller, at: d
         if isinstance(step.verdict, Match):
             assert step.remedies == ()
         for remedy in step.remedies:
-            assert remedy.leave <= caller.principals
+            assert remedy.leave <= caller.principals | caller.doubtful
             for more in remedy.hold or (None,):
                 held = (caller.principals - remedy.leave) | ({more} if more is not None else frozenset())
-                assert isinstance(judge(OWN, clause, replace(caller, principals=held), at), Match)
+                changed = replace(caller, principals=held, doubtful=caller.doubtful - remedy.leave)
+                assert isinstance(judge(OWN, clause, changed, at), Match)
 
 
-@given(strategies.clauses, strategies.callers, strategies.moments)
+@given(strategies.clauses, strategies.doubtful_callers, strategies.moments)
 def test_whatever_one_principal_more_would_open_is_named(clause: Clause, caller: Caller, at: datetime) -> None:
     """No single principal opens a clause without standing among the remedies."""
     if not isinstance(judge(OWN, clause, caller, at), Denied):
