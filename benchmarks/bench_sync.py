@@ -43,10 +43,12 @@ from benchmarks import memory
 from benchmarks.report import Report
 from connectors.base import Change, Cursor, Finding, ScanComplete, ScopeChange, Upsert
 from service.access import Access
+from service.breaker import BreakerLimits
 from service.embed import Embedder, HashEmbedder, Vectors, open_embedder, passage_tokens, tokenizer_path
 from service.extract import Extractor
 from service.keys import FileKey, create_key_file
 from service.met import Met
+from service.questions import Questions
 from service.runs import Progress
 from service.settings import EmbeddingSettings
 from service.stores.catalog import open_stores
@@ -260,16 +262,19 @@ def container(bench: Bench, path: Path) -> dict[str, object]:
     for number in range(4 * ROUNDS):
         floor.append(next(least))
         opening = bench.catalog.open_run(SOURCE, datetime.now(UTC))
+        progress = Progress(opening.run)
         walk = Walk(
             bench.catalog,
             bench.keys,
             opening,
-            Progress(opening.run),
+            progress,
             Met(),
             todo=lambda todo: None,
             mark=lambda mark: None,
             on_commit=lambda: None,
             settings="",
+            limits=BreakerLimits(),
+            questions=Questions(opening.run, progress, lambda stop: None),
         )
         # Narrower each time: somebody is out from the first.
         walk.apply(ScopeChange(_ROOT, None, allow(*range(3, 49 - number)), "/"))

@@ -1,5 +1,5 @@
 """The circuit breaker: what widens access, or removes documents, for more than a configured share of a source waits
-for a person. What narrows or withholds never comes here.
+for a person. What narrows or withholds never comes here. What widens by members of groups is left to `joins`.
 
 What a run changed is held anyway until its walk is complete (docs/adr/0004); the breaker says what may be released.
 It compares what counted last with what would count, so that a change held by one run is the same change in the next:
@@ -127,16 +127,7 @@ class Breaker:
         fresh = [ordinal for ordinal, rules in changed.items() if key_of_document(ordinal, rules) not in decided]
         count = total = 0
         if fresh_scopes or fresh:
-            below: dict[ScopeId | None, bool] = {}
-            for scope, served in documents.served_by_scope().items():
-                total += served
-                below[scope] = any(here in fresh_scopes for here in containers.around(scope))
-                count += served if below[scope] else 0
-            count += sum(
-                known.served and not below.get(known.scope, False)
-                for part in _parts(fresh)
-                for known in documents.get(part)
-            )
+            count, total = count_below(documents, containers, fresh_scopes, fresh)
         return self._verdict(StopKind.WIDENING, self._limits.max_widening, asked, count, total, decided)
 
     def purge(self, gone: Collection[int], total: int) -> Verdict:
@@ -145,6 +136,14 @@ class Breaker:
         decided = self._decided(StopKind.PURGE, asked)
         fresh = len(asked.keys() - decided.keys())
         return self._verdict(StopKind.PURGE, self._limits.max_purge, asked, fresh, total, decided)
+
+    def members(self, asked: Collection[bytes], count: Callable[[Collection[bytes]], tuple[int, int]]) -> Verdict:
+        """Say which members of groups may not be released. count: the documents that changes concern, and all."""
+        changes = {key: key for key in asked}
+        decided = self._decided(StopKind.MEMBERS, changes)
+        fresh = changes.keys() - decided.keys()
+        documents, total = count(fresh) if fresh else (0, 0)
+        return self._verdict(StopKind.MEMBERS, self._limits.max_widening, changes, documents, total, decided)
 
     def _decided(self, kind: StopKind, asked: Mapping[bytes, bytes]) -> Mapping[bytes, bool]:
         """What persons decided of that which is asked for: True when it was approved. A rejection counts more."""
@@ -184,6 +183,22 @@ class Breaker:
                 or (stop.state is StopState.REJECTED and stop.keys.isdisjoint([*asked, *asked.values()]))
             ),
         )
+
+
+def count_below(
+    documents: KnownDocuments, containers: Containers, scopes: Collection[ScopeId], own: Iterable[int]
+) -> tuple[int, int]:
+    """Count the documents with text that lie in some containers, or are among `own`, each once; and all with text."""
+    count = total = 0
+    below: dict[ScopeId | None, bool] = {}
+    for scope, served in documents.served_by_scope().items():
+        total += served
+        below[scope] = any(here in scopes for here in containers.around(scope))
+        count += served if below[scope] else 0
+    count += sum(
+        known.served and not below.get(known.scope, False) for part in _parts(own) for known in documents.get(part)
+    )
+    return count, total
 
 
 def key_of_document(ordinal: int, rules: bytes) -> bytes:

@@ -73,6 +73,17 @@ class Containers:
             known = self._known.get(scope)
             scope = None if known is None else known.parent
 
+    def ruled_by(self, digests: Collection[bytes]) -> set[ScopeId]:
+        """Return those through which one of these clauses is a way, be it now, held or the last one that counted."""
+        wanted = frozenset(digests)
+        return {
+            scope
+            for scope, known in self._known.items()
+            if known.clause in wanted
+            or not wanted.isdisjoint(known.held)
+            or (known.former is not None and known.former.clause in wanted)
+        }
+
     def is_verified(self, scope: ScopeId | None) -> bool:
         """Whether all that is stored around a document in `scope` is of this walk. What is not stored opens nothing."""
         return all(here in self._met or here not in self._known for here in self.around(scope))

@@ -28,11 +28,12 @@ from service.breaker import (
     key_of_rules,
     key_of_scope,
 )
+from service.questions import Questions
 from service.runs import Progress
 from service.stores.catalog import Catalog, Opening
 from service.stores.holds import Acls, around_container
 from service.stores.records import Counts, Problem
-from service.stores.stops import Stop, StopKind, StopState
+from service.stores.stops import StopKind
 from service.stores.writer import NOBODY
 from service.stores.writes import Known
 from service.walk import Walk
@@ -48,10 +49,7 @@ _T = TypeVar("_T")
 
 
 class Ending:
-    """Ends one walk: `finish` when the source said that it listed everything, `settle` when every text is stored.
-
-    on_held: told of what the breaker holds.
-    """
+    """Ends one walk: `finish` when the source said that it listed everything, `settle` when every text is stored."""
 
     def __init__(
         self,
@@ -61,7 +59,7 @@ class Ending:
         progress: Progress,
         limits: BreakerLimits,
         on_commit: Callable[[], None],
-        on_held: Callable[[Stop], object],
+        questions: Questions,
     ) -> None:
         self._catalog = catalog
         self._run = opening.run
@@ -70,7 +68,7 @@ class Ending:
         self._progress = progress
         self._limits = limits
         self._on_commit = on_commit
-        self._on_held = on_held
+        self._questions = questions
         self._widening: Verdict | None = None
         self._purge = Verdict()
 
@@ -182,31 +180,15 @@ class Ending:
 
     def _list(self, widening: Verdict) -> None:
         """Write down what the breaker holds now, and forget what it held and nobody asks for any more."""
-        held: list[Stop] = []
         if not any(verdict.moot or verdict.listed for verdict in (widening, self._purge)):
             return
         with self._catalog.writer(self._run.source, self._fence) as writer:
-            for kind, verdict in ((StopKind.WIDENING, widening), (StopKind.PURGE, self._purge)):
-                writer.stops.drop(verdict.moot)
-                if verdict.listed:
-                    made = Stop(
-                        "",
-                        self._run.source,
-                        kind,
-                        StopState.WAITING,
-                        verdict.documents,
-                        verdict.total,
-                        self._run.run_id,
-                        self._run.started_at,
-                        verdict.listed,
-                    )
-                    held.append(writer.stops.hold(made))
+            held = [
+                self._questions.write(writer, StopKind.WIDENING, widening),
+                self._questions.write(writer, StopKind.PURGE, self._purge),
+            ]
         for stop in held:
-            what = "more people would read" if stop.kind is StopKind.WIDENING else "would be removed"
-            detail = f"{stop.documents} of {stop.total} documents {what}: approve or reject `{stop.hold_id}`"
-            self._progress.add(Counts(), [Problem("", "held", detail)])
-            if stop.run_id == self._run.run_id:
-                self._on_held(stop)
+            self._questions.tell(stop)
 
     def _confirm_again(self) -> None:
         """Find the documents of which the source spoke twice whose stored text is that of the last word."""

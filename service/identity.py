@@ -147,7 +147,7 @@ class Identity:
             held.pop(one, None)
         held.update((one, ("supposed",)) for one in gained if one not in held)
         joined = self._groups.join(held, resolved.caller.complete)
-        return replace(resolved.caller, principals=frozenset([*held, *joined.paths]))
+        return replace(resolved.caller, principals=frozenset([*held, *joined.paths]), doubtful=joined.doubtful)
 
     def start(self) -> None:
         """Begin to follow what changes in the directories."""
@@ -272,6 +272,7 @@ class Identity:
             complete=complete,
             resolved_at=together.resolved_at,
             expires_at=min(ends) if joined.until is None else min(*ends, joined.until),
+            doubtful=joined.doubtful,
         )
         # Groups of sources are as of now, which is later than every one of these.
         as_of = min(part.as_of for part in parts.values())

@@ -65,6 +65,10 @@ class Names:
         """Name everything about a group."""
         return self._keys.name(self._source, "group facts", body)
 
+    def member(self, group: str, member: str, joins: bool) -> bytes:
+        """Name that somebody joins a group or leaves it."""
+        return self._keys.name(self._source, "member", group, member, int(joins))
+
     def scope_facts(self, parent: ScopeId | None, clause: Clause | Unknown, location: str) -> bytes:
         """Name everything about a container."""
         match clause:

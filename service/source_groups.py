@@ -6,6 +6,8 @@
    out. Only groups of sources that are configured count.
 3. A group with members of a realm that is incomplete for somebody makes its own realm incomplete for them:
    `acl.closure` spreads it.
+4. Where a change of members waits, old and new count both (docs/adr/0027): somebody belongs to a group who does by
+   either, and may, who does by one of the two alone: that lets in nobody, and denies.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ class Joined:
     left_out: sources whose groups are not known now, each with the reason, for operators.
     until: from then on it must be asked again, None: as long as nothing changes.
     verified_at: when the oldest of the passes began that `paths` rest on, None without any.
+    doubtful: what the person may belong to besides, until what waits is released.
     """
 
     paths: Mapping[Principal, tuple[str, ...]]
@@ -52,6 +55,7 @@ class Joined:
     left_out: Mapping[str, str] = field(default_factory=dict)
     until: datetime | None = None
     verified_at: datetime | None = None
+    doubtful: frozenset[Principal] = frozenset()
 
 
 class NoGroups:
@@ -70,10 +74,12 @@ class NoGroups:
 class _State:
     """Everything known at one change of the catalog.
 
+    graph: who is in which group by all that was said. waiting: who by one of two words alone.
     unknown: by source, the groups whose members are not known. sources: those that ever sent a group.
     """
 
     graph: Memberships = field(default_factory=Memberships)
+    waiting: Memberships = field(default_factory=Memberships)
     groups: dict[str, Group] = field(default_factory=dict)
     names: dict[Principal, str] = field(default_factory=dict)
     unknown: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -126,10 +132,11 @@ class SourceGroups:
                 if principal not in held:
                     first, *further = closure.path(principal)
                     paths[principal] = (*held[first], *(state.names.get(step, step.id) for step in further))
+            doubtful, complete = state.graph.beyond(closure, state.waiting)
             realms = {principal.realm for principal in paths}
             passes = [one.verified_at for name, one in state.passes.items() if own_realm(name) in realms]
             verified_at = min((one for one in passes if one is not None), default=None)
-        return Joined(paths, closure.complete, left_out, until, verified_at)
+        return Joined(paths, complete, left_out, until, verified_at, doubtful)
 
     def _current(self) -> _State:
         revision = self.settled()
@@ -137,10 +144,12 @@ class SourceGroups:
             # INVARIANT: what was applied half way says nothing: it is dropped, and read from 0 next time.
             state, self._state, self._revision = self._state, _State(), None
             with self._catalog.reader() as reader:
-                members: dict[Principal, frozenset[Principal]] = {}
+                certain: dict[Principal, frozenset[Principal]] = {}
+                doubtful: dict[Principal, frozenset[Principal]] = {}
                 for change in reader.groups_since(state.seq):
-                    _apply(state, change, members)
-                state.graph.put(members)
+                    _apply(state, change, certain, doubtful)
+                state.graph.put(certain)
+                state.waiting.put(doubtful)
                 state.passes = reader.group_passes()
                 state.seq = reader.seq
             self._state, self._revision = state, revision
@@ -177,14 +186,19 @@ def _wrong(name: str, known: Pass, unknown: int, now: datetime, limit: timedelta
     return f"the members of {unknown} groups of source `{name}` are not known" if unknown else None
 
 
-def _apply(state: _State, change: GroupChange, known: dict[Principal, frozenset[Principal]]) -> None:
-    """Take one change. known: is told who is in a group from now on."""
+def _apply(
+    state: _State,
+    change: GroupChange,
+    certain: dict[Principal, frozenset[Principal]],
+    doubtful: dict[Principal, frozenset[Principal]],
+) -> None:
+    """Take one change. certain, doubtful: are told who is in a group from now on, and who may be."""
     state.sources.add(change.source)
     before = state.groups.pop(change.id, None)
     state.unknown.get(change.source, {}).pop(change.id, None)
     found = change.group
     if before is not None and (not isinstance(found, Group) or found.principal != before.principal):
-        known[before.principal] = frozenset()
+        certain[before.principal] = doubtful[before.principal] = frozenset()
         state.names.pop(before.principal, None)
     match found:
         case None:
@@ -194,8 +208,6 @@ def _apply(state: _State, change: GroupChange, known: dict[Principal, frozenset[
         case Group(principal, members, name):
             state.groups[change.id] = found
             state.names[principal] = name
+            certain[principal], doubtful[principal] = found.certain, found.doubtful
             if isinstance(members, Unknown):
                 state.unknown.setdefault(change.source, {})[change.id] = members.reason
-                known[principal] = frozenset()
-            else:
-                known[principal] = members

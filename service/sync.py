@@ -29,6 +29,7 @@ from service.ending import Ending
 from service.errors import RemitError, SyncRunningError
 from service.keys.store import KeyStore
 from service.met import Met
+from service.questions import Questions
 from service.rules_only import RulesOnly
 from service.runs import CancelledError, Progress, StoppedError
 from service.settings import Settings
@@ -220,6 +221,7 @@ class SyncEngine:
             if resumed is not None:
                 run.progress.resume()
             met = Met(resumed)
+            questions = Questions(opening.run, run.progress, self._on_held)
             walk = Walk(
                 self._catalog,
                 self._keys,
@@ -230,9 +232,11 @@ class SyncEngine:
                 mark=lambda checkpoint: pipeline.put(checkpoint),
                 on_commit=self._on_commit,
                 settings=policy.settings,
+                limits=policy.breaker,
+                questions=questions,
                 resumed=resumed,
             )
-            ending = Ending(self._catalog, opening, walk, run.progress, policy.breaker, self._on_commit, self._on_held)
+            ending = Ending(self._catalog, opening, walk, run.progress, policy.breaker, self._on_commit, questions)
             pipeline = self._pipeline(run, opening, connector, met, ending.may_widen)
             run.on_stop(pipeline.break_off)
             run.progress.phase(Phase.READING)

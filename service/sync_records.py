@@ -20,6 +20,8 @@ def held_record(stop: Stop) -> Record:
             "run_id": stop.run_id,
             "documents": stop.documents,
             "total": stop.total,
+            # Of members of the source's own groups: how many groups. Names and people are in the sealed question alone.
+            **({"groups": len(stop.groups) + stop.more_groups} if stop.groups else {}),
         },
     )
 

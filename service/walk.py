@@ -28,15 +28,18 @@ from connectors.base import (
     ScopeChange,
     Skip,
     Upsert,
+    own_realm,
 )
 from connectors.errors import FatalError
 from service import holds
-from service.breaker import Comparison
+from service.breaker import Breaker, BreakerLimits, Comparison
 from service.containers import Containers
+from service.joins import Joins
 from service.keys.store import KeyStore
 from service.memberships import MembershipPass
 from service.met import Met
 from service.names import Names
+from service.questions import Questions
 from service.runs import Progress, Tally
 from service.stores.catalog import Catalog, Opening
 from service.stores.checkpoints import StoredCheckpoint
@@ -95,7 +98,7 @@ class Walk:
 
     todo: told of each document whose text is to do, in a pass for content. mark: told of each checkpoint, in order
     with them; what came before is stored when everything before it was done. settings: digest of what the source is
-    read by.
+    read by. limits: of the breaker, for members of groups. questions: what it asks a person.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class Walk:
         mark: Callable[[StoredCheckpoint], None],
         on_commit: Callable[[], None],
         settings: str,
+        limits: BreakerLimits,
+        questions: Questions,
         resumed: StoredCheckpoint | None = None,
     ) -> None:
         self._catalog = catalog
@@ -125,7 +130,15 @@ class Walk:
         self.containers = Containers(self._names, opening.scopes, opening.occupied, resumed)
         self.comparison = Comparison(opening.documents.clause)
         self.met = met
-        self._memberships = MembershipPass(catalog, self._names, opening, progress)
+        self._memberships = MembershipPass(
+            catalog,
+            self._names,
+            opening,
+            progress,
+            lambda stops: Breaker(limits, self.comparison, stops),
+            Joins(own_realm(self._source), self._names, self.documents, self.interned, self.containers),
+            questions,
+        )
         self._progress = progress
         self._todo = todo
         self._mark = mark

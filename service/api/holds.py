@@ -15,7 +15,11 @@ from service.executor import Executor
 from service.roles import ACCESS_ADMIN, owner_of, sees
 from service.stores.stops import Stop, StopKind, StopState
 
-_KINDS: Final = {StopKind.WIDENING: source_pb2.HOLD_KIND_WIDENING, StopKind.PURGE: source_pb2.HOLD_KIND_PURGE}
+_KINDS: Final = {
+    StopKind.WIDENING: source_pb2.HOLD_KIND_WIDENING,
+    StopKind.PURGE: source_pb2.HOLD_KIND_PURGE,
+    StopKind.MEMBERS: source_pb2.HOLD_KIND_MEMBERS,
+}
 _STATES: Final = {
     StopState.WAITING: source_pb2.HOLD_STATE_WAITING,
     StopState.APPROVED: source_pb2.HOLD_STATE_APPROVED,
@@ -90,4 +94,16 @@ def _hold(stop: Stop) -> source_pb2.Hold:
         listed_at=wire.moment(stop.listed_at),
         decided_by=stop.decided_by,
         decided_at=None if stop.decided_at is None else wire.moment(stop.decided_at),
+        groups=[
+            source_pb2.HeldGroup(
+                group=one.group,
+                name=one.name,
+                joining=one.joining,
+                leaving=one.leaving,
+                documents=one.documents,
+                examples=one.examples,
+            )
+            for one in stop.groups
+        ],
+        more_groups=stop.more_groups,
     )

@@ -36,6 +36,8 @@ def holds(
         share = f"{one.documents:,} of {one.total:,}"
         table.add_row(one.hold_id, one.source, one.kind.value, share, since(one.listed_at), escape(decision))
     out.print(table if found else "nothing is held")
+    for one in found:
+        _print_groups(one)
 
 
 def approve(ctx: typer.Context, hold_id: Id, token: Token = "", person: As = "", json: Json = False) -> None:
@@ -50,6 +52,20 @@ def reject(ctx: typer.Context, hold_id: Id, token: Token = "", person: As = "", 
     with context(ctx).admin(token, person) as admin:
         decided = admin.reject_hold(hold_id)
     _show(decided, "rejected: it stays as it is until the source says something else", json)
+
+
+def _print_groups(hold: Hold) -> None:
+    """Whose membership is held."""
+    if hold.groups:
+        out.print(f"\n[bold]{hold.hold_id}[/]  who would join, or leave what denies them, and so read more:")
+    for one in hold.groups:
+        counts = (("join", one.joining), ("leave", one.leaving))
+        steps = " and ".join(f"{count:,} would {what}" for what, count in counts if count)
+        name = f"{one.name} ({one.group})" if one.name else one.group
+        more = ", …" if one.joining + one.leaving > len(one.examples) else ""
+        out.print(f"  {escape(name)}: {steps}, {one.documents:,} documents: {escape(', '.join(one.examples))}{more}")
+    if hold.more_groups:
+        out.print(f"  and {hold.more_groups:,} other groups")
 
 
 def _show(decided: Hold, sentence: str, json: bool) -> None:

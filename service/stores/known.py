@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyroaring import BitMap
-from sqlalchemy import Connection, Engine, Select, bindparam, func, select
+from sqlalchemy import Connection, Engine, LargeBinary, Select, bindparam, func, select
 from sqlalchemy.types import UserDefinedType
 
 from acl.model import AclId, Clause, ScopeId, Unknown
+from acl.principal import Realm
 from service.stores import schema
 from service.stores.clauses import read_clause
 from service.stores.errors import storage_errors
@@ -110,6 +111,30 @@ class KnownDocuments:
                 .group_by(_DOCUMENTS.scope)
             )
             return {row.scope: row.served for row in rows.all()}
+
+    def clauses_naming(self, realm: Realm) -> dict[bytes, Clause]:
+        """Return the stored clauses that name a realm, by digest. One that is damaged lets nobody through."""
+        clauses = schema.clauses.c
+        with self._reading() as connection:
+            # Principals stand in a clause's bytes as they are: what does not hold the name need not be read.
+            wanted = select(clauses.digest, clauses.body).where(
+                func.instr(clauses.body, bindparam("realm", realm.encode(), LargeBinary)) > 0
+            )
+            read = {row.digest: read_clause(row.digest, row.body) for row in connection.execute(wanted)}
+        return {digest: found for digest, found in read.items() if isinstance(found, Clause) and realm in found.realms}
+
+    def formerly(self, digests: Collection[bytes]) -> BitMap:
+        """Return the documents that nobody reads now and whose rules that counted last are among these."""
+        found = BitMap()
+        former = schema.former.c
+        with self._reading() as connection:
+            for batch in _batches(digests):
+                wanted = select(former.ref).where(
+                    unindexed(former.source) == self._source_id, former.clause.in_(batch)
+                )
+                # Containers are remembered beside them, by ids with a slash.
+                found.update(int(ref) for ref in connection.scalars(wanted) if ref.isdecimal())
+        return found
 
     def clause(self, digest: bytes) -> Clause | Unknown:
         """Return a stored clause; one that is gone or damaged is unknown."""

@@ -1,6 +1,7 @@
 """The groups that sources have themselves: how they stand in the catalog, who writes them, and what changed of them.
 
-A group is one row, with all its members or with why they are not known: it is replaced as a whole.
+A group is one row, with all its members or with why they are not known: it is replaced as a whole. Beside them stand
+those who counted last, as long as not every difference between the two is in force (docs/adr/0027).
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ import json
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, literal, select
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from acl.model import Unknown
@@ -28,15 +29,41 @@ MEMBERSHIP: Final = "membership"
 """What the change log calls a group."""
 
 _FIELD: Final = "membership"
+_WAITING: Final = b"waiting "
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of a source, as it was sent. name: for people."""
+    """A group of a source, as it was sent. name: for people.
+
+    before: who counted last, besides whom `members` counts until every difference is released. None: nothing waits.
+    """
 
     principal: Principal
     members: frozenset[Principal] | Unknown
     name: str
+    before: frozenset[Principal] | None = None
+
+    @property
+    def certain(self) -> frozenset[Principal]:
+        """Who is in it by the old word and by the new one."""
+        if isinstance(self.members, Unknown):
+            return frozenset()
+        return self.members if self.before is None else self.members & self.before
+
+    @property
+    def doubtful(self) -> frozenset[Principal]:
+        """Who is in it by one of the two words alone."""
+        if isinstance(self.members, Unknown) or self.before is None:
+            return frozenset()
+        return self.members ^ self.before
+
+    @property
+    def counted_last(self) -> frozenset[Principal]:
+        """Who was in it before anything waited; nobody, where that was never known."""
+        if self.before is not None:
+            return self.before
+        return frozenset() if isinstance(self.members, Unknown) else self.members
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +85,27 @@ class Pass:
 
 @dataclass(frozen=True, slots=True)
 class GroupWrite:
-    """A group to store. facts: keyed hash of the body, which is what `body_of` returns."""
+    """A group to store. facts: of what was sent, see `facts_of`. body: what `body_of` returns."""
 
     id: str
     facts: bytes
     body: str
+
+
+def facts_of(group: Group, name: Callable[[str], bytes]) -> bytes:
+    """Return what tells a group from itself when the source says something else of it. name: makes a keyed hash."""
+    named = name(body_of(replace(group, before=None)))
+    return named if group.before is None else _WAITING + named
+
+
+def waits(facts: bytes) -> bool:
+    """Whether members of a group wait for something."""
+    return facts.startswith(_WAITING)
+
+
+def same_word(facts: bytes | None, sent: bytes) -> bool:
+    """Whether what is stored is what was sent, be it in force or not."""
+    return facts is not None and facts.removeprefix(_WAITING) == sent
 
 
 class Revision:
@@ -122,6 +165,24 @@ class Groups:
         self._journal = journal
         self._changing = changing
 
+    def ever_verified(self) -> bool:
+        """Whether any pass has read every group: before, none of them opens anything to anybody."""
+        table = schema.membership_passes.c
+        found = self._connection.scalar(select(table.verified_at).where(table.source == self._source_id))
+        return found is not None
+
+    def stored(self, ids: Collection[str] | None = None) -> dict[str, Group]:
+        """Return some groups, or all, by id; those that do not open are left out."""
+        table = schema.memberships.c
+        wanted = select(table.id.label("ref"), table.body, literal(self._source).label("name")).where(
+            table.source == self._source_id
+        )
+        parts = [wanted] if ids is None else [wanted.where(table.id.in_(batch)) for batch in batches(ids)]
+        made: dict[str, _Principals] = {}
+        rows = [row for part in parts for row in self._connection.execute(part)]
+        opened = {row.ref: _opened(self._sealing, row, made) for row in rows}
+        return {ref: group for ref, group in opened.items() if isinstance(group, Group)}
+
     def put(self, groups: Collection[GroupWrite]) -> None:
         """Store groups, each as a whole."""
         if groups:
@@ -176,14 +237,16 @@ class Groups:
 
 def body_of(group: Group) -> str:
     """Write a group as text; equal groups are equal texts. Members stand by realm, which saves half."""
-    if isinstance(group.members, Unknown):
-        members: object = group.members.reason
-    else:
-        by_realm: dict[str, list[str]] = {}
-        for member in sorted(group.members):
-            by_realm.setdefault(member.realm, []).append(member.id)
-        members = by_realm
-    return json.dumps({"group": group.principal.token, "members": members, "name": group.name})
+    members = group.members.reason if isinstance(group.members, Unknown) else _listed(group.members)
+    body = {"group": group.principal.token, "members": members, "name": group.name}
+    return json.dumps(body if group.before is None else {**body, "before": _listed(group.before)})
+
+
+def _listed(principals: frozenset[Principal]) -> dict[str, list[str]]:
+    by_realm: dict[str, list[str]] = {}
+    for member in sorted(principals):
+        by_realm.setdefault(member.realm, []).append(member.id)
+    return by_realm
 
 
 def known_groups(connection: Connection, source_id: int) -> dict[str, bytes]:
@@ -234,17 +297,19 @@ def _opened(sealing: Sealing, row: Any, made: dict[str, _Principals]) -> Group |
         body = json.loads(sealing.open_of_source(row.name, _FIELD, row.ref, row.body))
     except UnsealError:
         return Unknown("its row does not open")
-    found = body["members"]
-    members: frozenset[Principal] | Unknown
-    if isinstance(found, Mapping):
-        parts = []
-        for realm, ids in found.items():
-            known = made.setdefault(realm, _Principals(realm))
-            parts.append(frozenset(map(known.__getitem__, ids)))
-        members = frozenset().union(*parts) if len(parts) != 1 else parts[0]
-    else:
-        members = Unknown(found)
-    return Group(Principal.parse(body["group"]), members, body["name"])
+    found, before = body["members"], body.get("before")
+    members = _principals(found, made) if isinstance(found, Mapping) else Unknown(found)
+    return Group(
+        Principal.parse(body["group"]), members, body["name"], None if before is None else _principals(before, made)
+    )
+
+
+def _principals(listed: Mapping[str, list[str]], made: dict[str, _Principals]) -> frozenset[Principal]:
+    parts = []
+    for realm, ids in listed.items():
+        known = made.setdefault(realm, _Principals(realm))
+        parts.append(frozenset(map(known.__getitem__, ids)))
+    return frozenset().union(*parts) if len(parts) != 1 else parts[0]
 
 
 class _Principals(dict[str, Principal]):

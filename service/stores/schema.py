@@ -119,9 +119,9 @@ stops = Table(
     Column("keys", LargeBinary, nullable=False),
     Column("report", LargeBinary, nullable=False),
 )
-"""What the circuit breaker holds, until it is approved and applied, or no longer asked for. kind: `widening`, `purge`.
-keys: hashes of each change that is held. report: the state, counts, the run and who decided, sealed under the
-source's key.
+"""What the circuit breaker holds, until it is approved and applied, or no longer asked for. kind: `widening`, `purge`,
+`members`. keys: hashes of each change that is held. report: the state, counts, the run, the groups and who decided,
+sealed under the source's key.
 """
 
 acls = Table(
@@ -218,7 +218,8 @@ memberships = Table(
     Column("body", LargeBinary, nullable=False),
 )
 """Groups that sources have themselves. id: keyed hash of the group, after the source's name. facts: keyed hash of all
-that was sent. body: the group with its members, sealed under the source's key, because it names people.
+that was sent, marked where former members count besides. body: the group with its members, and the former ones, sealed
+under the source's key, because it names people.
 """
 
 membership_passes = Table(

@@ -11,7 +11,7 @@ import json
 import secrets
 import zlib
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, Final
@@ -26,10 +26,13 @@ KEY_BYTES: Final = 16
 
 
 class StopKind(Enum):
-    """What is held: rules that would let more people in, or the removal of documents."""
+    """What is held: rules that would let more people in, the removal of documents, or members of the source's groups
+    who would read more, because they join, or leave one that is denied.
+    """
 
     WIDENING = "widening"
     PURGE = "purge"
+    MEMBERS = "members"
 
 
 class StopState(Enum):
@@ -41,11 +44,26 @@ class StopState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class HeldGroup:
+    """A group of which members are held: its token, its name, how many would join and leave, and some of them by their
+    tokens. documents: how many its changes concern.
+    """
+
+    group: str
+    name: str
+    joining: int
+    leaving: int
+    documents: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Changes that are held.
 
     documents: how many they concern. total: how many documents the source had. run_id: the run that met them.
     keys: a hash of `KEY_BYTES` for each change. decided_by, decided_at: empty while it waits.
+    groups: of members, the groups with the most changes, that first. more_groups: how many others there are.
     """
 
     hold_id: str
@@ -59,6 +77,8 @@ class Stop:
     keys: frozenset[bytes]
     decided_by: str = ""
     decided_at: datetime | None = None
+    groups: tuple[HeldGroup, ...] = ()
+    more_groups: int = 0
 
 
 class Stops:
@@ -172,6 +192,8 @@ def _report(stop: Stop, sealing: Sealing) -> bytes:
         "decided_at": None if stop.decided_at is None else stop.decided_at.isoformat(),
         "state": stop.state.value,
         "keys": hashlib.sha256(_packed(stop.keys)).hexdigest(),
+        "groups": [asdict(one) for one in stop.groups],
+        "more_groups": stop.more_groups,
     }
     return sealing.seal_of_source(stop.source, "stop", stop.hold_id, json.dumps(report))
 
@@ -201,4 +223,7 @@ def _stop(row: Row[Any], sealing: Sealing) -> Stop:
         keys=frozenset(keys[start : start + KEY_BYTES] for start in range(0, len(keys), KEY_BYTES)),
         decided_by=report["decided_by"],
         decided_at=None if report["decided_at"] is None else datetime.fromisoformat(report["decided_at"]),
+        # Stops that an earlier version wrote have neither.
+        groups=tuple(HeldGroup(**{**one, "examples": tuple(one["examples"])}) for one in report.get("groups", ())),
+        more_groups=report.get("more_groups", 0),
     )

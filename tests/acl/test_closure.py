@@ -121,7 +121,9 @@ def test_what_is_certain_is_so_whichever_of_the_doubtful_memberships_are(
     data: st.DataObject,
 ) -> None:
     """With any part of them, everything certain is reached, nothing beyond the doubtful, and no realm is less known."""
-    some = {(group, member) for group, members in dict(doubtful).items() for member in members if data.draw(st.booleans())}
+    some = {
+        (group, member) for group, members in dict(doubtful).items() for member in members if data.draw(st.booleans())
+    }
     sure, maybe, true = Memberships(), Memberships(), Memberships()
     sure.put(dict(certain))
     maybe.put(dict(doubtful))

@@ -15,6 +15,7 @@ from connectors.testing.hostile import MemoryScope
 from service.breaker import BreakerLimits
 from service.ending import Ending
 from service.met import Met
+from service.questions import Questions
 from service.rules_only import RulesOnly
 from service.runs import Progress
 from service.stores.catalog import Opening
@@ -41,6 +42,7 @@ def paused(world: World) -> tuple[Walk, Ending]:
     """A run that was opened, has looked at everything, and is then paused while another one is opened."""
     opening = world.catalog.open_run(SOURCE, world.clock())
     progress = Progress(opening.run)
+    questions = Questions(opening.run, progress, lambda stop: None)
     walk = Walk(
         world.catalog,
         world.keys,
@@ -51,8 +53,10 @@ def paused(world: World) -> tuple[Walk, Ending]:
         mark=RulesOnly(world.catalog, opening).put,
         on_commit=lambda: None,
         settings="",
+        limits=BreakerLimits(),
+        questions=questions,
     )
-    ending = Ending(world.catalog, opening, walk, progress, BreakerLimits(), lambda: None, lambda stop: None)
+    ending = Ending(world.catalog, opening, walk, progress, BreakerLimits(), lambda: None, questions)
     return walk, ending
 
 

@@ -143,6 +143,7 @@ _PASSES = {number: one for one, number in PASSES.items()}
 _HOLD_KINDS = {
     source_pb2.HOLD_KIND_WIDENING: values.HoldKind.WIDENING,
     source_pb2.HOLD_KIND_PURGE: values.HoldKind.PURGE,
+    source_pb2.HOLD_KIND_MEMBERS: values.HoldKind.MEMBERS,
 }
 _HOLD_STATES = {
     source_pb2.HOLD_STATE_WAITING: values.HoldState.WAITING,
@@ -164,6 +165,11 @@ def hold(message: source_pb2.Hold) -> values.Hold:
         listed_at=moment(message.listed_at),
         decided_by=message.decided_by,
         decided_at=moment(message.decided_at) if message.HasField("decided_at") else None,
+        groups=tuple(
+            values.HeldGroup(one.group, one.name, one.joining, one.leaving, one.documents, tuple(one.examples))
+            for one in message.groups
+        ),
+        more_groups=message.more_groups,
     )
 
 

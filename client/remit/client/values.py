@@ -242,10 +242,13 @@ class SyncRunPage:
 
 
 class HoldKind(Enum):
-    """What the circuit breaker holds: rules that would open more, or the removal of documents."""
+    """What the circuit breaker holds: rules that would open more, the removal of documents, or members of the source's
+    own groups who would read more.
+    """
 
     WIDENING = "widening"
     PURGE = "purge"
+    MEMBERS = "members"
 
 
 class HoldState(Enum):
@@ -257,8 +260,26 @@ class HoldState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class HeldGroup:
+    """A group of a source of which members are held, with how many would join it and leave it.
+
+    documents: how many that concerns. examples: some of the members, by their tokens.
+    """
+
+    group: str
+    name: str
+    joining: int
+    leaving: int
+    documents: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
-    """Changes that the circuit breaker holds. decided_by, decided_at: empty while it waits."""
+    """Changes that the circuit breaker holds. decided_by, decided_at: empty while it waits.
+
+    groups: of members that are held, the groups with the most of them. more_groups: how many others there are.
+    """
 
     hold_id: str
     source: str
@@ -270,6 +291,8 @@ class Hold:
     listed_at: datetime
     decided_by: str
     decided_at: datetime | None
+    groups: tuple[HeldGroup, ...] = ()
+    more_groups: int = 0
 
 
 class Removal(Enum):

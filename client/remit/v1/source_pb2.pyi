@@ -173,6 +173,10 @@ class _HoldKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldKind.Val
     """Rules that would let more people in, or of which that cannot be excluded."""
     HOLD_KIND_PURGE: _HoldKind.ValueType  # 2
     """The removal of documents that their source does not list any more."""
+    HOLD_KIND_MEMBERS: _HoldKind.ValueType  # 3
+    """Members of groups that the source has itself: who join, and who leave a group that rules deny, while they would read
+    more by that.
+    """
 
 class HoldKind(_HoldKind, metaclass=_HoldKindEnumTypeWrapper):
     """What is held."""
@@ -183,6 +187,10 @@ HOLD_KIND_WIDENING: HoldKind.ValueType  # 1
 """Rules that would let more people in, or of which that cannot be excluded."""
 HOLD_KIND_PURGE: HoldKind.ValueType  # 2
 """The removal of documents that their source does not list any more."""
+HOLD_KIND_MEMBERS: HoldKind.ValueType  # 3
+"""Members of groups that the source has itself: who join, and who leave a group that rules deny, while they would read
+more by that.
+"""
 Global___HoldKind: _TypeAlias = HoldKind  # noqa: Y015
 
 class _HoldState:
@@ -1053,8 +1061,8 @@ Global___ListHoldsResponse: _TypeAlias = ListHoldsResponse  # noqa: Y015
 
 @_typing.final
 class Hold(_message.Message):
-    """Changes that the circuit breaker holds. While rules are held, old and new ones count both; while a removal is held,
-    nobody reads the documents.
+    """Changes that the circuit breaker holds. While rules or members are held, old and new ones count both; while a removal
+    is held, nobody reads the documents.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -1069,6 +1077,8 @@ class Hold(_message.Message):
     LISTED_AT_FIELD_NUMBER: _builtins.int
     DECIDED_BY_FIELD_NUMBER: _builtins.int
     DECIDED_AT_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    MORE_GROUPS_FIELD_NUMBER: _builtins.int
     hold_id: _builtins.str
     """The hold's id: of exactly these changes. When they become others, it is another hold."""
     source: _builtins.str
@@ -1085,6 +1095,8 @@ class Hold(_message.Message):
     """The run that met it."""
     decided_by: _builtins.str
     """The account that decided; empty while it waits."""
+    more_groups: _builtins.int
+    """How many other groups there are."""
     @_builtins.property
     def listed_at(self) -> _timestamp_pb2.Timestamp:
         """When that run began."""
@@ -1092,6 +1104,10 @@ class Hold(_message.Message):
     @_builtins.property
     def decided_at(self) -> _timestamp_pb2.Timestamp:
         """When it was decided; unset while it waits."""
+
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldGroup]:
+        """With HOLD_KIND_MEMBERS the groups with the most changes, that first; at most ten."""
 
     def __init__(
         self,
@@ -1106,14 +1122,60 @@ class Hold(_message.Message):
         listed_at: _timestamp_pb2.Timestamp | None = ...,
         decided_by: _builtins.str = ...,
         decided_at: _timestamp_pb2.Timestamp | None = ...,
+        groups: _abc.Iterable[Global___HeldGroup] | None = ...,
+        more_groups: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "listed_at", b"listed_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "decided_by", b"decided_by", "documents", b"documents", "hold_id", b"hold_id", "kind", b"kind", "listed_at", b"listed_at", "run_id", b"run_id", "source", b"source", "state", b"state", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decided_at", b"decided_at", "decided_by", b"decided_by", "documents", b"documents", "groups", b"groups", "hold_id", b"hold_id", "kind", b"kind", "listed_at", b"listed_at", "more_groups", b"more_groups", "run_id", b"run_id", "source", b"source", "state", b"state", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hold: _TypeAlias = Hold  # noqa: Y015
+
+@_typing.final
+class HeldGroup(_message.Message):
+    """A group of a source of which members are held."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    JOINING_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    """The group's token. Example: `source:crm:finance`."""
+    name: _builtins.str
+    """What people call it."""
+    joining: _builtins.int
+    """How many would join it, and read more by that."""
+    leaving: _builtins.int
+    """How many would leave it, and read more by that, because rules deny the group."""
+    documents: _builtins.int
+    """How many documents that concerns."""
+    @_builtins.property
+    def examples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Some of them, by their tokens, those who join first; at most five."""
+
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        name: _builtins.str = ...,
+        joining: _builtins.int = ...,
+        leaving: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        examples: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["documents", b"documents", "examples", b"examples", "group", b"group", "joining", b"joining", "leaving", b"leaving", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeldGroup: _TypeAlias = HeldGroup  # noqa: Y015
 
 @_typing.final
 class ApproveHoldRequest(_message.Message):

@@ -182,7 +182,8 @@ class SourceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListHolds(self, request, context):
-        """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove.
+        """Returns what the circuit breaker holds: changes by which more documents than one run may would be opened wider, by
+        their rules or by members of the source's own groups, or removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,9 @@ class SourceServiceStub:
     of it or nothing, with a record in the audit log before anything is in force.
     """
     ListHolds: _grpc.UnaryUnaryMultiCallable[_source_pb2.ListHoldsRequest, _source_pb2.ListHoldsResponse]
-    """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove."""
+    """Returns what the circuit breaker holds: changes by which more documents than one run may would be opened wider, by
+    their rules or by members of the source's own groups, or removed.
+    """
     ApproveHold: _grpc.UnaryUnaryMultiCallable[_source_pb2.ApproveHoldRequest, _source_pb2.ApproveHoldResponse]
     """Approves what is held: the next complete run applies it. Asks for the role `access-admin`, or `source-owner` for
     one's own source. NOT_FOUND when it is not held any more, or not these changes.
@@ -104,7 +106,9 @@ class SourceServiceAsyncStub(SourceServiceStub):
     of it or nothing, with a record in the audit log before anything is in force.
     """
     ListHolds: _aio.UnaryUnaryMultiCallable[_source_pb2.ListHoldsRequest, _source_pb2.ListHoldsResponse]  # type: ignore[assignment]
-    """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove."""
+    """Returns what the circuit breaker holds: changes by which more documents than one run may would be opened wider, by
+    their rules or by members of the source's own groups, or removed.
+    """
     ApproveHold: _aio.UnaryUnaryMultiCallable[_source_pb2.ApproveHoldRequest, _source_pb2.ApproveHoldResponse]  # type: ignore[assignment]
     """Approves what is held: the next complete run applies it. Asks for the role `access-admin`, or `source-owner` for
     one's own source. NOT_FOUND when it is not held any more, or not these changes.
@@ -209,7 +213,9 @@ class SourceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _source_pb2.ListHoldsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_source_pb2.ListHoldsResponse, _abc.Awaitable[_source_pb2.ListHoldsResponse]]:
-        """Returns what the circuit breaker holds: changes of more documents than one run may open wider, or remove."""
+        """Returns what the circuit breaker holds: changes by which more documents than one run may would be opened wider, by
+        their rules or by members of the source's own groups, or removed.
+        """
 
     @_abc_1.abstractmethod
     def ApproveHold(
