@@ -4,7 +4,7 @@ A group is one row with two words on who is in it, the one that counted last and
 not in both, and whom one of the two denies is denied (docs/adr/0027). Here is decided which differences end:
 1. A step is one member who joins a group or leaves it. Only a whole pass is judged, all its steps together.
 2. A step widens by a group that the member then belongs to and did not before, through however many, if a rule allows
-   it; and by one that the member does not belong to any more, if a rule denies it.
+   it; and by one that the member does not certainly belong to any more, if a rule denies it.
 3. It concerns every document with text of which such a rule is a way, be the rule in force, held or the last one that
    counted. Above the share of the source all steps that widen wait; all others end at once.
 4. What a person rejected waits also while nothing names the group.
@@ -141,7 +141,7 @@ class Joins:
 
 def _steps(groups: Iterable[Group]) -> Iterator[_Step]:
     listed = list(groups)
-    before, now = Memberships(), Memberships()
+    before, now, certain = Memberships(), Memberships(), Memberships()
     before.put({group.principal: group.counted_last for group in listed})
     # Of a group whose members are not known now, those who counted last are the best guess.
     now.put(
@@ -150,15 +150,17 @@ def _steps(groups: Iterable[Group]) -> Iterator[_Step]:
             for group in listed
         }
     )
-    # A step counts against all that the member belonged to, so that a way more to the same group is nothing new.
-    belonged, belongs = _Belonging(before), _Belonging(now)
+    certain.put({group.principal: group.certain for group in listed})
+    # Who joins by a way more to the same group is in nothing new. Who leaves by one of two ways still belongs there by
+    # the other, unless that is new itself and may never come to count.
+    belonged, belongs, stays = _Belonging(before), _Belonging(now), _Belonging(certain)
     for group in listed:
         if group.before is None or isinstance(group.members, Unknown):
             continue
         for member in group.members - group.before:
             yield _Step(group, member, True, belongs.to(group.principal) - belonged.to(member))
         for member in group.before - group.members:
-            yield _Step(group, member, False, belonged.to(group.principal) - belongs.to(member))
+            yield _Step(group, member, False, belonged.to(group.principal) - stays.to(member))
 
 
 class _Belonging:

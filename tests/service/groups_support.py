@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -13,6 +13,7 @@ from acl.principal import Principal, Realm
 from connectors.base import own_realm
 from connectors.testing.hostile import MemorySource
 from service.source_groups import SourceGroups
+from service.stores.memberships import Group
 from service.stores.records import RunState, SyncPass
 from service.stores.stops import Stop, StopState
 from tests.acl.reference import may_read, plain_clause
@@ -71,12 +72,16 @@ class Readers:
         return len(self.reads(name))
 
 
-def truth(source: MemorySource, name: str) -> set[str]:
-    """The documents that somebody may read by what the source says now, all of them without a container."""
+def truth(source: MemorySource, name: str, groups: Mapping[Principal, Collection[Principal]] | None = None) -> set[str]:
+    """The documents that somebody may read by what the source says now, or by other groups than it says.
+
+    All documents are in no container.
+    """
     held = {somebody(name), STAFF}
-    groups = source.groups or {}
+    if groups is None:
+        groups = source.groups or {}
     while True:
-        more = {group for group, members in groups.items() if members & held} - held
+        more = {group for group, members in groups.items() if not held.isdisjoint(members)} - held
         if not more:
             break
         held |= more
@@ -98,6 +103,13 @@ def listed(world: World) -> list[Stop]:
     """What is held."""
     with world.catalog.reader() as reader:
         return reader.stops(SOURCE)
+
+
+def counted_last(world: World) -> dict[Principal, frozenset[Principal]]:
+    """Who was in each group before anything waited."""
+    with world.catalog.reader() as reader:
+        found = [change.group for change in reader.groups_since(0)]
+    return {group.principal: group.counted_last for group in found if isinstance(group, Group)}
 
 
 def decide_all(world: World, state: StopState) -> list[Stop]:
