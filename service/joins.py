@@ -35,12 +35,14 @@ _SHOWN_MEMBERS: Final = 5
 class Judgement:
     """What becomes of groups, by id: as they stand from now on where that is news, and those that are gone.
 
+    unreleased: what was approved and waits on, as nobody knows now whether it is still asked for.
     held: of what a person is asked, the groups with the most steps. more: how many others there are.
     """
 
     verdict: Verdict
     groups: Mapping[str, Group]
     gone: tuple[str, ...]
+    unreleased: frozenset[bytes] = frozenset()
     held: tuple[HeldGroup, ...] = ()
     more: int = 0
 
@@ -96,10 +98,13 @@ class Joins:
             return self._count(frozenset().union(*[rules[key] for key in keys]))
 
         verdict = breaker.members(asked, count)
+        unreleased: frozenset[bytes] = frozenset()
         if any(isinstance(group.members, Unknown) for group in groups.values()):
-            # Of these nobody knows what is still asked for: what was decided goes on to count.
+            # Of these nobody knows what is still asked for: what was decided of them goes on to count.
             decided = {stop.hold_id for stop in stops if stop.state is not StopState.WAITING}
-            verdict = replace(verdict, applied=(), moot=tuple(one for one in verdict.moot if one not in decided))
+            verdict = replace(verdict, moot=tuple(one for one in verdict.moot if one not in decided))
+            approved = [stop.keys for stop in stops if stop.hold_id in verdict.applied]
+            unreleased = frozenset[bytes]().union(*approved).difference(steps)
         kept: dict[Principal, list[_Step]] = {}
         for key in verdict.kept:
             kept.setdefault(steps[key].group.principal, []).append(steps[key])
@@ -111,7 +116,7 @@ class Joins:
             asking.setdefault(steps[key].group.principal, []).append(key)
         most = sorted(asking.values(), key=lambda keys: (-len(keys), steps[keys[0]].group.principal))
         held = tuple(_held([steps[key] for key in keys], count(keys)[0]) for keys in most[:_SHOWN_GROUPS])
-        return Judgement(verdict, news, ended, held, max(len(most) - _SHOWN_GROUPS, 0))
+        return Judgement(verdict, news, ended, unreleased, held, max(len(most) - _SHOWN_GROUPS, 0))
 
     def _key(self, step: _Step) -> bytes:
         return self._names.member(step.group.principal.token, step.member.token, step.joins)

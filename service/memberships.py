@@ -133,7 +133,7 @@ class MembershipPass:
         found = self._joins.judge(self._breaker(stops), writer.groups.stored() if any_news else {}, gone, stops)
         self._put(writer, found.groups)
         writer.groups.drop(found.gone)
-        writer.stops.drop(found.verdict.applied)
+        writer.stops.spend(found.verdict.applied, found.unreleased)
         return self._questions.write(writer, StopKind.MEMBERS, found.verdict, found.held, found.more)
 
     def _put(self, writer: Writer, groups: Mapping[str, Group]) -> None:

@@ -129,9 +129,7 @@ class KnownDocuments:
         former = schema.former.c
         with self._reading() as connection:
             for batch in _batches(digests):
-                wanted = select(former.ref).where(
-                    unindexed(former.source) == self._source_id, former.clause.in_(batch)
-                )
+                wanted = select(former.ref).where(unindexed(former.source) == self._source_id, former.clause.in_(batch))
                 # Containers are remembered beside them, by ids with a slash.
                 found.update(int(ref) for ref in connection.scalars(wanted) if ref.isdecimal())
         return found

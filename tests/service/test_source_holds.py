@@ -10,6 +10,8 @@ import pytest
 from google.protobuf.message import Message
 from remit.v1 import source_pb2
 
+from acl.principal import Principal
+from connectors.base import own_realm
 from service import roles
 from service.roles import Roles
 from tests.service.harness import COMPANY, FINANCE, SALES, Service, allow, serving
@@ -121,3 +123,28 @@ async def test_nothing_is_decided_that_cannot_be_written_down(
     assert [(one["event"], one["by"]) for one in decided] == [
         ({"ApproveHold": "hold_approved", "RejectHold": "hold_rejected"}[method], "u-1007")
     ]
+
+
+async def test_members_that_are_held_are_listed_with_their_groups(tmp_path: Path) -> None:
+    """Finance joins a group of the source that reads thirty documents: whoever decides is told which, how many, who."""
+    team = Principal(own_realm(COMPANY), "team")
+    async with serving(tmp_path / "remit") as running:
+        running.source.groups = {team: {SALES}}
+        for number in range(_DOCUMENTS):
+            running.add(f"{number}", f"text {number}", allow(team))
+        running.sync()
+        running.source.groups[team].add(FINANCE)
+        running.sync()
+
+        (hold,) = await held(running)
+
+        assert (hold.kind, hold.documents, hold.more_groups) == (source_pb2.HOLD_KIND_MEMBERS, _DOCUMENTS, 0)
+        (group,) = hold.groups
+        assert (group.group, group.name, list(group.examples)) == (team.token, "team", [FINANCE.token])
+        assert (group.joining, group.leaving, group.documents) == (1, 0, _DOCUMENTS)
+
+        approve = source_pb2.ApproveHoldRequest(hold_id=hold.hold_id)
+        assert await call(running, "ApproveHold", approve, "olga") == "PERMISSION_DENIED"
+        assert await call(running, "ApproveHold", approve, "rita") == "OK"
+        running.sync()
+        assert await held(running) == []
