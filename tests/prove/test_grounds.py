@@ -234,10 +234,12 @@ def test_a_directory_file_that_somebody_else_wrote_is_theirs(tmp_path: Path) -> 
         (("", None, "alice=", "", "ou=x", ""), "`--directory-login`: expected `NAME=FILE`"),
     ],
 )
-def test_who_may_write_and_where_is_said_in_full_or_refused(given: Any, sentence: str) -> None:
+def test_who_may_write_and_where_is_said_in_full_or_refused(
+    given: tuple[str, Path | None, str, str, str, str], sentence: str
+) -> None:
     """Each mistake is one sentence; a DN is read up to its last sign."""
     with pytest.raises(StartError, match=sentence):
-        hands_of(*given, without=())
+        hands_of(*given, ())
     found = hands_of("", None, "cn=a,dc=b=file", "", "ou=x", "", ["move"])
     assert found.directory is not None
     assert (found.directory.name, found.directory.password) == ("cn=a,dc=b", FileSecret(Path("file")))

@@ -9,7 +9,9 @@ from sqlalchemy import event
 
 from acl.model import ScopeId
 from connectors.base import ScopeChange
+from service.breaker import BreakerLimits
 from service.met import Met
+from service.questions import Questions
 from service.runs import Progress
 from service.walk import Walk
 from tests.service.sync_support import SOURCE, allow, open_world
@@ -25,16 +27,19 @@ def test_a_container_s_rules_are_durable_with_one_commit_and_one_change(tmp_path
         opening = world.catalog.open_run(SOURCE, world.clock())
         with world.catalog.reader() as reader:
             before = reader.seq
+        progress = Progress(opening.run)
         walk = Walk(
             world.catalog,
             world.keys,
             opening,
-            Progress(opening.run),
+            progress,
             Met(),
             todo=lambda todo: None,
             mark=lambda mark: None,
             on_commit=lambda: None,
             settings="",
+            limits=BreakerLimits(),
+            questions=Questions(opening.run, progress, lambda stop: None),
         )
         commits: list[str] = []
 
