@@ -113,7 +113,10 @@ def run(ctx: typer.Context, name: str, tokens: Tokens, json: bool, made: Callabl
         complain(f"this could not be proved: {error}")
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        complain("this was stopped before it was proved; what was planted and changed has been put back, or is named")
+        complain(
+            "this was stopped before it was proved; what was planted and changed is put back, or named above, and the "
+            "service forgets the canaries by its next run over the source"
+        )
         raise typer.Exit(2) from None
     if result:
         raise typer.Exit(result)
@@ -148,7 +151,12 @@ def _examine(found: Context, name: str, tokens: Tokens, json: bool, made: Callab
         caller = there.person.get_caller()
         there.auditor.get_checkpoint()
         _require_same(there, tokens.name, caller.subject)
-        parts = made(there)
+        try:
+            parts = made(there)
+        except KeyboardInterrupt:
+            # A call that was broken off in the middle is never over for its channel, and closing waits for that.
+            clients.pop_all()
+            raise
         people = everybody(there, tokens.name, tokens.people)
         picture = matrix.draw(there, people, there.documents())
         signed = there.auditor.get_checkpoint()

@@ -21,7 +21,7 @@ from service.prove.report import Check, Result
 
 @contextmanager
 def putting_back(there: Deployment, changed: Sequence[Clearable], sources: Sequence[str]) -> Iterator[list[Check]]:
-    """Put back `changed`, the last first, and have the sources read again. Raises StartError.
+    """Put back `changed`, the last first, and have the sources read again, unless it is stopped. Raises StartError.
 
     Yields a list that has a check for what could not be put back, once it is over.
     """
@@ -29,6 +29,10 @@ def putting_back(there: Deployment, changed: Sequence[Clearable], sources: Seque
     with _handled(signal.SIGTERM, signal.default_int_handler):
         try:
             yield checks
+        except KeyboardInterrupt:
+            # Without a run: whoever stops it does not wait for one, and a call that was broken off may block the next.
+            _put_back(there, changed)
+            raise
         except BaseException:
             _put_back(there, changed)
             # What went wrong first is what is told.

@@ -162,15 +162,19 @@ def test_what_is_stopped_puts_everything_back(sound: Office, where: tuple[str, .
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # What runs in the background inherits that Ctrl-C is not for it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
     )
-    until = time.monotonic() + 60
-    while "remit-canary-" not in sound.feed.read_text() and not any("remit-canary-" in row for row in sound.rows):
-        assert time.monotonic() < until
-        assert proof.poll() is None
-        time.sleep(0.02)
-
-    proof.send_signal(how)
-    _, said = proof.communicate(timeout=60)
+    try:
+        until = time.monotonic() + 60
+        while "remit-canary-" not in sound.feed.read_text() and not any("remit-canary-" in row for row in sound.rows):
+            assert time.monotonic() < until
+            assert proof.poll() is None
+            time.sleep(0.02)
+        proof.send_signal(how)
+        _, said = proof.communicate(timeout=60)
+    finally:
+        proof.kill()
 
     assert proof.returncode == 2, said
     assert said.splitlines()[-1].startswith("remit: this was stopped before it was proved")
