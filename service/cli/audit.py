@@ -18,7 +18,7 @@ from service.cli.screen import out, print_json
 from service.errors import StartError
 
 if TYPE_CHECKING:
-    from remit.client.values import AuditRecord
+    from remit.client.audit_values import AuditRecord
 
     from service.audit import Opener, Verifier
     from service.settings import Settings
@@ -60,7 +60,7 @@ def show(
 
 
 def _local(asked: Context, folder: Path, response_id: str) -> tuple[AuditRecord, ...]:
-    from remit.client.values import AuditRecord, ExpiredBody
+    from remit.client.audit_values import AuditRecord, ExpiredBody
 
     from service.audit import AuditTamperedError, find
 

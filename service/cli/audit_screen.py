@@ -11,7 +11,7 @@ from rich.table import Table
 from service.cli.screen import out
 
 if TYPE_CHECKING:
-    from remit.client.values import AuditRecord
+    from remit.client.audit_values import AuditRecord
 
 
 def print_answer(found: Sequence[AuditRecord]) -> None:

@@ -12,7 +12,7 @@ from service.cli.connect import As, Json, Token, context
 from service.cli.screen import out, print_json, since
 
 if TYPE_CHECKING:
-    from remit.client.values import LegalHold
+    from remit.client.audit_values import LegalHold
 
 hold = typer.Typer(
     no_args_is_help=True, help="Legal holds: what does not expire (role `key-admin`).", rich_markup_mode=None

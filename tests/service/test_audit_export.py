@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from remit.client.values import AuditRecord, ExpiredBody, ProvenRecord
+from remit.client.audit_values import AuditRecord, ExpiredBody, ProvenRecord
 
 from service.audit import AuditKey, AuditLog, AuditReader, Received, export, remit_audit_verify, verify_stretch
 from service.audit.checkpoint import Checkpoint, Signer

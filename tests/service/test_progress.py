@@ -6,7 +6,7 @@ import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from remit.client import SyncCounts, SyncPhase, SyncProblem, SyncProgress, SyncRun, SyncState, _read, values
+from remit.client import SyncCounts, SyncPhase, SyncProblem, SyncProgress, SyncRun, SyncState, _read, source_values
 from rich.console import Console
 
 from service.api import wire
@@ -141,5 +141,5 @@ def test_what_is_said_of_a_source_arrives_at_the_client() -> None:
     )
     bare = _read.source(wire.source(SourceState(stored, timedelta(hours=1), timedelta(hours=2))))
 
-    assert (full.next_run_at, full.waits_for_a_person, full.removal) == (NOON, True, values.Removal.PURGED)
+    assert (full.next_run_at, full.waits_for_a_person, full.removal) == (NOON, True, source_values.Removal.PURGED)
     assert (bare.next_run_at, bare.waits_for_a_person, bare.removal) == (None, False, None)

@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from remit.client import values
+from remit.client import audit_values
 from remit.client._sync import _Blocking
 from remit.client.errors import error_of
 from remit.v1 import audit_pb2
@@ -24,7 +24,7 @@ class AuditorClient(_Blocking):
         super().__init__(address, **options)
         self._audit = AuditServiceStub(self._channel)
 
-    def get_audit_record(self, response_id: str) -> tuple[values.AuditRecord, ...]:
+    def get_audit_record(self, response_id: str) -> tuple[audit_values.AuditRecord, ...]:
         """Return the record of one answer, in several parts if it is very large. Raises NotFoundError."""
         request = audit_pb2.GetAuditRecordRequest(response_id=response_id)
         return _records(self._call(self._audit.GetAuditRecord, request).records)
@@ -40,7 +40,7 @@ class AuditorClient(_Blocking):
         oldest_first: bool = False,
         page_size: int = 0,
         page_token: str = "",
-    ) -> values.AuditPage:
+    ) -> audit_values.AuditPage:
         """Return a page of records.
 
         document_id: only answers with this document. person: only calls of this account or subject.
@@ -57,7 +57,7 @@ class AuditorClient(_Blocking):
             page_token=page_token,
         )
         answer = self._call(self._audit.ListAuditRecords, request)
-        return values.AuditPage(_records(answer.records), answer.next_page_token)
+        return audit_values.AuditPage(_records(answer.records), answer.next_page_token)
 
     @contextmanager
     def export_audit_records(
@@ -68,7 +68,7 @@ class AuditorClient(_Blocking):
         end_time: datetime | None = None,
         follow: bool = False,
         timeout_s: float | None = None,
-    ) -> Iterator[tuple[values.ExportHeader, Iterator[values.AuditRecord]]]:
+    ) -> Iterator[tuple[audit_values.ExportHeader, Iterator[audit_values.AuditRecord]]]:
         """Open a stretch of the log: what it is held against, and its records in order.
 
         follow: go on with new records until the block is left. timeout_s: None means no limit here.
@@ -78,7 +78,7 @@ class AuditorClient(_Blocking):
         )
         stream = self._audit.ExportAuditRecords(request, timeout=timeout_s, metadata=self._connection.metadata())
 
-        def records() -> Iterator[values.AuditRecord]:
+        def records() -> Iterator[audit_values.AuditRecord]:
             try:
                 for message in stream:
                     yield from _records(message.records.records)
@@ -90,7 +90,7 @@ class AuditorClient(_Blocking):
                 header = next(stream).header
             except grpc.RpcError as err:
                 raise error_of(err, self._connection.address) from None
-            opened = values.ExportHeader(
+            opened = audit_values.ExportHeader(
                 first_index=header.first_index,
                 stop_index=header.stop_index,
                 checkpoint=header.checkpoint,
@@ -98,7 +98,7 @@ class AuditorClient(_Blocking):
                 before=tuple(header.before),
                 behind=tuple(header.behind),
                 expiries=tuple(
-                    values.ProvenRecord(_records([one.record])[0], tuple(one.hashes)) for one in header.expiries
+                    audit_values.ProvenRecord(_records([one.record])[0], tuple(one.hashes)) for one in header.expiries
                 ),
             )
             yield opened, records()
@@ -113,21 +113,21 @@ class AuditorClient(_Blocking):
         request = audit_pb2.GetQueryTextRequest(response_id=response_id)
         return self._call(self._audit.GetQueryText, request).query
 
-    def get_checkpoint(self) -> values.SignedCheckpoint:
+    def get_checkpoint(self) -> audit_values.SignedCheckpoint:
         """Return the latest signed checkpoint. Keep it elsewhere."""
         answer = self._call(self._audit.GetCheckpoint, audit_pb2.GetCheckpointRequest())
-        return values.SignedCheckpoint(answer.checkpoint, answer.public_key)
+        return audit_values.SignedCheckpoint(answer.checkpoint, answer.public_key)
 
-    def get_inclusion_proof(self, index: int) -> values.InclusionProof:
+    def get_inclusion_proof(self, index: int) -> audit_values.InclusionProof:
         """Return the proof that record `index` is in the log. Raises NotFoundError."""
         answer = self._call(self._audit.GetInclusionProof, audit_pb2.GetInclusionProofRequest(index=index))
-        return values.InclusionProof(answer.checkpoint, answer.index, answer.leaf_hash, tuple(answer.hashes))
+        return audit_values.InclusionProof(answer.checkpoint, answer.index, answer.leaf_hash, tuple(answer.hashes))
 
-    def get_consistency_proof(self, first_size: int) -> values.ConsistencyProof:
+    def get_consistency_proof(self, first_size: int) -> audit_values.ConsistencyProof:
         """Return the proof that the log of `first_size` records only grew. Raises NotFoundError."""
         request = audit_pb2.GetConsistencyProofRequest(first_size=first_size)
         answer = self._call(self._audit.GetConsistencyProof, request)
-        return values.ConsistencyProof(answer.checkpoint, answer.first_size, tuple(answer.hashes))
+        return audit_values.ConsistencyProof(answer.checkpoint, answer.first_size, tuple(answer.hashes))
 
     def record_proof(self, proof: str, result: str, report_sha256: bytes, *, checks: int, failed: int) -> str:
         """Put the result of a `remit prove` on record, and return the record's id.
@@ -144,13 +144,13 @@ class AuditorClient(_Blocking):
         return self._call(self._audit.RecordProof, request).response_id
 
 
-def _records(messages: Sequence[audit_pb2.AuditRecord]) -> tuple[values.AuditRecord, ...]:
+def _records(messages: Sequence[audit_pb2.AuditRecord]) -> tuple[audit_values.AuditRecord, ...]:
     return tuple(
-        values.AuditRecord(
+        audit_values.AuditRecord(
             one.index,
             one.data,
             one.leaf_hash,
-            values.ExpiredBody(one.expired.record_class, date.fromisoformat(one.expired.day))
+            audit_values.ExpiredBody(one.expired.record_class, date.fromisoformat(one.expired.day))
             if one.HasField("expired")
             else None,
         )

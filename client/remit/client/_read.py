@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
-from remit.client import values
+from remit.client import audit_values, key_values, source_values, values
 from remit.v1 import access_pb2, common_pb2, custody_pb2, retrieval_pb2, source_pb2, standing_pb2
 
 
@@ -57,10 +57,10 @@ def caller(message: access_pb2.GetCallerResponse) -> values.Caller:
     )
 
 
-def source(message: source_pb2.Source) -> values.Source:
+def source(message: source_pb2.Source) -> source_values.Source:
     """Read a source."""
     verified = message.permissions_verified_at if message.HasField("permissions_verified_at") else None
-    return values.Source(
+    return source_values.Source(
         name=message.name,
         kind=message.kind,
         documents=message.documents,
@@ -78,28 +78,28 @@ def source(message: source_pb2.Source) -> values.Source:
 
 
 _REMOVALS = {
-    source_pb2.REMOVAL_STATE_PURGING: values.Removal.PURGING,
-    source_pb2.REMOVAL_STATE_PURGED: values.Removal.PURGED,
+    source_pb2.REMOVAL_STATE_PURGING: source_values.Removal.PURGING,
+    source_pb2.REMOVAL_STATE_PURGED: source_values.Removal.PURGED,
 }
 
 _STATES = {
-    source_pb2.SYNC_STATE_RUNNING: values.SyncState.RUNNING,
-    source_pb2.SYNC_STATE_SUCCEEDED: values.SyncState.SUCCEEDED,
-    source_pb2.SYNC_STATE_FAILED: values.SyncState.FAILED,
-    source_pb2.SYNC_STATE_CANCELLED: values.SyncState.CANCELLED,
+    source_pb2.SYNC_STATE_RUNNING: source_values.SyncState.RUNNING,
+    source_pb2.SYNC_STATE_SUCCEEDED: source_values.SyncState.SUCCEEDED,
+    source_pb2.SYNC_STATE_FAILED: source_values.SyncState.FAILED,
+    source_pb2.SYNC_STATE_CANCELLED: source_values.SyncState.CANCELLED,
 }
 
 
-def run(message: source_pb2.SyncRun) -> values.SyncRun:
+def run(message: source_pb2.SyncRun) -> source_values.SyncRun:
     """Read a run."""
     counts = message.counts
-    return values.SyncRun(
+    return source_values.SyncRun(
         run_id=message.run_id,
         source=message.source,
         state=_STATES[message.state],
         started_at=moment(message.started_at),
         ended_at=moment(message.ended_at) if message.HasField("ended_at") else None,
-        counts=values.SyncCounts(
+        counts=source_values.SyncCounts(
             seen=counts.seen,
             stored=counts.stored,
             unchanged=counts.unchanged,
@@ -110,7 +110,7 @@ def run(message: source_pb2.SyncRun) -> values.SyncRun:
             scopes=counts.scopes,
             remaining=counts.remaining,
         ),
-        problems=tuple(values.SyncProblem(p.location, p.reason, p.detail) for p in message.problems),
+        problems=tuple(source_values.SyncProblem(p.location, p.reason, p.detail) for p in message.problems),
         failure=message.failure,
         sync_pass=_PASSES[message.sync_pass],
         resumed=message.resumed,
@@ -119,15 +119,15 @@ def run(message: source_pb2.SyncRun) -> values.SyncRun:
 
 
 _PHASES = {
-    source_pb2.SYNC_PHASE_CONNECTING: values.SyncPhase.CONNECTING,
-    source_pb2.SYNC_PHASE_READING: values.SyncPhase.READING,
-    source_pb2.SYNC_PHASE_STORING: values.SyncPhase.STORING,
-    source_pb2.SYNC_PHASE_FINISHING: values.SyncPhase.FINISHING,
+    source_pb2.SYNC_PHASE_CONNECTING: source_values.SyncPhase.CONNECTING,
+    source_pb2.SYNC_PHASE_READING: source_values.SyncPhase.READING,
+    source_pb2.SYNC_PHASE_STORING: source_values.SyncPhase.STORING,
+    source_pb2.SYNC_PHASE_FINISHING: source_values.SyncPhase.FINISHING,
 }
 
 
-def _progress(message: source_pb2.SyncProgress) -> values.SyncProgress:
-    return values.SyncProgress(
+def _progress(message: source_pb2.SyncProgress) -> source_values.SyncProgress:
+    return source_values.SyncProgress(
         phase=_PHASES[message.phase],
         expected_documents=message.expected_documents,
         documents_per_second=message.documents_per_second,
@@ -136,25 +136,25 @@ def _progress(message: source_pb2.SyncProgress) -> values.SyncProgress:
 
 
 PASSES = {
-    values.SyncPass.CONTENT: source_pb2.SYNC_PASS_CONTENT,
-    values.SyncPass.PERMISSIONS: source_pb2.SYNC_PASS_PERMISSIONS,
+    source_values.SyncPass.CONTENT: source_pb2.SYNC_PASS_CONTENT,
+    source_values.SyncPass.PERMISSIONS: source_pb2.SYNC_PASS_PERMISSIONS,
 }
 _PASSES = {number: one for one, number in PASSES.items()}
 _HOLD_KINDS = {
-    source_pb2.HOLD_KIND_WIDENING: values.HoldKind.WIDENING,
-    source_pb2.HOLD_KIND_PURGE: values.HoldKind.PURGE,
-    source_pb2.HOLD_KIND_MEMBERS: values.HoldKind.MEMBERS,
+    source_pb2.HOLD_KIND_WIDENING: source_values.HoldKind.WIDENING,
+    source_pb2.HOLD_KIND_PURGE: source_values.HoldKind.PURGE,
+    source_pb2.HOLD_KIND_MEMBERS: source_values.HoldKind.MEMBERS,
 }
 _HOLD_STATES = {
-    source_pb2.HOLD_STATE_WAITING: values.HoldState.WAITING,
-    source_pb2.HOLD_STATE_APPROVED: values.HoldState.APPROVED,
-    source_pb2.HOLD_STATE_REJECTED: values.HoldState.REJECTED,
+    source_pb2.HOLD_STATE_WAITING: source_values.HoldState.WAITING,
+    source_pb2.HOLD_STATE_APPROVED: source_values.HoldState.APPROVED,
+    source_pb2.HOLD_STATE_REJECTED: source_values.HoldState.REJECTED,
 }
 
 
-def hold(message: source_pb2.Hold) -> values.Hold:
+def hold(message: source_pb2.Hold) -> source_values.Hold:
     """Read what the circuit breaker holds."""
-    return values.Hold(
+    return source_values.Hold(
         hold_id=message.hold_id,
         source=message.source,
         kind=_HOLD_KINDS[message.kind],
@@ -166,7 +166,7 @@ def hold(message: source_pb2.Hold) -> values.Hold:
         decided_by=message.decided_by,
         decided_at=moment(message.decided_at) if message.HasField("decided_at") else None,
         groups=tuple(
-            values.HeldGroup(one.group, one.name, one.joining, one.leaving, one.documents, tuple(one.examples))
+            source_values.HeldGroup(one.group, one.name, one.joining, one.leaving, one.documents, tuple(one.examples))
             for one in message.groups
         ),
         more_groups=message.more_groups,
@@ -174,21 +174,23 @@ def hold(message: source_pb2.Hold) -> values.Hold:
 
 
 _SEVERITIES = {
-    source_pb2.SEVERITY_INFO: values.Severity.INFO,
-    source_pb2.SEVERITY_WARNING: values.Severity.WARNING,
-    source_pb2.SEVERITY_ERROR: values.Severity.ERROR,
+    source_pb2.SEVERITY_INFO: source_values.Severity.INFO,
+    source_pb2.SEVERITY_WARNING: source_values.Severity.WARNING,
+    source_pb2.SEVERITY_ERROR: source_values.Severity.ERROR,
 }
 
 
-def check(message: source_pb2.CheckSourceResponse) -> values.Check:
+def check(message: source_pb2.CheckSourceResponse) -> source_values.Check:
     """Read what a check found."""
-    found = tuple(values.CheckFinding(_SEVERITIES[finding.severity], finding.text) for finding in message.findings)
-    return values.Check(message.ready, found)
+    found = tuple(
+        source_values.CheckFinding(_SEVERITIES[finding.severity], finding.text) for finding in message.findings
+    )
+    return source_values.Check(message.ready, found)
 
 
-def reload(message: source_pb2.ReloadSettingsResponse) -> values.Reload:
+def reload(message: source_pb2.ReloadSettingsResponse) -> source_values.Reload:
     """Read how a reload went."""
-    return values.Reload(
+    return source_values.Reload(
         message.in_force,
         tuple(message.problems),
         tuple(message.changed),
@@ -197,14 +199,14 @@ def reload(message: source_pb2.ReloadSettingsResponse) -> values.Reload:
     )
 
 
-def key_status(message: custody_pb2.GetKeyStatusResponse) -> values.KeyStatus:
+def key_status(message: custody_pb2.GetKeyStatusResponse) -> key_values.KeyStatus:
     """Read how all keys stand."""
-    return values.KeyStatus(
+    return key_values.KeyStatus(
         key_encryption_key=message.key_encryption_key,
         provider=message.provider,
         older_source_keys=message.older_source_keys,
         sources=tuple(
-            values.SourceKeys(
+            key_values.SourceKeys(
                 source=one.source,
                 documents=one.documents,
                 behind=one.behind,
@@ -222,9 +224,9 @@ def key_status(message: custody_pb2.GetKeyStatusResponse) -> values.KeyStatus:
     )
 
 
-def certificate(message: custody_pb2.ShredCertificate) -> values.ShredCertificate:
+def certificate(message: custody_pb2.ShredCertificate) -> key_values.ShredCertificate:
     """Read a certificate."""
-    return values.ShredCertificate(
+    return key_values.ShredCertificate(
         response_id=message.response_id,
         source=message.source,
         document_id=message.document_id,
@@ -238,9 +240,9 @@ def certificate(message: custody_pb2.ShredCertificate) -> values.ShredCertificat
     )
 
 
-def shred_request(message: custody_pb2.ShredRequest) -> values.ShredRequest:
+def shred_request(message: custody_pb2.ShredRequest) -> key_values.ShredRequest:
     """Read a request for shredding."""
-    return values.ShredRequest(
+    return key_values.ShredRequest(
         request_id=message.request_id,
         document_id=message.target.document_id,
         source=message.target.source,
@@ -250,9 +252,9 @@ def shred_request(message: custody_pb2.ShredRequest) -> values.ShredRequest:
     )
 
 
-def legal_hold(message: standing_pb2.LegalHold) -> values.LegalHold:
+def legal_hold(message: standing_pb2.LegalHold) -> audit_values.LegalHold:
     """Read a legal hold."""
-    return values.LegalHold(
+    return audit_values.LegalHold(
         hold_id=message.hold_id,
         placed_by=message.placed_by,
         placed_at=moment(message.placed_at),
@@ -265,9 +267,9 @@ def legal_hold(message: standing_pb2.LegalHold) -> values.LegalHold:
     )
 
 
-def stopped(message: standing_pb2.StoppedSource) -> values.StoppedSource:
+def stopped(message: standing_pb2.StoppedSource) -> audit_values.StoppedSource:
     """Read a source that is stopped."""
-    return values.StoppedSource(
+    return audit_values.StoppedSource(
         source=message.source,
         alert_id=message.alert_id,
         happened_at=moment(message.happened_at),
@@ -276,13 +278,13 @@ def stopped(message: standing_pb2.StoppedSource) -> values.StoppedSource:
     )
 
 
-def backup(message: custody_pb2.CreateBackupResponse) -> values.BackupMade:
+def backup(message: custody_pb2.CreateBackupResponse) -> key_values.BackupMade:
     """Read what was backed up."""
-    return values.BackupMade(message.backup_id, moment(message.made_at), message.files, message.size_bytes)
+    return key_values.BackupMade(message.backup_id, moment(message.made_at), message.files, message.size_bytes)
 
 
-def _backups(messages: Iterable[custody_pb2.KeyStoreBackup]) -> tuple[values.KeyStoreBackup, ...]:
-    return tuple(values.KeyStoreBackup(one.backup_id, moment(one.made_at), one.folder) for one in messages)
+def _backups(messages: Iterable[custody_pb2.KeyStoreBackup]) -> tuple[key_values.KeyStoreBackup, ...]:
+    return tuple(key_values.KeyStoreBackup(one.backup_id, moment(one.made_at), one.folder) for one in messages)
 
 
 def _chunk(message: retrieval_pb2.Chunk) -> values.Chunk:

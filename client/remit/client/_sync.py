@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
-from remit.client import _read, _read_access, access_values, values
+from remit.client import _read, _read_access, access_values, audit_values, key_values, source_values, values
 from remit.client._connect import Connection, Token
 from remit.client.errors import error_of
 from remit.v1 import access_pb2, custody_pb2, index_pb2, retrieval_pb2, source_pb2, standing_pb2
@@ -154,58 +154,60 @@ def _target(document_id: str, source: str) -> custody_pb2.ShredTarget:
 class AdminClient(_Blocking):
     """Sources, runs and keys, on the administrators' listener, for holders of the role `operator` or `key-admin`."""
 
-    def list_sources(self) -> tuple[values.Source, ...]:
+    def list_sources(self) -> tuple[source_values.Source, ...]:
         """Return every source, by name."""
         answer = self._call(self._sources.ListSources, source_pb2.ListSourcesRequest())
         return tuple(_read.source(one) for one in answer.sources)
 
-    def get_source(self, name: str) -> values.Source:
+    def get_source(self, name: str) -> source_values.Source:
         """Return one source."""
         return _read.source(self._call(self._sources.GetSource, source_pb2.GetSourceRequest(name=name)).source)
 
-    def check_source(self, name: str) -> values.Check:
+    def check_source(self, name: str) -> source_values.Check:
         """Have the service connect to a source and say what its credential can read. Stores nothing."""
         return _read.check(self._call(self._sources.CheckSource, source_pb2.CheckSourceRequest(name=name)))
 
-    def start_sync(self, name: str, sync_pass: values.SyncPass = values.SyncPass.CONTENT) -> values.SyncRun:
+    def start_sync(
+        self, name: str, sync_pass: source_values.SyncPass = source_values.SyncPass.CONTENT
+    ) -> source_values.SyncRun:
         """Open a run over a source. Raises SyncRunningError."""
         request = source_pb2.StartSyncRequest(name=name, sync_pass=_read.PASSES[sync_pass])
         return _read.run(self._call(self._sources.StartSync, request).run)
 
-    def list_holds(self, name: str = "") -> tuple[values.Hold, ...]:
+    def list_holds(self, name: str = "") -> tuple[source_values.Hold, ...]:
         """Return what the circuit breaker holds of a source, or of all, the newest first."""
         answer = self._call(self._sources.ListHolds, source_pb2.ListHoldsRequest(name=name))
         return tuple(_read.hold(one) for one in answer.holds)
 
-    def approve_hold(self, hold_id: str) -> values.Hold:
+    def approve_hold(self, hold_id: str) -> source_values.Hold:
         """Have the next complete run apply what is held (role `access-admin`, or `source-owner`)."""
         request = source_pb2.ApproveHoldRequest(hold_id=hold_id)
         return _read.hold(self._call(self._sources.ApproveHold, request).hold)
 
-    def reject_hold(self, hold_id: str) -> values.Hold:
+    def reject_hold(self, hold_id: str) -> source_values.Hold:
         """Keep what is held as it is, until the source says something else. Roles as for `approve_hold`."""
         return _read.hold(self._call(self._sources.RejectHold, source_pb2.RejectHoldRequest(hold_id=hold_id)).hold)
 
-    def get_sync_run(self, run_id: str) -> values.SyncRun:
+    def get_sync_run(self, run_id: str) -> source_values.SyncRun:
         """Return one run as it stands."""
         return _read.run(self._call(self._sources.GetSyncRun, source_pb2.GetSyncRunRequest(run_id=run_id)).run)
 
-    def list_sync_runs(self, name: str, *, page_size: int = 0, page_token: str = "") -> values.SyncRunPage:
+    def list_sync_runs(self, name: str, *, page_size: int = 0, page_token: str = "") -> source_values.SyncRunPage:
         """Return a page of the runs over a source, the newest first. page_size: up to 100; 0 is the service's own."""
         request = source_pb2.ListSyncRunsRequest(name=name, page_size=page_size, page_token=page_token)
         answer = self._call(self._sources.ListSyncRuns, request)
-        return values.SyncRunPage(tuple(_read.run(one) for one in answer.runs), answer.next_page_token)
+        return source_values.SyncRunPage(tuple(_read.run(one) for one in answer.runs), answer.next_page_token)
 
-    def cancel_sync_run(self, run_id: str) -> values.SyncRun:
+    def cancel_sync_run(self, run_id: str) -> source_values.SyncRun:
         """Tell a run to end; return it as it stands. Watch it to see its end."""
         return _read.run(self._call(self._sources.CancelSyncRun, source_pb2.CancelSyncRunRequest(run_id=run_id)).run)
 
-    def remove_source(self, name: str) -> values.Source:
+    def remove_source(self, name: str) -> source_values.Source:
         """Remove a source: withheld from now on, purged in the background. Raises NotFoundError."""
         request = source_pb2.RemoveSourceRequest(name=name)
         return _read.source(self._call(self._sources.RemoveSource, request).source)
 
-    def reload_settings(self) -> values.Reload:
+    def reload_settings(self) -> source_values.Reload:
         """Have the service read its settings again: all that differs comes into force, or nothing."""
         return _read.reload(self._call(self._sources.ReloadSettings, source_pb2.ReloadSettingsRequest()))
 
@@ -218,67 +220,69 @@ class AdminClient(_Blocking):
         to_day: str = "",
         document_id: str = "",
         person: str = "",
-    ) -> values.LegalHold:
+    ) -> audit_values.LegalHold:
         """Keep records of the audit log from expiring (role `key-admin`). What is left open holds for all."""
         request = standing_pb2.PlaceLegalHoldRequest(
             why=why, classes=classes, from_day=from_day, to_day=to_day, document_id=document_id, person=person
         )
         return _read.legal_hold(self._call(self._standing.PlaceLegalHold, request).hold)
 
-    def list_legal_holds(self) -> tuple[values.LegalHold, ...]:
+    def list_legal_holds(self) -> tuple[audit_values.LegalHold, ...]:
         """Return the holds that stand, the oldest first (role `key-admin` or `auditor`)."""
         answer = self._call(self._standing.ListLegalHolds, standing_pb2.ListLegalHoldsRequest())
         return tuple(_read.legal_hold(one) for one in answer.holds)
 
-    def lift_legal_hold(self, hold_id: str, why: str) -> values.LegalHold:
+    def lift_legal_hold(self, hold_id: str, why: str) -> audit_values.LegalHold:
         """End a hold (role `key-admin`). Raises NotFoundError."""
         request = standing_pb2.LiftLegalHoldRequest(hold_id=hold_id, why=why)
         return _read.legal_hold(self._call(self._standing.LiftLegalHold, request).hold)
 
-    def list_stopped_sources(self) -> tuple[values.StoppedSource, ...]:
+    def list_stopped_sources(self) -> tuple[audit_values.StoppedSource, ...]:
         """Return the sources whose documents are withheld because a canary was about to leave."""
         answer = self._call(self._standing.ListStoppedSources, standing_pb2.ListStoppedSourcesRequest())
         return tuple(_read.stopped(one) for one in answer.sources)
 
-    def clear_source(self, name: str, why: str) -> values.StoppedSource:
+    def clear_source(self, name: str, why: str) -> audit_values.StoppedSource:
         """Let a stopped source be read again. Raises NotFoundError."""
         request = standing_pb2.ClearSourceRequest(name=name, why=why)
         return _read.stopped(self._call(self._standing.ClearSource, request).source)
 
-    def get_key_status(self) -> values.KeyStatus:
+    def get_key_status(self) -> key_values.KeyStatus:
         """Return how all keys stand (role `key-admin`, as for all methods about keys)."""
         return _read.key_status(self._call(self._custody.GetKeyStatus, custody_pb2.GetKeyStatusRequest()))
 
-    def rotate_keys(self) -> values.Rotation:
+    def rotate_keys(self) -> key_values.Rotation:
         """Make a new key-encryption key and new wrapping keys, or finish a rotation that was broken off."""
         answer = self._call(self._custody.RotateKeys, custody_pb2.RotateKeysRequest())
-        return values.Rotation(answer.key_encryption_key, tuple(answer.retired))
+        return key_values.Rotation(answer.key_encryption_key, tuple(answer.retired))
 
     def rewrap_keys(self, limit: int = 10_000) -> int:
         """Move some keys of documents to the newest wrapping keys; return how many are left."""
         return self._call(self._custody.RewrapKeys, custody_pb2.RewrapKeysRequest(limit=limit)).remaining
 
-    def shred_document(self, document_id: str) -> values.ShredCertificate:
+    def shred_document(self, document_id: str) -> key_values.ShredCertificate:
         """Take a document away for good. Raises NotFoundError and SyncRunningError."""
         request = custody_pb2.ShredDocumentRequest(document_id=document_id)
         return _read.certificate(self._call(self._custody.ShredDocument, request).certificate)
 
-    def shred_source(self, name: str) -> values.ShredCertificate:
+    def shred_source(self, name: str) -> key_values.ShredCertificate:
         """Take all of a source away for good. Raises NotFoundError and SyncRunningError."""
         request = custody_pb2.ShredSourceRequest(name=name)
         return _read.certificate(self._call(self._custody.ShredSource, request).certificate)
 
-    def request_shredding(self, *, document_id: str = "", source: str = "") -> values.ShredRequest:
+    def request_shredding(self, *, document_id: str = "", source: str = "") -> key_values.ShredRequest:
         """Ask for a shredding that another key administrator approves. Raises NotFoundError and SecondPersonError."""
         request = custody_pb2.RequestShreddingRequest(target=_target(document_id, source))
         return _read.shred_request(self._call(self._custody.RequestShredding, request).request)
 
-    def list_shred_requests(self) -> tuple[values.ShredRequest, ...]:
+    def list_shred_requests(self) -> tuple[key_values.ShredRequest, ...]:
         """Return the requests that can be approved now, the oldest first."""
         answer = self._call(self._custody.ListShredRequests, custody_pb2.ListShredRequestsRequest())
         return tuple(_read.shred_request(one) for one in answer.requests)
 
-    def approve_shredding(self, request_id: str, *, document_id: str = "", source: str = "") -> values.ShredCertificate:
+    def approve_shredding(
+        self, request_id: str, *, document_id: str = "", source: str = ""
+    ) -> key_values.ShredCertificate:
         """Shred what somebody else asked for, and which is named again. Raises SecondPersonError and NotFoundError."""
         target = _target(document_id, source)
         request = custody_pb2.ApproveShreddingRequest(request_id=request_id, target=target)
@@ -288,7 +292,7 @@ class AdminClient(_Blocking):
         """End a request. Raises NotFoundError."""
         self._call(self._custody.WithdrawShredding, custody_pb2.WithdrawShreddingRequest(request_id=request_id))
 
-    def create_backup(self, folder: str, keys_folder: str, *, timeout_s: float = 3600.0) -> values.BackupMade:
+    def create_backup(self, folder: str, keys_folder: str, *, timeout_s: float = 3600.0) -> key_values.BackupMade:
         """Have the service back up its content and, elsewhere, its keys: absolute paths on its machine."""
         request = custody_pb2.CreateBackupRequest(folder=folder, keys_folder=keys_folder)
         try:
@@ -297,7 +301,7 @@ class AdminClient(_Blocking):
             raise error_of(err, self._connection.address) from None
         return _read.backup(made)
 
-    def rebuild_index(self, *, timeout_s: float | None = None) -> Iterator[values.Rebuild]:
+    def rebuild_index(self, *, timeout_s: float | None = None) -> Iterator[source_values.Rebuild]:
         """Make both indexes anew beside the served ones; yield how far it is, and at last how many passages there are.
 
         It goes on when nobody listens any more, and a second call follows the one that is under way.
@@ -307,13 +311,13 @@ class AdminClient(_Blocking):
         )
         try:
             for message in stream:
-                yield values.Rebuild(message.part, message.done, message.total, message.chunks)
+                yield source_values.Rebuild(message.part, message.done, message.total, message.chunks)
         except grpc.RpcError as err:
             raise error_of(err, self._connection.address) from None
         finally:
             stream.cancel()
 
-    def watch_sync_run(self, run_id: str, *, timeout_s: float | None = None) -> Iterator[values.SyncRun]:
+    def watch_sync_run(self, run_id: str, *, timeout_s: float | None = None) -> Iterator[source_values.SyncRun]:
         """Yield a run as it stands, then each change of it, until it has ended. timeout_s: None means no limit here."""
         request = source_pb2.WatchSyncRunRequest(run_id=run_id)
         stream = self._sources.WatchSyncRun(request, timeout=timeout_s, metadata=self._connection.metadata())
