@@ -1,9 +1,8 @@
 """A share through smbprotocol, only to read: listings, names with their descriptors, contents, the share's own rules.
 
-The only place that knows the library. Answers are read here from their bytes, for speed, and because the library reads
-a null DACL wrongly. No symlink and no reparse point is followed, no privilege for backups is asked for, and nothing is
-opened by a way through the name space of another server.
-Source: [MS-SMB2] 2.2.14, 2.2.33, 2.2.38; [MS-FSCC] 2.4.17 (FileIdBothDirectoryInformation), 2.6 (attributes).
+No symlink and no reparse point is followed, no privilege for backups is asked for, and nothing is opened by a way
+through the name space of another server. What a walk asks and hears, as bytes, is left to `connectors.smb.messages`.
+Source: [MS-FSCC] 2.6 (attributes).
 """
 
 from __future__ import annotations
@@ -19,17 +18,16 @@ from typing import Any, Final, Literal, TypeVar
 
 from smbprotocol.change_notify import ChangeNotifyFlags, CompletionFilter, FileSystemWatcher
 from smbprotocol.connection import Connection
-from smbprotocol.create_contexts import CreateContextName
 from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
-from smbprotocol.header import Commands
 from smbprotocol.open import CreateDisposition, CreateOptions, ImpersonationLevel, Open
 from smbprotocol.session import Session
 from smbprotocol.tree import TreeConnect
 
-from acl.dialects.ntfs import READ_ATTRIBUTES, READ_CONTROL, READ_DATA, SYNCHRONIZE
+from acl.dialects.ntfs import READ_ATTRIBUTES, READ_DATA, SYNCHRONIZE
 from connectors.errors import FatalError, RetriableError
 from connectors.notices import Noticed
-from connectors.smb import rpc, samr, srvsvc
+from connectors.smb import messages, rpc, samr, srvsvc
+from connectors.smb.messages import Entry, Look
 
 _T = TypeVar("_T")
 
@@ -58,12 +56,6 @@ _NORMAL: Final = 0x80
 _FOLDER_CLASS: Final = 37
 _LIST_BYTES: Final = 1 << 16
 _READ_BYTES: Final = 1 << 16
-_DESCRIPTOR_BYTES: Final = 1 << 16
-_OWNER_GROUP_DACL: Final = 0x7
-_SECURITY: Final = 3
-_CREATED: Final = struct.Struct("<HBBIQQQQQQII16sII")
-_CONTEXT: Final = struct.Struct("<IHHHHI")
-_ENTRY: Final = struct.Struct("<IIQQQQQQIIIBx24sHQ")
 
 # SOURCE: [MS-ERREF] 2.3.1.
 _NO_MORE_FILES: Final = 0x8000_0006
@@ -95,33 +87,6 @@ class Login:
     require_encryption: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A name in a folder, and what it led to when the folder was listed."""
-
-    name: str
-    attributes: int
-    file_id: int
-    created: int
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a name is. Times are in units of 100 ns since 1601.
-
-    descriptor: its bytes, or why they could not be read.
-    """
-
-    file_id: int
-    volume_id: int
-    created: int
-    written: int
-    changed: int
-    size: int
-    attributes: int
-    descriptor: bytes | str
-
-
 class NameFailedError(Exception):
     """A name cannot be used. reason: `unreadable`, `vanished` or `elsewhere`."""
 
@@ -132,45 +97,6 @@ class NameFailedError(Exception):
 
 class NotAdmittedError(FatalError):
     """The server knows the account, and the share does not let it in."""
-
-
-class _Message:
-    """A request as its bytes. The library's own classes take most of the time that a walk has."""
-
-    def __init__(self, command: int, body: bytes) -> None:
-        self.COMMAND: Final = command
-        self._body: Final = body
-
-    def __len__(self) -> int:
-        return len(self._body)
-
-    def pack(self) -> bytes:
-        """What follows the header."""
-        return self._body
-
-
-def _create(path: str) -> _Message:
-    """Open a name to look at it, and say which file it is. SOURCE: [MS-SMB2] 2.2.13, 2.2.13.2.9."""
-    name = path.encode("utf-16-le", errors="surrogatepass")
-    padded = name + b"\0" * (-len(name) % 8)
-    access = READ_CONTROL | READ_ATTRIBUTES | SYNCHRONIZE
-    first = (57, 0, 0, ImpersonationLevel.Impersonation, 0, 0, access, _NORMAL, _SHARE_ALL)
-    contexts_at = 64 + _CREATE.size + len(padded)
-    options = CreateOptions.FILE_OPEN_REPARSE_POINT
-    rest = (CreateDisposition.FILE_OPEN, options, 64 + _CREATE.size, len(name), contexts_at, len(_WHICH_FILE))
-    return _Message(Commands.SMB2_CREATE, _CREATE.pack(*first, *rest) + padded + _WHICH_FILE)
-
-
-_CREATE: Final = struct.Struct("<HBBIQQIIIIIHHII")
-_DISK_ID: Final[bytes] = CreateContextName.SMB2_CREATE_QUERY_ON_DISK_ID
-_WHICH_FILE: Final = struct.pack("<IHHHHI", 0, 16, 4, 0, 0, 0) + _DISK_ID + b"\0" * 4
-# Of the file that the message before it opened. SOURCE: [MS-SMB2] 2.2.37, 2.2.15.
-_THE_SAME: Final = b"\xff" * 16
-_QUERY: Final = _Message(
-    Commands.SMB2_QUERY_INFO,
-    struct.pack("<HBBIHHIII", 41, _SECURITY, 0, _DESCRIPTOR_BYTES, 0, 0, 0, _OWNER_GROUP_DACL, 0) + _THE_SAME,
-)
-_CLOSE: Final = _Message(Commands.SMB2_CLOSE, struct.pack("<HHI", 24, 0, 0) + _THE_SAME)
 
 
 class Share:
@@ -232,7 +158,7 @@ class Share:
             self._create(folder, READ_DATA | READ_ATTRIBUTES | SYNCHRONIZE, CreateOptions.FILE_DIRECTORY_FILE)
             try:
                 while data := self._listing(folder):
-                    found += _entries(data)
+                    found += messages.entries(data)
                     if len(found) > _MOST_ENTRIES:
                         raise SMBException("a listing does not end")
             finally:
@@ -409,7 +335,7 @@ class Share:
         query, _ = folder.query_directory("*", _FOLDER_CLASS, max_output=_LIST_BYTES, send=False)
         request = self._connection.send(query, self._session.session_id, self._tree.tree_connect_id)
         try:
-            return _output(self._received(request))
+            return messages.output(self._received(request))
         except SMBResponseException as err:
             if err.status in (_NO_MORE_FILES, _NO_SUCH_FILE):
                 return b""
@@ -418,7 +344,10 @@ class Share:
     def _ask(self, path: str) -> list[Any]:
         """Send one message that opens, asks for the descriptor, and closes."""
         requests: list[Any] = self._connection.send_compound(
-            [_create(path), _QUERY, _CLOSE], self._session.session_id, self._tree.tree_connect_id, related=True
+            [messages.create(path), messages.QUERY, messages.CLOSE],
+            self._session.session_id,
+            self._tree.tree_connect_id,
+            related=True,
         )
         return requests
 
@@ -436,8 +365,8 @@ class Share:
         if isinstance(queried, SMBResponseException):
             descriptor: bytes | str = f"its security descriptor cannot be read: {queried.status:#x}"
         else:
-            descriptor = _output(queried)
-        return _look(created, descriptor)
+            descriptor = messages.output(queried)
+        return messages.look(created, descriptor)
 
     def _received(self, request: Any) -> bytes:
         response = self._connection.receive(request, timeout=_TIMEOUT_S, resolve_symlinks=False)
@@ -514,52 +443,3 @@ class ShareNotices:
         except (SMBException, OSError) as err:
             raise self._lost(err) from err
         return asked
-
-
-def _output(response: bytes) -> bytes:
-    """The buffer of an answer to QUERY_INFO or QUERY_DIRECTORY; offsets count from the header, which has 64 bytes."""
-    _, offset, length = struct.unpack_from("<HHI", response)
-    found = response[offset - 64 : offset - 64 + length]
-    if len(found) != length:
-        raise SMBException("an answer is cut short")
-    return found
-
-
-def _look(response: bytes, descriptor: bytes | str) -> Look:
-    try:
-        (_, _, _, _, born, _, written, changed, _, size, attributes, _, _, offset, length) = _CREATED.unpack_from(
-            response
-        )
-        place, end = offset - 64, offset - 64 + length
-        while length:
-            after, name_at, name_length, _, data_at, data_length = _CONTEXT.unpack_from(response, place)
-            name = response[place + name_at : place + name_at + name_length]
-            if name == _DISK_ID and data_length >= 16:
-                file_id, volume_id = struct.unpack_from("<QQ", response, place + data_at)
-                return Look(file_id, volume_id, born, written, changed, size, attributes, descriptor)
-            if not after or place + after >= end:
-                break
-            place += after
-    except struct.error as err:
-        raise SMBException("an answer is cut short") from err
-    raise SMBException("the server gives files no numbers")
-
-
-def _entries(data: bytes) -> Iterator[Entry]:
-    place = 0
-    try:
-        while True:
-            after, _, created, _, _, _, _, _, attributes, length, _, _, _, _, file_id = _ENTRY.unpack_from(data, place)
-            start = place + _ENTRY.size
-            name = data[start : start + length].decode("utf-16-le", errors="surrogatepass")
-            # A server that could name a way out of the folder would lead the walk anywhere.
-            if name not in (".", "..") and not set(name) & {"\\", "/", "\0"}:
-                yield Entry(name, attributes, file_id, created)
-            if not after:
-                return
-            if after < _ENTRY.size:
-                # INVARIANT: each entry is behind the one before, so that reading ends after as many as have room.
-                raise SMBException("a listing is damaged: entries lie in each other")
-            place += after
-    except (struct.error, UnicodeDecodeError) as err:
-        raise SMBException("a listing is damaged") from err

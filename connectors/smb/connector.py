@@ -34,8 +34,9 @@ from connectors.errors import ConnectorError, FatalError, RetriableError, Skippa
 from connectors.media_types import UNKNOWN, media_type
 from connectors.notices import Watch
 from connectors.posix.names import display
-from connectors.smb.client import DIRECTORY, REPARSE_POINT, Entry, Look, NameFailedError, Share
+from connectors.smb.client import DIRECTORY, REPARSE_POINT, NameFailedError, Share
 from connectors.smb.local_groups import LocalGroups
+from connectors.smb.messages import Entry, Look
 from connectors.smb.rules import SHARE, Rules, Translator
 
 _SINCE_1601: Final = datetime(1601, 1, 1, tzinfo=UTC)

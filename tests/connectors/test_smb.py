@@ -25,9 +25,10 @@ from acl.principal import Principal
 from connectors.base import Change, Connector, ScopeChange, Skip, Upsert
 from connectors.errors import RetriableError, SkippableError
 from connectors.registry import OptionError, build
-from connectors.smb import client, rpc, srvsvc
-from connectors.smb.client import DIRECTORY, REPARSE_POINT, Entry, Look, NameFailedError
+from connectors.smb import client, messages, rpc, srvsvc
+from connectors.smb.client import DIRECTORY, REPARSE_POINT, NameFailedError
 from connectors.smb.connector import Smb
+from connectors.smb.messages import Entry, Look
 from connectors.smb.rules import AD, BITS, SHARE, Translator
 from connectors.testing.contract import CONNECTOR_CHECKS, World
 from tests.acl import descriptors
@@ -211,7 +212,7 @@ def test_a_listing_names_only_what_is_in_the_folder() -> None:
     """A hostile server cannot name a way out of the folder; names that are no Unicode are names too."""
     data = listing(".", "..", "a.txt", "..\\b", "c/d", "e\0f", "\ud800.txt")
 
-    found = list(client._entries(data))
+    found = list(messages.entries(data))
 
     assert found == [Entry("a.txt", 0x20, 102, 7), Entry("\ud800.txt", 0x20, 106, 7)]
 
@@ -224,11 +225,11 @@ def test_damaged_answers_are_errors_of_the_connection(data: bytes, place: int, v
     for answer_ in (data, bytes(damaged)):
         read = 0
         with suppress(SMBException):
-            for _ in client._entries(answer_):
+            for _ in messages.entries(answer_):
                 read += 1
         assert read <= len(answer_) // 104
         with suppress(SMBException):
-            client._look(answer_, b"")
+            messages.look(answer_, b"")
 
 
 class EndlessShare(client.Share):
@@ -281,8 +282,8 @@ def test_a_listing_whose_entries_lie_in_each_other_is_damaged(after: int) -> Non
     bad = struct.pack("<I", after) + good[4:]
 
     with pytest.raises(SMBException):
-        list(client._entries(bad))
-    assert len(list(client._entries(good))) == 500
+        list(messages.entries(bad))
+    assert len(list(messages.entries(good))) == 500
 
 
 # A share in memory.
