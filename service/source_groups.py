@@ -6,8 +6,8 @@
    out. Only groups of sources that are configured count.
 3. A group with members of a realm that is incomplete for somebody makes its own realm incomplete for them:
    `acl.closure` spreads it.
-4. Where a change of members waits, old and new count both (docs/adr/0027): somebody belongs to a group who does by
-   either, and may, who does by one of the two alone: that lets in nobody, and denies.
+4. Where a change of members waits, old and new count both (docs/adr/0027): whoever belongs to a group by both does,
+   whoever belongs to it by one of them alone may: that lets nobody in, and denies.
 """
 
 from __future__ import annotations
