@@ -38,10 +38,11 @@ _BATCH: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class BreakerLimits:
-    """Which share of a source's documents one run may open wider, and remove. 1: any."""
+    """Which share of a source's documents one run may open wider by rules, remove, and open by members. 1: any."""
 
     max_widening: float = 0.2
     max_purge: float = 0.2
+    max_joining: float = 0.2
     least: int = LEAST
 
     def holds(self, share: float, documents: int, total: int) -> bool:
@@ -143,7 +144,7 @@ class Breaker:
         decided = self._decided(StopKind.MEMBERS, changes)
         fresh = changes.keys() - decided.keys()
         documents, total = count(fresh) if fresh else (0, 0)
-        return self._verdict(StopKind.MEMBERS, self._limits.max_widening, changes, documents, total, decided)
+        return self._verdict(StopKind.MEMBERS, self._limits.max_joining, changes, documents, total, decided)
 
     def _decided(self, kind: StopKind, asked: Mapping[bytes, bytes]) -> Mapping[bytes, bool]:
         """What persons decided of that which is asked for: True when it was approved. A rejection counts more."""

@@ -67,7 +67,7 @@ __all__ = [
 _MAX_BYTES: Final = 1024 * 1024
 
 _AGES: Final = ("max_permissions_age", "max_memberships_age", "max_content_age")
-_SHARES: Final = ("max_widening", "max_purge")
+_SHARES: Final = ("max_widening", "max_joining", "max_purge")
 _OF_A_SOURCE: Final = frozenset({"name", "kind", *_AGES, *_SHARES, "every", "permissions_every", "watch", "canaries"})
 """What the service reads of a source; the rest is its connector's."""
 
@@ -113,7 +113,8 @@ class SourceSettings:
     max_permissions_age, max_content_age: past them, since the latest complete run that read rules, or texts too, the
     source's documents are withheld. schedule: None when only people start runs.
     max_memberships_age: past it nobody knows who is in the groups that the source has itself.
-    max_widening, max_purge: which share of its documents a run may open wider, or remove, without being approved.
+    max_widening, max_joining, max_purge: which share of its documents a run may open wider by rules, or by members of
+    the source's own groups, or remove, without being approved.
     canaries: patterns of the locations of documents that nobody may ever be given.
     """
 
@@ -125,6 +126,7 @@ class SourceSettings:
     schedule: Schedule | None = None
     max_content_age: timedelta = timedelta(days=30)
     max_widening: float = 0.2
+    max_joining: float = 0.2
     max_purge: float = 0.2
     canaries: tuple[str, ...] = ()
     places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -412,6 +414,7 @@ def _source(one: Field) -> SourceSettings:
         kind=kind,
         **ages,
         max_widening=shares.get("max_widening", 0.2),
+        max_joining=shares.get("max_joining", shares.get("max_widening", 0.2)),
         max_purge=shares.get("max_purge", 0.2),
         options={key: value.plain() for key, value in options.items()},
         schedule=_schedule(entries, ages.items()),

@@ -69,7 +69,7 @@ def policy_of(settings: Settings, name: str) -> Policy:
     # What an interrupted run met must not be half as old as it may become before it is complete.
     read_by = json.dumps([version("remit-server"), source.kind, dict(source.options)], sort_keys=True, default=str)
     return Policy(
-        BreakerLimits(source.max_widening, source.max_purge),
+        BreakerLimits(source.max_widening, source.max_purge, source.max_joining),
         source.max_permissions_age / 2,
         sha256(read_by.encode()).hexdigest(),
     )

@@ -52,7 +52,7 @@ FAULTS: Final = ("kill", "full", "hang", "lie", "partial", "gone")
 _BROKEN_RUNS: Final = 2
 _STATEMENTS: Final = 420
 _PATIENCE_S: Final = 60
-_POLICY: Final = Policy(BreakerLimits(max_widening=0.3, max_purge=0.3, least=8))
+_POLICY: Final = Policy(BreakerLimits(max_widening=0.3, max_purge=0.3, max_joining=0.3, least=8))
 _TEAM: Final = ScopeId("team")
 
 

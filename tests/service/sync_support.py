@@ -29,7 +29,7 @@ SOURCE: Final = "company"
 REALM: Final = realm("posix", "corp")
 EPOCH: Final = datetime(2026, 1, 1, tzinfo=UTC)
 DIMENSION: Final = 64
-FREE: Final = Policy(BreakerLimits(max_widening=1.0, max_purge=1.0))
+FREE: Final = Policy(BreakerLimits(max_widening=1.0, max_purge=1.0, max_joining=1.0))
 
 
 def person(number: int) -> Principal:

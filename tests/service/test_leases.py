@@ -124,4 +124,12 @@ def test_the_settings_name_both_leases_and_both_shares(tmp_path: Path) -> None:
     path = tmp_path / "remit.yaml"
     path.write_text(GOOD)
     one = load(path).sources[0]
-    assert (one.max_content_age, one.max_widening, one.max_purge) == (timedelta(days=30), 0.2, 0.2)
+    assert (one.max_content_age, one.max_widening, one.max_joining, one.max_purge) == (
+        timedelta(days=30),
+        0.2,
+        0.2,
+        0.2,
+    )
+    for given, wanted in (("max_widening: 0.5", 0.5), ("max_widening: 0.1\n    max_joining: 1", 1.0)):
+        path.write_text(GOOD.replace("    kind: ", f"    {given}\n    kind: ", 1))
+        assert load(path).sources[0].max_joining == wanted, "as rules, unless it is set"

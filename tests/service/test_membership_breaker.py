@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ from tests.service.groups_support import (
 from tests.service.sync_support import World, everything, open_world
 
 MANY, FEW = 30, 6
-POLICY = Policy(BreakerLimits(max_widening=0.2, max_purge=0.2, least=8))
+POLICY = Policy(BreakerLimits(max_widening=0.2, max_purge=0.2, max_joining=0.2, least=8))
 CROWD = [f"p{number:02}" for number in range(12)]
 
 
@@ -103,6 +104,25 @@ def test_who_joins_what_reads_much_waits_and_who_leaves_is_out(
     assert (group.joining, group.leaving, group.documents) == (len(CROWD) + 1, 0, MANY)
     assert group.examples == tuple(sorted(one.token for one in groups(world)[TEAM])[:5])
     assert world.finished[-1].problems[-1].reason == "held"
+
+
+def test_members_and_rules_have_a_share_each(tmp_path: Path) -> None:
+    """Where people join every day nobody is asked about them; rules that open as much are held all the same."""
+    policy = Policy(replace(POLICY.breaker, max_joining=1.0))
+    with open_world(tmp_path, policy=policy) as world:
+        world.source.scopes.clear()
+        world.source.groups = {TEAM: people(["alice"])}
+        fill(world, "team", MANY, of(TEAM))
+        sync(world)
+        groups(world)[TEAM] |= people(["bob"])
+        sync(world)
+        readers = Readers(world)
+        assert (readers.count("bob"), listed(world)) == (MANY, [])
+
+        fill(world, "team", MANY, of(TEAM, STAFF))
+        sync(world)
+        assert [stop.kind for stop in listed(world)] == [StopKind.WIDENING]
+        assert (readers.count("bob"), readers.count("dora")) == (MANY, 0)
 
 
 def test_who_joins_what_reads_little_is_in_with_the_pass(world: World, readers: Readers) -> None:
