@@ -25,7 +25,7 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from benchmarks.report import Report
 from service.authn import Authenticator, TokenRefusedError
-from service.issuers import IssuerSettings, KeyFile
+from service.sections.issuers import IssuerSettings, KeyFile
 from tests.service.harness import Service, serving
 
 SEED = 20261125

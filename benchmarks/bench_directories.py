@@ -35,12 +35,12 @@ from connectors.directories.ldap_client import Endpoint, LdapAccess
 from connectors.directories.sids import sid_text
 from connectors.secret import FileSecret
 from service.authn import Subject
-from service.directories import DirectorySettings
 from service.errors import UnauthenticatedError
-from service.identity import Identity
-from service.lookups import Keeping
-from service.roles import Roles
-from service.source_groups import SourceGroups
+from service.identity.directories import DirectorySettings
+from service.identity.lookups import Keeping
+from service.identity.resolver import Identity
+from service.identity.roles import Roles
+from service.identity.source_groups import SourceGroups
 from tests.service.sync_support import SOURCE, open_world
 from tests.support import samba, slapd
 

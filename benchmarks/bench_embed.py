@@ -29,8 +29,8 @@ import yaml
 from numpy.typing import NDArray
 
 from benchmarks.report import Report
-from service.chunk import Chunker
-from service.embed import MAX_PASSAGE_TOKENS, ModelEmbedder, _bundled
+from service.embed.embedder import MAX_PASSAGE_TOKENS, ModelEmbedder, _bundled
+from service.text.chunk import Chunker
 
 SEED = 20261125
 PASSAGES = 16

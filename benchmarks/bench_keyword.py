@@ -27,7 +27,7 @@ from pyroaring import BitMap
 from benchmarks.report import Report
 from service.index.keyword import AddTerms, KeywordIndex
 from service.index.postings import Postings, Segment
-from service.terms import TermHash
+from service.text.terms import TermHash
 
 SEED: Final = 20261125
 VOCABULARY: Final = 400_000

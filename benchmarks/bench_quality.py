@@ -26,14 +26,14 @@ from pyroaring import BitMap
 
 from benchmarks.report import Report
 from connectors.media_types import media_type
-from service.chunk import Chunker
 from service.demo import layout, people
-from service.embed import MAX_PASSAGE_TOKENS, _bundled, open_embedder
-from service.extract import Extractor
-from service.fuse import fuse
+from service.embed.embedder import MAX_PASSAGE_TOKENS, _bundled, open_embedder
 from service.index.postings import K1, USUAL_LENGTH, B, Postings, impacts
+from service.search.fuse import fuse
 from service.settings import EmbeddingSettings
-from service.terms import TermHash, passage_terms, query_terms
+from service.text.chunk import Chunker
+from service.text.extract import Extractor
+from service.text.terms import TermHash, passage_terms, query_terms
 from tests.demo.test_layout import READERS
 
 SEED: Final = 20261125

@@ -34,15 +34,16 @@ from remit.client import Client, NotFoundError
 
 from benchmarks.report import Report
 from connectors.filesystem import Filesystem
-from service import devissuer, initial
-from service.embed import Embedder, Vectors, open_embedder, passage_tokens, tokenizer_path
-from service.extract import Extractor
+from service import devissuer
+from service.embed.embedder import Embedder, Vectors, open_embedder, passage_tokens, tokenizer_path
 from service.keys import FileKey
+from service.sections import initial
 from service.settings import EmbeddingSettings, load
 from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
 from service.stores.records import RunState, StoredRun
-from service.sync import SyncEngine
+from service.sync.engine import SyncEngine
+from service.text.extract import Extractor
 
 SEED = 20261122
 USERS = 12

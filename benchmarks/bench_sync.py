@@ -42,21 +42,21 @@ from acl.model import Clause, ScopeId
 from benchmarks import memory
 from benchmarks.report import Report
 from connectors.base import Change, Cursor, Finding, ScanComplete, ScopeChange, Upsert
-from service.access import Access
-from service.breaker import BreakerLimits
-from service.embed import Embedder, HashEmbedder, Vectors, open_embedder, passage_tokens, tokenizer_path
-from service.extract import Extractor
+from service.access.index import Access
+from service.embed.embedder import Embedder, HashEmbedder, Vectors, open_embedder, passage_tokens, tokenizer_path
 from service.keys import FileKey, create_key_file
-from service.met import Met
-from service.questions import Questions
-from service.runs import Progress
 from service.settings import EmbeddingSettings
 from service.stores.catalog import open_stores
 from service.stores.folder import open_folder
 from service.stores.records import RunState, SyncPass
-from service.sync import Policy, SyncEngine
-from service.texts import Extractor as Extracts
-from service.walk import Walk
+from service.sync.breaker import BreakerLimits
+from service.sync.engine import Policy, SyncEngine
+from service.sync.met import Met
+from service.sync.questions import Questions
+from service.sync.runs import Progress
+from service.sync.texts import Extractor as Extracts
+from service.sync.walk import Walk
+from service.text.extract import Extractor
 from tests.service.sync_support import FREE, ParagraphExtractor, allow, caller
 
 SOURCE: Final = "company"

@@ -50,7 +50,7 @@ def measure(*, quick: bool) -> Metrics:
 
 async def _measure(documents: int, seconds: float) -> Metrics:
     from service.authn import Authenticator
-    from service.callers import Callers
+    from service.identity.callers import Callers
     from service.index.planner import Tuning
     from tests.service.harness import EVERYBODY, FINANCE, SALES, allow, serving
 

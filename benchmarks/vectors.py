@@ -49,7 +49,7 @@ def real(count: int = 8_000) -> Vectors:
     """Embeddings of paragraphs from Python's standard library by the bundled model; shuffled, shape (count, 384)."""
     path = cache() / f"real-{count}.npy"
     if not path.exists():
-        from service.embed import ModelEmbedder
+        from service.embed.embedder import ModelEmbedder
 
         texts = sorted(set(_paragraphs()))
         random.Random(SEED).shuffle(texts)

@@ -1,6 +1,6 @@
 """File names to the media types that are read: the same on every machine, and the one list of them.
 
-Content is never guessed: a file that lies about its name is corrupt. How each type is read is `service.readers`.
+Content is never guessed: a file that lies about its name is corrupt. How each type is read is `service.text.readers`.
 """
 
 from __future__ import annotations

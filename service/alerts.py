@@ -24,11 +24,11 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from service import durable_file, key_file
 from service.audit import AuditLog, Kind, record
 from service.audit.standing import Stop
-from service.audit_settings import Alert, WebhookAlert
 from service.errors import AuditUnavailableError, StartError
+from service.files import durable_file, key_file
+from service.sections.audit import Alert, WebhookAlert
 
 _EVERY_S: Final = 0.2
 _FIRST_PAUSE_S: Final = 1.0

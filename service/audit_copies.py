@@ -12,7 +12,7 @@ from service.audit.anchor import Anchor, Anchors, FileAnchor, SyslogAnchor
 from service.audit.forward import FileSink, Forwarder, Sink, SyslogSink
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader
-from service.audit_settings import AuditSettings, Export, FileExport
+from service.sections.audit import AuditSettings, Export, FileExport
 
 
 def start(

@@ -18,9 +18,10 @@ from jwt.algorithms import OKPAlgorithm
 
 from connectors.directories.base import DirectoryError
 from connectors.directories.static import StaticDirectory
-from service import directories, durable_file, key_file, strict_json
 from service.errors import StartError
-from service.issuers import IssuerSettings, KeyFile
+from service.files import durable_file, key_file, strict_json
+from service.identity import directories
+from service.sections.issuers import IssuerSettings, KeyFile
 from service.settings import Settings
 
 LIFETIME: Final = timedelta(minutes=15)

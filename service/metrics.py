@@ -2,7 +2,7 @@
 
 No label has a person, a document, a place or a word of anybody: methods, reasons, and names from the configuration
 alone. No number belongs to one caller. What is counted over documents that somebody may not read is for administrators,
-which is why it is served apart from callers (`service.observing`).
+which is why it is served apart from callers (`service.sections.observing`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from service.access import SourceAge
+from service.access.index import SourceAge
 from service.errors import RemitError, StartError
-from service.listeners import Address
-from service.shadow import Measured
+from service.search.shadow import Measured
+from service.sections.listeners import Address
 
 log = structlog.get_logger()
 

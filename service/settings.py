@@ -21,31 +21,25 @@ from acl.principal import Principal, realm
 from connectors import yaml_file
 from connectors.base import of_source
 from connectors.yaml_file import Field, YamlFileError
-from service import (
-    audit_settings,
-    directories,
-    issuers,
-    key_settings,
-    limits,
-    listeners,
-    observing,
-    roles,
-    service_accounts,
-)
-from service.audit_settings import AuditSettings
-from service.directories import DirectorySettings, Link
+from service import limits
 from service.errors import StartError
+from service.identity import directories, roles
+from service.identity.directories import DirectorySettings, Link
 from service.index import qdrant_settings
 from service.index.planner import MAX_BITS, Tuning
 from service.index.qdrant_settings import QdrantSettings
-from service.issuers import IssuerSettings
-from service.key_settings import KeySettings
 from service.limits import CallLimits
-from service.listeners import Address, Listen, Tls
-from service.mistakes import Mistakes, MistakesError
-from service.observing import ObserveSettings
-from service.schedules import Schedule
-from service.service_accounts import ServiceAccount
+from service.sections import audit as audit_settings
+from service.sections import issuers, listeners, observing, service_accounts
+from service.sections import keys as key_settings
+from service.sections.audit import AuditSettings
+from service.sections.issuers import IssuerSettings
+from service.sections.keys import KeySettings
+from service.sections.listeners import Address, Listen, Tls
+from service.sections.mistakes import Mistakes, MistakesError
+from service.sections.observing import ObserveSettings
+from service.sections.service_accounts import ServiceAccount
+from service.sync.schedules import Schedule
 
 __all__ = [
     "Address",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from remit.v1 import access_pb2
 
+from service.access.checks import Checks
 from service.api import wire, wire_access
 from service.api.evidence import CheckEvidence
 from service.api.pages import PageTokens
 from service.api.wrapper import Call, Reply
-from service.checks import Checks
 from service.errors import NotFoundError
 from service.executor import Executor
-from service.search import Retrieval
+from service.search.engine import Retrieval
 
 
 class AccessServicer:

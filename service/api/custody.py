@@ -10,12 +10,12 @@ from remit.v1 import custody_pb2
 
 from service.api import wire
 from service.api.wrapper import Call, Reply
-from service.approvals import Approvals, ShredRequest, Target
-from service.backup import Backups, TargetError
 from service.errors import InvalidRequestError
 from service.executor import Executor
 from service.keys import Backup, Custody, Status
-from service.shred import Certificate
+from service.upkeep.approvals import Approvals, ShredRequest, Target
+from service.upkeep.backup import Backups, TargetError
+from service.upkeep.shred import Certificate
 
 MAX_REWRAP: Final = 100_000
 

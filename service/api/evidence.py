@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from remit.v1 import access_pb2, audit_pb2, custody_pb2, retrieval_pb2, review_pb2, source_pb2, standing_pb2
 
 from acl.decide import Allowed
+from service.access.checks import Checked
 from service.api.arrivals import Arrivals
 from service.api.floods import Floods
 from service.api.methods import METHODS
@@ -25,12 +26,11 @@ from service.audit.call import About, Actor, Asked, Authority, Call, Pass, Retur
 from service.audit.key import AuditKey
 from service.audit.record import Kind, Record
 from service.authn import TokenRefusedError
-from service.callers import Current
-from service.checks import Checked
 from service.errors import AuditUnavailableError
+from service.identity.callers import Current
 from service.limits import RateLimitedError
-from service.reading import Passage
-from service.search import Answer, Query, Trace
+from service.search.engine import Answer, Query, Trace
+from service.search.reading import Passage
 
 log = structlog.get_logger()
 

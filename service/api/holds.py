@@ -12,7 +12,7 @@ from service.api import wire
 from service.api.wrapper import Call, Reply
 from service.errors import NotFoundError
 from service.executor import Executor
-from service.roles import ACCESS_ADMIN, owner_of, sees
+from service.identity.roles import ACCESS_ADMIN, owner_of, sees
 from service.stores.stops import Stop, StopKind, StopState
 
 _KINDS: Final = {

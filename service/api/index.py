@@ -11,7 +11,7 @@ from remit.v1 import index_pb2
 
 from service.api.wrapper import Call, Stream
 from service.errors import SearchUnavailableError
-from service.rebuild import Rebuilds
+from service.upkeep.rebuild import Rebuilds
 
 _POLL_S: Final = 0.2
 

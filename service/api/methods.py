@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from service.roles import ACCESS_ADMIN, AUDITOR, CONTENT_AUDITOR, KEY_ADMIN, OPERATOR, SOURCE_OWNER, kind
+from service.identity.roles import ACCESS_ADMIN, AUDITOR, CONTENT_AUDITOR, KEY_ADMIN, OPERATOR, SOURCE_OWNER, kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""RetrievalService: each method checks its request, asks `service.search`, and writes the answer."""
+"""RetrievalService: each method checks its request, asks `service.search.engine`, and writes the answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from service.api import wire
 from service.api.evidence import ReadingEvidence, SearchEvidence
 from service.api.wrapper import Call, Reply
 from service.executor import Executor
-from service.search import Retrieval
+from service.search.engine import Retrieval
 
 
 class RetrievalServicer:

@@ -6,17 +6,17 @@ from collections.abc import Callable, Sequence
 
 from remit.v1 import review_pb2
 
+from service.access.audience import Audience
+from service.access.grants import Grants
+from service.access.preview import Preview
+from service.access.review import Review
 from service.api import wire, wire_access, wire_review
 from service.api.evidence import CheckEvidence, HeldEvidence
 from service.api.pages import PageTokens
 from service.api.wrapper import Call, Reply
-from service.audience import Audience
 from service.errors import InvalidRequestError
 from service.executor import Executor
-from service.grants import Grants
-from service.preview import Preview
-from service.review import Review
-from service.roles import AUDITOR, sees
+from service.identity.roles import AUDITOR, sees
 
 
 class ReviewServicer:

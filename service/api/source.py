@@ -17,7 +17,7 @@ from service.api.wrapper import Call, Reply, Stream
 from service.configuration import Reloaded
 from service.errors import InvalidRequestError, NotFoundError
 from service.executor import Executor
-from service.roles import sees
+from service.identity.roles import sees
 from service.stores.records import RunState, StoredRun
 
 _POLL_S: Final = 0.2

@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from service.errors import StartError
-from service.listeners import Tls
+from service.sections.listeners import Tls
 
 log = structlog.get_logger()
 

@@ -15,15 +15,15 @@ from remit.v1 import access_pb2, common_pb2, custody_pb2, retrieval_pb2, source_
 
 from acl.principal import Principal
 from connectors.base import Finding, Level
-from service.access import SourceAge
+from service.access.index import SourceAge
 from service.api.sources import SourceState
-from service.approvals import Target
-from service.callers import Current
 from service.configuration import Reloaded
 from service.errors import InvalidRequestError
-from service.reading import DocumentView, Passage
-from service.search import Answer, Freshness, Mode, Query
+from service.identity.callers import Current
+from service.search.engine import Answer, Freshness, Mode, Query
+from service.search.reading import DocumentView, Passage
 from service.stores.records import Live, Phase, Removal, RunState, StoredRun, SyncPass
+from service.upkeep.approvals import Target
 
 MAX_QUERY_BYTES: Final = 8192
 MAX_LIMIT: Final = 100

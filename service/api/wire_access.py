@@ -11,12 +11,12 @@ from acl.decide import Denied
 from acl.model import NEVER
 from acl.principal import Principal
 from acl.trace import Remedy, Step
+from service.access.checks import Checked, Explained, Explanation, Page, Standing, Why, why
+from service.access.review import Held, Person
 from service.api import wire
-from service.callers import Current
-from service.checks import Checked, Explained, Explanation, Page, Standing, Why, why
 from service.errors import InvalidRequestError
-from service.reading import DocumentView
-from service.review import Held, Person
+from service.identity.callers import Current
+from service.search.reading import DocumentView
 
 MAX_DOCUMENTS: Final = 100
 MAX_PAGE: Final = 1000

@@ -11,12 +11,12 @@ from remit.v1 import retrieval_pb2, review_pb2
 from acl.errors import InvalidValueError
 from acl.model import NEVER, Effect, Rule
 from acl.principal import Principal
+from service.access.audience import NamedClause, Readership, Reads
+from service.access.checks import Places
+from service.access.grants import UsedGrant
+from service.access.preview import ClauseChange, Consequence, Outlook
 from service.api import wire, wire_access
-from service.audience import NamedClause, Readership, Reads
-from service.checks import Places
 from service.errors import InvalidRequestError
-from service.grants import UsedGrant
-from service.preview import ClauseChange, Consequence, Outlook
 
 _SHOWN: Final = 50
 """Principals of a rule that are listed; the others are counted."""

@@ -43,7 +43,6 @@ from service.api.methods import METHODS, Rule
 from service.api.status import DETAILS_KEY, Failure, failure_of
 from service.api.under_way import UnderWay
 from service.authn import Credentials, Subject
-from service.callers import Current
 from service.deadline import DeadlinePassedError, within
 from service.errors import (
     AuditUnavailableError,
@@ -54,6 +53,7 @@ from service.errors import (
     UnauthenticatedError,
 )
 from service.executor import Executor
+from service.identity.callers import Current
 from service.keys.provider import ProviderError
 from service.limits import Meter
 from service.stores.errors import StorageError
@@ -134,7 +134,7 @@ class Authenticate(Protocol):
 
 
 class Resolve(Protocol):
-    """What resolves a subject: `service.callers.Callers`."""
+    """What resolves a subject: `service.identity.callers.Callers`."""
 
     def resolve(self, subject: Subject) -> Current:
         """Return the caller. Blocking. Raises UnauthenticatedError and DirectoryUnavailableError."""

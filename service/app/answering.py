@@ -6,7 +6,12 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 
 from connectors.directories.base import ATTRIBUTES
-from service import condition, secret_options
+from service import condition
+from service.access.audience import Audience
+from service.access.checks import Checks
+from service.access.grants import Grants
+from service.access.preview import Preview
+from service.access.review import People, Review
 from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
@@ -25,26 +30,22 @@ from service.app.ground import Ground
 from service.app.indexes import Indexes
 from service.app.running import App
 from service.app.syncing import Syncing
-from service.approvals import Approvals
-from service.audience import Audience
 from service.authn import Authenticator
-from service.backup import Backups
-from service.checks import Checks
-from service.embed import Embedder
+from service.embed.embedder import Embedder
 from service.executor import Executor
-from service.grants import Grants
 from service.keys import Custody
 from service.limits import Meter
 from service.metrics import Metrics, State
-from service.preview import Preview
-from service.rebuild import Rebuilds
-from service.rerank import ModelReranker
-from service.review import People, Review
-from service.search import Retrieval
+from service.search.engine import Retrieval
+from service.search.rerank import ModelReranker
+from service.search.shadow import Shadow
+from service.sections import secret_options
 from service.settings import Settings
-from service.shadow import Shadow
-from service.shred import Shredder
 from service.traces import open_traces
+from service.upkeep.approvals import Approvals
+from service.upkeep.backup import Backups
+from service.upkeep.rebuild import Rebuilds
+from service.upkeep.shred import Shredder
 
 
 def open_answering(

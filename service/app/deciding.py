@@ -6,17 +6,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 
-from service import leases
-from service.access import Access
+from service.access.index import Access
 from service.api.gate import Gate
 from service.app.ground import Ground
-from service.callers import Callers
 from service.canaries import Patterns, Stops
-from service.identity import Identity
-from service.lookups import Keeping
-from service.roles import Roles
+from service.identity.callers import Callers
+from service.identity.lookups import Keeping
+from service.identity.resolver import Identity
+from service.identity.roles import Roles
+from service.identity.source_groups import SourceGroups
 from service.settings import Settings
-from service.source_groups import SourceGroups
+from service.sync import leases
 
 
 @dataclass(frozen=True, slots=True)

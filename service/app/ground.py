@@ -9,15 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from connectors.directories.base import Directory, Watched
-from service import audit_copies, audit_keys, directories, secret_options
+from service import audit_copies, audit_keys
 from service.app.ahead import Ahead
 from service.audit import AuditKey, AuditLog, AuditReader, Bodies
 from service.audit.retention import Retention
 from service.configuration import Configuration, Make
-from service.embed import tokenizer_path
+from service.embed.embedder import tokenizer_path
+from service.identity import directories
 from service.keys import open_provider
 from service.keys.store import KeyStore
 from service.keys.watch import KeyWatch
+from service.sections import secret_options
 from service.settings import Settings
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder

@@ -19,12 +19,12 @@ from service.index.follow import Follower, RenewingFollower, follow
 from service.index.generations import VectorGenerations, WordGenerations
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed, term_hash
 from service.keys import open_provider
-from service.purge import Purge
-from service.rebuild import InPlace, Renewable
 from service.settings import Settings, SettingsError
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
-from service.terms import TermHash
+from service.text.terms import TermHash
+from service.upkeep.purge import Purge
+from service.upkeep.rebuild import InPlace, Renewable
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from service.app.running import App
 from service.app.syncing import open_syncing
 from service.authn import Authenticator
 from service.configuration import Make
-from service.embed import Embedder, open_embedder
+from service.embed.embedder import Embedder, open_embedder
 from service.errors import StartError
 from service.settings import Settings, SettingsError, SourceSettings
 

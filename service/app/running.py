@@ -20,7 +20,7 @@ from service.audit import AuditLog
 from service.authn import Authenticator
 from service.configuration import Configuration
 from service.settings import Address, Settings
-from service.source_runs import SourceRuns
+from service.sync.source_runs import SourceRuns
 
 log = structlog.get_logger()
 

@@ -7,21 +7,21 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from connectors.base import Connector
-from service import leases
 from service.app.ground import Ground
 from service.app.indexes import Indexes
 from service.audit import Record, run_record
-from service.domains import require_domain
-from service.embed import Embedder, passage_tokens
-from service.extract import Extractor
-from service.leases import LeaseWatch
-from service.removal import Removals
+from service.embed.embedder import Embedder, passage_tokens
+from service.identity.domains import require_domain
 from service.settings import Settings
-from service.source_holds import SourceHolds
-from service.source_runs import SourceRuns
 from service.stores.records import RunState, StoredRun
-from service.sync import SyncEngine, policy_of
-from service.sync_records import held_record, lease_record
+from service.sync import leases
+from service.sync.engine import SyncEngine, policy_of
+from service.sync.leases import LeaseWatch
+from service.sync.records import held_record, lease_record
+from service.sync.removal import Removals
+from service.sync.source_holds import SourceHolds
+from service.sync.source_runs import SourceRuns
+from service.text.extract import Extractor
 
 
 @dataclass(frozen=True, slots=True)

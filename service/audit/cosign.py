@@ -19,9 +19,9 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from service import durable_file, key_file
 from service.audit.checkpoint import NoteError
 from service.errors import StartError
+from service.files import durable_file, key_file
 
 _COSIGNATURE: Final = b"\x04"
 _NAME: Final = re.compile(r"[^\s+\x00-\x1f\x7f]{1,200}")

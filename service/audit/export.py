@@ -16,8 +16,8 @@ from datetime import date
 from pathlib import Path
 from typing import Final, Protocol
 
-from service import durable_file
 from service.errors import RemitError, StartError
+from service.files import durable_file
 
 FORMAT: Final = 2
 """Of an export: what `remit-audit-verify` reads."""

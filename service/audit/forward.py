@@ -18,11 +18,11 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from service import durable_file
 from service.audit.errors import AuditTamperedError
 from service.audit.ocsf import line
 from service.audit.reading import AuditReader, Entry
 from service.audit.record import parse
+from service.files import durable_file
 
 _EVERY_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 60.0

@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from service import durable_file, key_file
 from service.audit.checkpoint import NoteError, Signer, Verifier
 from service.errors import StartError
+from service.files import durable_file, key_file
 from service.keys.envelope import UnsealError, associated, seal, unseal
 
 

@@ -22,7 +22,6 @@ from typing import Final
 
 import structlog
 
-from service import lock_file
 from service.audit import segments
 from service.audit.bodies import Bodies
 from service.audit.checkpoint import Checkpoint, Signer
@@ -32,6 +31,7 @@ from service.audit.record import SALT_BYTES, Envelope, Kind, Record, envelope, p
 from service.audit.standing import Standing
 from service.audit.verify import Scan, scan
 from service.errors import AuditUnavailableError, StartError
+from service.files import lock_file
 
 _BATCH: Final = 256
 _MAX_WAITING: Final = 10_000

@@ -16,8 +16,8 @@ from typing import Final
 
 import rfc8785
 
-from service import strict_json
 from service.audit.errors import RecordError
+from service.files import strict_json
 
 FORMAT: Final = 2
 SALT_BYTES: Final = 16

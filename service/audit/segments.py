@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from service import durable_file
 from service.audit.bodies import is_whole
 from service.audit.merkle import HASH_BYTES
 from service.audit.record import MAX_BYTES
+from service.files import durable_file
 
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 _LENGTH_BYTES: Final = 4

@@ -19,11 +19,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from service import durable_file, lock_file
 from service.audit.checkpoint import Checkpoint, NoteError, Verifier
 from service.audit.cosign import Cosigner
 from service.audit.merkle import verify_consistency
 from service.errors import RemitError, StartError
+from service.files import durable_file, lock_file
 
 Prove = Callable[[int], tuple[bytes, Sequence[bytes]]]
 """Asks the log for a checkpoint and the proof that its first so many records are the beginning of it."""

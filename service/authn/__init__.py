@@ -1,4 +1,4 @@
-"""From a credential to a subject. What the subject belongs to is `service.identity`."""
+"""From a credential to a subject. What the subject belongs to is `service.identity.resolver`."""
 
 from service.authn.authenticator import Authenticator, Credentials
 from service.authn.subject import Subject, TokenRefusedError

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from service.authn.subject import Acting, TokenRefusedError
-from service.issuers import IssuerSettings
+from service.sections.issuers import IssuerSettings
 
 CHAIN: Final = 3
 

@@ -31,8 +31,8 @@ from service.authn.fetch import FetchError, KeyFetcher
 from service.authn.key_sets import FileKeys, KeySet, PublishedKeys, UnknownKeyError
 from service.authn.subject import Subject, TokenRefusedError, text_claim
 from service.errors import StartError
-from service.issuers import IssuerSettings, KeyFile, KeyServer
-from service.service_accounts import ServiceAccount
+from service.sections.issuers import IssuerSettings, KeyFile, KeyServer
+from service.sections.service_accounts import ServiceAccount
 
 _TLS: Final = "TLSv1.3"
 _SIGNED: Final = jwt.PyJWS()

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from acl.principal import Principal
 from service.authn.subject import OnBehalf, Subject, TokenRefusedError, text_claim
-from service.service_accounts import ServiceAccount
+from service.sections.service_accounts import ServiceAccount
 
 ISSUER: Final = "client-certificate"
 """Stands in records where for a token its issuer stands."""
@@ -73,7 +73,7 @@ class ServiceAccounts:
     def on_behalf(self, certificate: ClientCertificate, value: str, now: datetime) -> Subject:
         """Return the person that the service names. Raises TokenRefusedError: it is none, or may name nobody.
 
-        Whether it may name this person is found out when the person's groups are known: `service.callers`.
+        Whether it may name this person is found out when the person's groups are known: `service.identity.callers`.
         """
         service = self.subject(certificate, now)
         account = self._account(certificate)

@@ -12,9 +12,9 @@ from typing import Final
 
 import httpx2
 
-from service import strict_json
 from service.authn import keys
-from service.issuers import KeyServer
+from service.files import strict_json
+from service.sections.issuers import KeyServer
 
 TIMEOUT_S: Final = 5.0
 _MAX_REDIRECTS: Final = 3

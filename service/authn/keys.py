@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from service import strict_json
-from service.issuers import ALGORITHMS
+from service.files import strict_json
+from service.sections.issuers import ALGORITHMS
 
 MAX_BYTES: Final = 256 * 1024
 _MAX_KEYS: Final = 200

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from service import strict_json
 from service.authn.certificates import ClientCertificate
 from service.authn.subject import TokenRefusedError, text_claim
-from service.issuers import IssuerSettings
+from service.files import strict_json
+from service.sections.issuers import IssuerSettings
 
 SKEW: Final = timedelta(seconds=60)
 MAX_BYTES: Final = 16 * 1024

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import lock_file
 from service.cli.connect import As, Json, Token, context
 from service.cli.screen import out, print_json
+from service.files import lock_file
 
 if TYPE_CHECKING:
-    from service.backup import Made
     from service.settings import Settings
+    from service.upkeep.backup import Made
 
 Keys = Annotated[
     Path, typer.Option("--keys", help="A new folder for the keys, kept apart from the content.", show_default=False)
@@ -57,11 +57,11 @@ def _alone(settings: Settings, folder: Path, keys_folder: Path) -> Made:
 
     from service import offline
     from service.audit import AuditKey
-    from service.backup import Backups
     from service.errors import StartError
     from service.keys import Custody, open_provider
     from service.stores.catalog import open_stores
     from service.stores.folder import open_folder
+    from service.upkeep.backup import Backups
 
     if not (settings.data / "catalog.sqlite").exists():
         raise StartError(f"there is nothing to back up in `{settings.data}`")
@@ -94,9 +94,9 @@ def restore(
 
     With the key store that is there in place of its backup, what was shredded since the backup stays shredded.
     """
-    from service import restore as work
     from service.audit import AuditKey
     from service.keys import open_provider
+    from service.upkeep import restore as work
 
     settings = context(ctx).settings
     done = work.restore(

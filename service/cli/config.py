@@ -14,7 +14,7 @@ from service.cli.connect import As, Json, Token, context
 from service.cli.doctor import Result
 from service.cli.screen import complain, out, print_json
 from service.errors import RemitError, StartError
-from service.key_settings import KeySettings
+from service.sections.keys import KeySettings
 from service.settings import DirectorySettings, Settings, SettingsError, load
 
 app = typer.Typer(no_args_is_help=True, help="The settings: check them, reload them.", rich_markup_mode=None)
@@ -71,7 +71,7 @@ def reload(ctx: typer.Context, token: Token = "", person: As = "", json: Json = 
 
 def _check(path: Path, connect: bool) -> tuple[list[Result], list[Result]]:
     """What is wrong with the settings, and what those answer whom they name."""
-    from service import secret_options
+    from service.sections import secret_options
 
     try:
         settings = secret_options.bound(load(path))
@@ -90,9 +90,9 @@ def _check(path: Path, connect: bool) -> tuple[list[Result], list[Result]]:
 def _files(settings: Settings) -> Iterator[Result]:
     """What is wrong with the options, and with the files that the settings name."""
     from connectors import registry
-    from service import leases
     from service.audit import AuditKey
     from service.authn import Authenticator
+    from service.sync import leases
 
     for one in settings.sources:
         try:
@@ -121,7 +121,7 @@ def _catalog(settings: Settings) -> Path:
 def _directory(one: DirectorySettings, base: Path) -> None:
     """Read the file of a directory that is one; nothing is asked of any other."""
     from connectors.directories.base import Telling
-    from service import directories
+    from service.identity import directories
 
     directory = directories.build(one, base)
     why = directory.failure() if isinstance(directory, Telling) else None

@@ -34,7 +34,8 @@ def check(
 ) -> None:
     """Connect to every directory and say what can be read there. Exit code 1 when something must be done."""
     from connectors.directories.base import DirectoryError, Finding, Watched
-    from service import directories, secret_options
+    from service.identity import directories
+    from service.sections import secret_options
 
     settings = secret_options.bound(context(ctx).settings)
     found: dict[str, list[Finding]] = {}

@@ -16,11 +16,11 @@ from typing import Final, Literal
 import typer
 from rich.markup import escape
 
-from service import lock_file
 from service.cli.connect import Context, Json, context
 from service.cli.screen import out, print_json
 from service.devissuer import private_key_path
 from service.errors import RemitError, StartError
+from service.files import lock_file
 from service.settings import Address, Settings
 
 _FREE_BYTES: Final = 2 * 2**30
@@ -56,7 +56,7 @@ def show(results: Iterable[Result]) -> None:
 
 
 def _results(found: Context) -> Iterator[Result]:
-    from service import secret_options
+    from service.sections import secret_options
 
     settings = found.settings
     yield Result("ok", f"settings: {settings.file}")
@@ -79,8 +79,8 @@ def _results(found: Context) -> Iterator[Result]:
 
 def _keys(settings: Settings) -> Iterator[Result]:
     from service.audit import AuditKey
-    from service.key_settings import FileProvider
     from service.keys import open_provider
+    from service.sections.keys import FileProvider
 
     for what, opened in (
         ("key-encryption key", lambda: open_provider(settings.keys).close()),
@@ -100,7 +100,7 @@ def _sealed(settings: Settings) -> Iterator[Result]:
     from connectors.secret import SecretError
     from service.keys import open_provider
     from service.keys.sealed import read_blob
-    from service.secret_options import sealed
+    from service.sections.secret_options import sealed
 
     found = list(sealed(settings))
     if not found:
@@ -163,7 +163,7 @@ def _output(*command: str) -> str:
 
 
 def _model(settings: Settings) -> Iterator[Result]:
-    from service.embed import passage_tokens, tokenizer_path
+    from service.embed.embedder import passage_tokens, tokenizer_path
 
     if settings.embedding.kind == "hash":
         yield Result("warning", "model", "`embedding: {kind: hash}` finds words, not meaning: it is for tests")
@@ -180,7 +180,7 @@ def issuer_results(settings: Settings) -> Iterator[Result]:
     import asyncio
 
     from service.authn import Authenticator
-    from service.issuers import KeyFile
+    from service.sections.issuers import KeyFile
 
     for one in settings.issuers:
         what = f"issuer `{one.issuer}`"
@@ -197,7 +197,7 @@ def issuer_results(settings: Settings) -> Iterator[Result]:
 def directory_results(settings: Settings) -> Iterator[Result]:
     """Ask every directory."""
     from connectors.directories.base import DirectoryUnavailableError, UnknownSubjectError, Watched
-    from service import directories
+    from service.identity import directories
 
     for one in settings.directories:
         what = f"directory `{one.name}`"

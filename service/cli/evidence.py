@@ -20,7 +20,7 @@ def at_rest(json: Json = False) -> None:
 
     Your own data is not touched.
     """
-    from service import at_rest as drill
+    from service.upkeep import at_rest as drill
 
     if not json:
         err.print("ingesting random words in a deployment of its own, and searching every byte that it writes …")

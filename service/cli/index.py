@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from service import lock_file
 from service.cli.connect import As, Context, Json, Token, context
 from service.cli.screen import err, out, print_json
+from service.files import lock_file
 from service.index.planner import Tuning
 
 app = typer.Typer(no_args_is_help=True, help="Make the vector index anew, and measure for it.", rich_markup_mode=None)

@@ -24,7 +24,7 @@ def init(
     json: Json = False,
 ) -> None:
     """Write commented settings, two example people, and every key that a first start needs."""
-    from service import initial
+    from service.sections import initial
 
     files = initial.write(folder)
     if json:

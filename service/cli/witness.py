@@ -31,9 +31,9 @@ def init(
     key: KeyFile = Path("witness.key"),
 ) -> None:
     """Make the key of a witness, and its public half beside it."""
-    from service import durable_file
     from service.audit.checkpoint import NoteError
     from service.audit.cosign import Cosigner
+    from service.files import durable_file
 
     public = key.with_suffix(".pub")
     if key.exists() or public.exists():

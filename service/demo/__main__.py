@@ -19,7 +19,6 @@ from typing import Final
 from remit.client import RemitError, SyncState
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from service import facl
 from service.demo import layout, people
 from service.demo.evidence import audit, closed
 from service.demo.question import QUESTION, ask, on_disk
@@ -28,6 +27,7 @@ from service.demo.revocations import ENTRY, FOLDER, revoke, sync
 from service.demo.screen import BrokenClaimError, Screen
 from service.demo.stage import Stage, StageError
 from service.errors import StartError
+from service.files import facl
 
 WHO: Final = ("alice", "bob", "grace")
 

@@ -17,7 +17,6 @@ from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from service import facl
 from service.demo.people import (
     ENGINEERING,
     ERIN,
@@ -30,7 +29,8 @@ from service.demo.people import (
     SALES,
     STAFF,
 )
-from service.facl import Entry
+from service.files import facl
+from service.files.facl import Entry
 
 _REMOVAL_S: Final = 5.0
 IDS: Final = range(20001, 21000)

@@ -15,9 +15,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from service import facl
 from service.demo import people
 from service.demo.screen import BrokenClaimError, Screen
+from service.files import facl
 
 QUESTION: Final = "What discount was approved for Helios, and what does it do to the margin?"
 

@@ -7,12 +7,12 @@ from typing import Final
 
 from remit.client import SyncRun, SyncState
 
-from service import facl
 from service.demo import people
 from service.demo.calls import Outcome
 from service.demo.question import OPEN_TO_ALL, QUESTION, Found, documents
 from service.demo.screen import BrokenClaimError, Screen
 from service.demo.stage import Stage
+from service.files import facl
 
 FOLDER: Final = "Sales/Helios"
 ENTRY: Final = facl.group(people.SALES, "r-x")

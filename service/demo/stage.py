@@ -17,10 +17,11 @@ from typing import Final
 
 from remit.client import AdminClient, Client, SearchResult, SyncRun
 
-from service import devissuer, initial, settings
+from service import devissuer, settings
 from service.demo import layout, people
 from service.demo.calls import Calls
 from service.demo.layout import Layout
+from service.sections import initial
 
 SOURCE: Final = "company"
 OPERATOR: Final = "oskar"

@@ -1,7 +1,7 @@
 """What every vector index speaks: the items of the catalog's feed go in, permitted candidates come out.
 
 An index is derived from the catalog and holds no text, no title and no principal: vectors, by the rows of their
-chunks. It proposes; `service.search` decides on the catalog.
+chunks. It proposes; `service.search.engine` decides on the catalog.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import AbstractBitMap
 
+from service.embed.turns import Turns
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import Add, Candidate, FeedItem, InvalidVectorError, Proposal, Remove
 from service.index.planner import SearchPath, Tuning, plan
 from service.process import Child, ChildCrashedError, ChildError, ChildRefusedError
-from service.turns import Turns
 
 _START_S: Final = 900.0
 """How long the process may take to read all vectors and make their codes: about half a minute a million."""

@@ -31,7 +31,7 @@ import numpy as np
 import qdrant_edge as qe
 from pyroaring import AbstractBitMap, BitMap
 
-from service import durable_file, lock_file
+from service.files import durable_file, lock_file
 from service.index.codes import Codes, Rows, Vectors
 from service.index.graph import Graph
 from service.index.vectors import FullVectors, Hit

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import AbstractBitMap
 
-from service import durable_file
 from service.errors import SearchUnavailableError
+from service.files import durable_file
 from service.index.base import FeedItem, Proposal, Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import Followed

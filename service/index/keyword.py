@@ -17,13 +17,13 @@ from typing import Final, Protocol
 import numpy as np
 from pyroaring import AbstractBitMap
 
+from service.embed.turns import Turns
 from service.errors import SearchUnavailableError, StartError
 from service.index.base import AddText, Remove
 from service.index.postings import SEGMENT_ROWS, Impacts, Terms, impacts
 from service.keys import KeyStore
 from service.process import Child, ChildCrashedError, ChildError, ChildRefusedError
-from service.terms import TermHash, passage_terms, query_terms
-from service.turns import Turns
+from service.text.terms import TermHash, passage_terms, query_terms
 
 MAX_QUERY_TERMS: Final = 64
 """Of a question; the others, of a text that somebody pasted, are left out. The alphabet decides which."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyroaring import BitMap
 
-from service import durable_file, lock_file
+from service.files import durable_file, lock_file
 from service.index.postings import Impacts, Postings, Rows, Segment, Terms
 from service.process import Answer, Refusal, serve
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from connectors.yaml_file import Field
-from service import web_address
+from service.sections import web_address
 
 KEYS: Final = ("backend", "url", "api_key", "collection", "server_side", "timeout")
 _PORT: Final = 6334

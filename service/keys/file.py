@@ -14,8 +14,8 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from service import durable_file, key_file
 from service.errors import StartError
+from service.files import durable_file, key_file
 from service.keys.envelope import KEY_BYTES, seal, unseal
 from service.keys.provider import ProviderError, Wrapped, other_key
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from service.errors import StartError
-from service.key_settings import FileProvider, KeySettings, Pkcs11Provider, Provider, VaultProvider
 from service.keys.file import FileKey, create_key_file
 from service.keys.moving import Moving
 from service.keys.provider import KeyProvider, ProviderError
+from service.sections.keys import FileProvider, KeySettings, Pkcs11Provider, Provider, VaultProvider
 
 
 def open_provider(settings: KeySettings) -> KeyProvider:

@@ -14,9 +14,9 @@ from typing import Any, Final, TypeVar
 
 from connectors.secret import SecretError
 from service.errors import StartError
-from service.key_settings import Pkcs11Provider
 from service.keys.envelope import KEY_BYTES, UnsealError
 from service.keys.provider import ProviderError, Wrapped, other_key
+from service.sections.keys import Pkcs11Provider
 
 try:
     import pkcs11

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from connectors.secret import SecretError
-from service import durable_file
 from service.errors import StartError
+from service.files import durable_file
 from service.keys.envelope import UnsealError, associated
 from service.keys.provider import KeyProvider, ProviderError, Wrapped
 

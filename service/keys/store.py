@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from service import lock_file
 from service.errors import RemitError, StartError
+from service.files import lock_file
 from service.keys.envelope import KEY_BYTES, UnsealError, associated, seal, unseal
 from service.keys.provider import KeyProvider, ProviderError, Wrapped
 from service.keys.tables import OWN, about, documents, metadata, source_keys

@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from connectors.secret import SecretError
 from service.errors import StartError
-from service.key_settings import AppRole, VaultProvider
 from service.keys.envelope import UnsealError
 from service.keys.provider import ProviderError, Wrapped, other_key
+from service.sections.keys import AppRole, VaultProvider
 
 try:
     import hvac

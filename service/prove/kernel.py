@@ -15,8 +15,8 @@ from typing import Final
 
 from acl.principal import Realm
 from connectors.directories.base import DirectoryError, Findable
-from service import directories
 from service.errors import StartError
+from service.identity import directories
 from service.prove.grounds.filesystem import root_of
 from service.settings import Settings
 

@@ -21,10 +21,10 @@ import rfc8785
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from service import durable_file, key_file, strict_json
 from service.audit import Signer, Verifier
 from service.audit.checkpoint import Checkpoint, NoteError
 from service.errors import StartError
+from service.files import durable_file, key_file, strict_json
 
 FORMAT: Final = 1
 _CONTEXT: Final = b"remit prove report\n"

@@ -379,7 +379,7 @@ def _create(connection: Connection, keys: KeyStore) -> None:
 def _forget_clocks_ahead(connection: Connection, source_id: int, at: datetime) -> None:
     """Take nothing for verified at a time that is still to come: once that has come, it would count anew.
 
-    A clock that was ahead has been set back. What was verified by it is withheld already, see `service.leases`.
+    A clock that was ahead has been set back. What was verified by it is withheld already, see `service.sync.leases`.
     """
     passes, groups = schema.passes.c, schema.membership_passes.c
     ahead = at + _CLOCK_STEP

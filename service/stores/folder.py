@@ -9,8 +9,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from service import durable_file, lock_file
 from service.errors import StartError
+from service.files import durable_file, lock_file
 from service.stores.errors import FormatError, LockedError, StorageError, storage_errors
 
 FORMAT: Final = "2"

@@ -1,7 +1,7 @@
 """Held scopes: rules that were replaced and still count, as rows around what they held before (docs/adr/0004).
 
 Responsible for what such rows are called and for the way through them; when one begins and ends is left to
-`service.holds`. A held scope is a scope like any other to everybody who decides: only its id tells.
+`service.sync.holds`. A held scope is a scope like any other to everybody who decides: only its id tells.
 """
 
 from __future__ import annotations

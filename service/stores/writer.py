@@ -1,5 +1,5 @@
 """Writing the catalog: one transaction of a run. Containers and ACLs are left to `rules`, the change log and the
-index's feed to `journal`, and which change follows from what the source says to `service.sync`.
+index's feed to `journal`, and which change follows from what the source says to `service.sync.engine`.
 """
 
 from __future__ import annotations

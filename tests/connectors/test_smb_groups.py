@@ -24,7 +24,7 @@ from connectors.smb.local_groups import AskServer, Declared
 from connectors.smb.rules import AD, BITS, Own, Translator, local_members
 from connectors.smb.samr import Accounts, LocalGroup, read_groups
 from connectors.testing.contract import GROUP_CHECKS, GroupsWorld
-from service.domains import require_domain
+from service.identity.domains import require_domain
 from tests.acl.descriptors import descriptor
 from tests.connectors.test_smb import ANN, BOB, DOMAIN, FULL, GROUP, OPTIONS, MemoryShare, allows
 from tests.service.directory_fake import FakeDirectory

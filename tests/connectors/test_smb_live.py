@@ -24,7 +24,7 @@ from connectors.notices import Noticed, Watchable
 from connectors.registry import build, build_directory
 from connectors.smb.rules import AD, BITS, SHARE
 from connectors.testing.contract import CONNECTOR_CHECKS, World
-from service.domains import require_domain
+from service.identity.domains import require_domain
 from tests.acl.descriptors import Entry, descriptor
 from tests.connectors.sent import acl_of
 from tests.support.samba import BASE, DOMAIN_LOCAL, GLOBAL, PASSWORD, UNIVERSAL

@@ -11,12 +11,12 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from service import facl
 from service.demo import __main__ as demo
 from service.demo.calls import random_id
 from service.demo.layout import LayoutError
 from service.demo.refusals import forge
 from service.demo.screen import BrokenClaimError, Screen
+from service.files import facl
 from tests.support.needs import need
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -8,7 +8,7 @@ import pytest
 
 from connectors.media_types import media_type
 from service.demo.layout import documents
-from service.extract import Extractor
+from service.text.extract import Extractor
 
 
 def test_every_document_is_extracted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

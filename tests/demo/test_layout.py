@@ -23,8 +23,8 @@ from acl.scopes import ScopeRow, ScopeTree
 from connectors.base import ScopeChange, Skip, Upsert
 from connectors.directories.static import StaticDirectory
 from connectors.filesystem import Filesystem
-from service import facl
 from service.demo import layout, people
+from service.files import facl
 from tests.support.needs import need
 
 EVERYBODY = {p.name for p in people.PEOPLE}

@@ -27,7 +27,7 @@ from acl.principal import Realm
 from connectors import feed_lines, yaml_file
 from connectors.directories.static_file import read_people
 from connectors.smb import rpc, srvsvc
-from service import initial, settings, strict_json
+from service import settings
 from service.api.pages import PageTokens
 from service.api.wrapper import Call
 from service.audit import checkpoint
@@ -38,6 +38,8 @@ from service.audit.record import Envelope, envelope
 from service.audit.record import parse as parse_record
 from service.authn import TokenRefusedError, token
 from service.errors import InvalidRequestError
+from service.files import strict_json
+from service.sections import initial
 from service.settings import SettingsError
 from tests.acl.descriptors import descriptor
 from tests.acl.posix_acls import acl

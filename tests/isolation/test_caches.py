@@ -13,7 +13,7 @@ from remit.v1 import retrieval_pb2
 
 from acl.model import Caller
 from acl.principal import Principal
-from service.lookups import Keeping, Lookups
+from service.identity.lookups import Keeping, Lookups
 from tests.service.directory_fake import FakeDirectory
 from tests.service.harness import CORP, EPOCH, EVERYBODY, PEOPLE, Service, allow, serving
 

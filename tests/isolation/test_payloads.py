@@ -88,7 +88,8 @@ async def test_no_text_is_an_id(service: Service) -> None:
 
 def test_no_name_of_a_person_is_a_search_in_the_directory(tmp_path: Path) -> None:
     """Wildcards, filters and look-alikes name nobody; the name itself does."""
-    from service import initial, settings
+    from service import settings
+    from service.sections import initial
 
     initial.write(tmp_path / "remit")
     config = settings.load(tmp_path / "remit" / "remit.yaml")

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
-from service.roles import Roles
+from service.identity.roles import Roles
 from service.settings import Address
 from tests.isolation.test_wire import CANARY, wrong
 from tests.service.harness import FINANCE, SALES, Outcome, Service, allow, serving

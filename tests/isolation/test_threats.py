@@ -24,7 +24,7 @@ from service.audit import verify
 from service.audit.key import AuditKey
 from service.audit.record import Record
 from service.errors import AuditUnavailableError
-from service.roles import AUDITOR, OPERATOR, Roles
+from service.identity.roles import AUDITOR, OPERATOR, Roles
 from tests.isolation.test_wire import wrong
 from tests.service.harness import FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 from tests.service.test_api_matrix import _REQUESTS

@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service import devissuer
-from service.issuers import KeyFile
+from service.sections.issuers import KeyFile
 from tests.service.harness import FINANCE, PEOPLE, SALES, Service, allow, serving
 from tests.service.test_api_matrix import _REQUESTS
 

@@ -27,9 +27,9 @@ from connectors.sql import connector
 from connectors.sql.connector import Sql
 from connectors.sql.tables import Found, Moment
 from service import cli
-from service.callers import Current
 from service.demo import people
-from service.search import Answer, Retrieval
+from service.identity.callers import Current
+from service.search.engine import Answer, Retrieval
 
 
 def _directory() -> None:

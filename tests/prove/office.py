@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from service import initial
 from service.demo import people
 from service.demo.stage import _CONFIGURATION, _free_addresses
+from service.sections import initial
 from tests.prove.stage import Deployment, served
 
 SOURCES: Final = """\

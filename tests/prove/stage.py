@@ -19,10 +19,11 @@ from typing import Any, Final
 import jwt
 from jwt.algorithms import OKPAlgorithm
 
-from service import devissuer, initial
+from service import devissuer
 from service.demo import layout, people
 from service.demo.layout import Layout
 from service.demo.stage import _CONFIGURATION, _free_addresses
+from service.sections import initial
 
 _ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith("REMIT_")}
 ISSUER: Final = "https://directory.test"

@@ -14,7 +14,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from service.issuers import IssuerSettings, KeyFile
+from service.sections.issuers import IssuerSettings, KeyFile
 
 ISSUER = "https://issuer.example/one"
 AUDIENCE = "remit"

@@ -12,7 +12,7 @@ from acl.model import Caller, Clause, Effect, Rule
 from acl.principal import Principal, Realm
 from connectors.base import own_realm
 from connectors.testing.hostile import MemorySource
-from service.source_groups import SourceGroups
+from service.identity.source_groups import SourceGroups
 from service.stores.memberships import Group
 from service.stores.records import RunState, SyncPass
 from service.stores.stops import Stop, StopState

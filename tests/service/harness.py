@@ -3,7 +3,7 @@ and gRPC listeners. Only the source is in memory, the embedding a hash, and time
 
     async with serving(tmp_path) as service:
         service.add("plan", "the secret plan", allow(ALICE))
-        service.sync()
+        service.sync.engine()
         answer = await service.retrieval("alice").search("plan")
 """
 
@@ -32,8 +32,13 @@ from connectors.base import Finding
 from connectors.directories.base import Directory, DirectoryUnavailableError, Findable, Listed, Resolution
 from connectors.directories.static import StaticDirectory
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
-from service import audit_keys, devissuer, initial, leases, settings
-from service.access import Access
+from service import audit_keys, devissuer, settings
+from service.access.audience import Audience
+from service.access.checks import Checks
+from service.access.grants import Grants
+from service.access.index import Access
+from service.access.preview import Preview
+from service.access.review import People, Review
 from service.api.access import AccessServicer
 from service.api.audit import AuditServicer
 from service.api.custody import CustodyServicer
@@ -49,23 +54,20 @@ from service.api.source import SourceServicer
 from service.api.sources import RunPage, SourceState
 from service.api.standing import StandingServicer
 from service.api.wrapper import Wrapper
-from service.approvals import Approvals
-from service.audience import Audience
 from service.audit import segments
 from service.audit.key import AuditKey
 from service.audit.log import AuditLog
 from service.audit.reading import AuditReader
 from service.audit.retention import Retention
 from service.authn import Authenticator
-from service.backup import Backups
-from service.callers import Callers
 from service.canaries import Patterns, Stops
-from service.checks import Checks
 from service.configuration import Configuration
 from service.errors import NotFoundError
 from service.executor import Executor
-from service.grants import Grants
-from service.identity import Identity
+from service.identity.callers import Callers
+from service.identity.resolver import Identity
+from service.identity.roles import Roles
+from service.identity.source_groups import SourceGroups
 from service.index.base import Add, Candidate, FeedItem, Index, Proposal, Remove
 from service.index.edge import EdgeIndex
 from service.index.follow import follow
@@ -75,23 +77,23 @@ from service.index.postings import Postings
 from service.keys import Custody, KeyStore, open_provider
 from service.limits import CallLimits, Meter
 from service.metrics import Metrics, State
-from service.preview import Preview
-from service.rebuild import Rebuilds
-from service.removal import Removals
-from service.review import People, Review
-from service.roles import Roles
-from service.search import Retrieval
+from service.search.engine import Retrieval
+from service.search.shadow import Shadow
+from service.sections import initial
 from service.settings import Address, Settings
-from service.shadow import Shadow
-from service.shred import Shredder
-from service.source_groups import SourceGroups
-from service.source_holds import SourceHolds
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
 from service.stores.records import StoredRun, SyncPass
-from service.sync import SyncEngine
-from service.terms import TermHash, query_terms
+from service.sync import leases
+from service.sync.engine import SyncEngine
+from service.sync.removal import Removals
+from service.sync.source_holds import SourceHolds
+from service.text.terms import TermHash, query_terms
 from service.traces import Traces
+from service.upkeep.approvals import Approvals
+from service.upkeep.backup import Backups
+from service.upkeep.rebuild import Rebuilds
+from service.upkeep.shred import Shredder
 from tests.service.sync_support import CountingEmbedder, ParagraphExtractor
 
 COMPANY: Final = "company"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from service import durable_file
+from service.files import durable_file
 from service.index.edge import EdgeIndex
 from service.index.follow import RenewingFollower
 from tests.service.test_index_edge import Feed, add

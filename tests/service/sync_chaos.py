@@ -40,11 +40,11 @@ from benchmarks.report import Report
 from connectors.base import ScanComplete, Upsert
 from connectors.errors import FatalError, RetriableError
 from connectors.testing.hostile import Faults, MemoryScope
-from service import texts, walk
-from service.breaker import BreakerLimits
 from service.stores.records import RunState, SyncPass
 from service.stores.stops import StopState
-from service.sync import Policy
+from service.sync import texts, walk
+from service.sync.breaker import BreakerLimits
+from service.sync.engine import Policy
 from tests.service.sync_kill import USERS, History, check, final
 from tests.service.sync_support import SOURCE, World, allow, open_world
 

@@ -22,9 +22,9 @@ from acl.changes import AclPut, DocumentPut
 from acl.decide import Allowed, decide
 from acl.model import ScopeId
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
-from service import texts, walk
 from service.index.base import Add, FeedItem, Remove
 from service.stores.records import RunState
+from service.sync import texts, walk
 from tests.service.sync_support import SOURCE, World, acl_of, allow, caller, open_world
 
 USERS = (1, 2, 3)

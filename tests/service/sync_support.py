@@ -14,16 +14,16 @@ from acl.decide import Allowed, decide
 from acl.model import MAX_DEPTH, Acl, Caller, Clause, Effect, Rule, Scope, ScopeId, Unknown
 from acl.principal import Principal, realm
 from connectors.testing.hostile import MemoryDocument, MemoryScope, MemorySource
-from service.breaker import BreakerLimits
-from service.chunk import Passage
-from service.embed import HashEmbedder, Vectors
-from service.extract import Extracted, ExtractError, Reason
+from service.embed.embedder import HashEmbedder, Vectors
 from service.keys import FileKey, KeyStore, create_key_file
 from service.stores.catalog import Catalog, open_stores
 from service.stores.folder import DataFolder, open_folder
 from service.stores.records import StoredDocument, StoredRun, SyncPass
 from service.stores.stops import Stop
-from service.sync import Policy, SyncEngine
+from service.sync.breaker import BreakerLimits
+from service.sync.engine import Policy, SyncEngine
+from service.text.chunk import Passage
+from service.text.extract import Extracted, ExtractError, Reason
 
 SOURCE: Final = "company"
 REALM: Final = realm("posix", "corp")
@@ -72,7 +72,7 @@ class ParagraphExtractor:
     before: Callable[[str], None] = lambda text: None
 
     def extract(self, data: bytes, media_type: str, name: str) -> Extracted:
-        """See `service.texts.Extractor`."""
+        """See `service.sync.texts.Extractor`."""
         text = data.decode()
         self.before(text)
         self.extracted.append(text)

@@ -12,7 +12,7 @@ import pytest
 from acl.decide import Allowed, decide
 from acl.model import Acl, Unknown
 from acl.readable import ReadableIndex
-from service.access import Access
+from service.access.index import Access
 from service.stores.errors import StorageError
 from service.stores.records import SyncPass
 from tests.service.sync_support import SOURCE, World, acl_of, allow, caller, open_world
@@ -136,7 +136,7 @@ def test_changes_that_failed_half_way_decide_nothing(
 def test_what_is_gone_takes_no_room_for_ever(world: World, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often documents come, go and get other rules: the room is that of what is there, or twice that; the
     answers are the same, and the epochs only grow."""
-    monkeypatch.setattr("service.access._UNUSED", 100)
+    monkeypatch.setattr("service.access.index._UNUSED", 100)
     rooms, epochs = list[int](), list[int]()
     for turn in range(40):
         for number in range(10):
@@ -155,7 +155,7 @@ def test_what_is_gone_takes_no_room_for_ever(world: World, access: Access, monke
 
 def test_rules_that_cannot_be_made_anew_stay(world: World, access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     """A catalog that cannot be read then changes nothing of what is answered."""
-    monkeypatch.setattr("service.access._UNUSED", -1000)
+    monkeypatch.setattr("service.access.index._UNUSED", -1000)
     world.add("a", "text", allow(1))
     world.sync()
     assert titles(world, access, 1) == {"a"}

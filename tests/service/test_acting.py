@@ -18,7 +18,7 @@ from service import devissuer
 from service.authn import Authenticator, TokenRefusedError
 from service.authn.acting import CHAIN, acting
 from service.authn.subject import NOWHERE, Acting
-from service.issuers import IssuerSettings, KeyFile, read
+from service.sections.issuers import IssuerSettings, KeyFile, read
 from tests.service.authn_support import ISSUER, KEYS, NOW, claims, issuer, token, write_keys
 from tests.service.harness import FINANCE, PEOPLE, SALES, Service, allow, serving
 from tests.service.test_api_wrapper import records

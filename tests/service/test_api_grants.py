@@ -16,9 +16,9 @@ from acl.decide import Allowed, decide
 from acl.model import Acl, Caller, Clause, Effect, Rule, ScopeId, Unknown
 from acl.principal import Principal, realm
 from connectors.base import own_realm
-from service.grants import _worth
-from service.preview import ClauseChange, _replaced
-from service.roles import Roles, owner_of
+from service.access.grants import _worth
+from service.access.preview import ClauseChange, _replaced
+from service.identity.roles import Roles, owner_of
 from tests import strategies
 from tests.service.harness import (
     ALICE,

@@ -28,7 +28,7 @@ from service import devissuer
 from service.api.methods import METHODS
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
 from service.api.status import _CODES
-from service.issuers import KeyFile
+from service.sections.issuers import KeyFile
 from tests.service.harness import COMPANY, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
 _ALICE = review_pb2.UserRef(user="alice")

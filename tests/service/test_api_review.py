@@ -13,8 +13,8 @@ from remit.v1 import access_pb2, audit_pb2, review_pb2
 from acl.model import Clause, Effect, Rule, Unknown
 from acl.principal import Principal
 from connectors.base import own_realm
-from service import checks
-from service.roles import Roles, owner_of
+from service.access import checks
+from service.identity.roles import Roles, owner_of
 from tests.service.harness import ALICE, FINANCE, PEOPLE, SALES, Outcome, Service, allow, serving
 
 CANARY = "kestrel"

@@ -20,15 +20,15 @@ from remit.client import (
 from acl.principal import Principal, realm
 from connectors.directories.base import Resolution
 from service import errors
-from service.approvals import Approvals, Target
 from service.audit import find
 from service.authn import Subject
 from service.authn.certificates import ISSUER
 from service.authn.subject import Acting
-from service.callers import Current
-from service.identity import Resolved
+from service.identity.callers import Current
+from service.identity.resolver import Resolved
+from service.identity.roles import KEY_ADMIN
 from service.keys.tables import shred_requests
-from service.roles import KEY_ADMIN
+from service.upkeep.approvals import Approvals, Target
 from tests.service.harness import ALICE, COMPANY, Service, allow, serving
 from tests.service.test_shred import custody, titles
 

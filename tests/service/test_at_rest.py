@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from service import at_rest, scan
+from service.upkeep import at_rest, scan
 
 WORD = "Canary0123456789abcdef0123456789abcdef"
 

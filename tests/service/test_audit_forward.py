@@ -21,13 +21,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from connectors import yaml_file
-from service import audit_copies, audit_settings
+from service import audit_copies
 from service.audit import AuditLog, AuditReader, Call, Kind, record
 from service.audit.call import refused_record, run_record
 from service.audit.forward import FileSink, Forwarder, Sink, SyslogSink
 from service.audit.ocsf import event
-from service.audit_settings import AuditSettings, FileExport, SyslogAlert, SyslogExport, WebhookAlert
-from service.listeners import Address
+from service.sections import audit as audit_settings
+from service.sections.audit import AuditSettings, FileExport, SyslogAlert, SyslogExport, WebhookAlert
+from service.sections.listeners import Address
 from tests.service.harness import EPOCH
 from tests.service.test_audit_reading import KEY, answer
 from tests.support.audit_bodies import BODIES

@@ -18,7 +18,7 @@ from service.authn.fetch import FetchError, KeyFetcher
 from service.authn.key_sets import LEAST_PAUSE_S, PublishedKeys, UnknownKeyError
 from service.authn.keys import KeySetError, read, read_published
 from service.errors import StartError
-from service.issuers import ALGORITHMS, KeyServer
+from service.sections.issuers import ALGORITHMS, KeyServer
 from tests.service.authn_support import EC, ED, KEYS, NOW, OTHER_ED, RSA, claims, issuer, public_jwk, token
 from tests.support import https
 from tests.support.certificates import Authority

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from service.authn import Authenticator, TokenRefusedError
 from service.errors import StartError
-from service.issuers import IssuerSettings
+from service.sections.issuers import IssuerSettings
 from tests.service.authn_support import (
     AUDIENCE,
     EC,

@@ -15,13 +15,13 @@ import pytest
 from remit.client import InvalidRequestError, UnavailableError
 
 from service import audit_keys
-from service import backup as module
 from service.audit import AuditKey, Kind, VerifyReport, record, verify
 from service.audit.errors import AuditTamperedError
 from service.errors import RemitError, StartError
 from service.index.follow import follow
 from service.keys import FileKey, create_key_file, open_provider
-from service.restore import Restored, restore
+from service.upkeep import backup as module
+from service.upkeep.restore import Restored, restore
 from tests.service.harness import ALICE, BOB, EPOCH, Service, allow, serving
 from tests.service.test_shred import custody
 

@@ -26,8 +26,8 @@ from service.api.gate import documents
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
 from service.audit import AuditLog, Kind
 from service.audit.standing import Stop, cleared_record, stopped_record
-from service.audit_settings import AuditSettings, WebhookAlert
 from service.errors import StartError
+from service.sections.audit import AuditSettings, WebhookAlert
 from tests.service.harness import COMPANY, FINANCE, SALES, Service, allow, serving
 from tests.service.test_audit_reading import KEY
 from tests.support.audit_bodies import BODIES, opened

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from connectors.testing.hostile import MemorySource
-from service.channel import Channel
-from service.embed import Vectors
+from service.embed.embedder import Vectors
+from service.sync.channel import Channel
 from tests.service.sync_support import allow, open_world
 
 

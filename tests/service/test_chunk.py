@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from service.chunk import MAX_CHARACTERS, Chunker, Passage
-from service.embed import tokenizer_path
+from service.embed.embedder import tokenizer_path
 from service.settings import EmbeddingSettings
+from service.text.chunk import MAX_CHARACTERS, Chunker, Passage
 
 TOKENIZER = tokenizer_path(EmbeddingSettings("model", None))
 BY_TOKENS = Chunker(TOKENIZER, 256)

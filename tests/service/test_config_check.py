@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service import initial
 from service.cli.root import app
+from service.sections import initial
 
 SOURCE = "sources:\n  - {name: company, kind: filesystem, root: ./company, id_domain: corp}\n"
 

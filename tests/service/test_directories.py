@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from connectors.directories.base import Watched
-from service.directories import Link, build, open_directory
 from service.errors import StartError
+from service.identity.directories import Link, build, open_directory
 from service.settings import Settings, load
 from tests.support.certificates import Authority
 from tests.support.samba import PASSWORD as SAMBA_PASSWORD

@@ -14,9 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import embed
-from service.embed import HashEmbedder, ModelEmbedder, ModelError, fit, open_embedder, passage_tokens, tokenizer_path
-from service.embed_process import digest, model_files
+from service.embed import embedder as embed
+from service.embed.embedder import (
+    HashEmbedder,
+    ModelEmbedder,
+    ModelError,
+    fit,
+    open_embedder,
+    passage_tokens,
+    tokenizer_path,
+)
+from service.embed.process import digest, model_files
 from service.errors import SearchUnavailableError
 from service.process import Child, Refusal
 from service.settings import EmbeddingSettings
@@ -340,9 +348,9 @@ def test_tokenizer_and_passage_length_come_with_the_model(copy: Path) -> None:
 
 
 def test_only_the_embedding_process_imports_torch() -> None:
-    """Importing `service.embed` and finding the bundled model stays cheap."""
+    """Importing `service.embed.embedder` and finding the bundled model stays cheap."""
     program = (
-        "import sys, service.embed as e\n"
+        "import sys, service.embed.embedder as e\n"
         "e._bundled()\n"
         "assert not {'torch', 'sentence_transformers', 'transformers'} & set(sys.modules)\n"
     )

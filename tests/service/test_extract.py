@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from connectors.media_types import CSV, DOCX, EML, HTML, MARKDOWN, PDF, PLAIN, PPTX, XLSX
-from service import extract
-from service.embed import tokenizer_path
-from service.extract import Extracted, ExtractError, Extractor
+from service.embed.embedder import tokenizer_path
 from service.process import Child, ChildCrashedError
 from service.settings import EmbeddingSettings
+from service.text import extract
+from service.text.extract import Extracted, ExtractError, Extractor
 from tests.service import documents as made
 
 MB = 2**20
@@ -471,7 +471,10 @@ def test_answer_that_makes_no_sense_is_refused(
 
 def test_only_the_extraction_process_loads_the_parsers() -> None:
     """The service itself never holds a library that reads what strangers wrote."""
-    program = "import sys, service.extract\nassert not {'kreuzberg', 'torch', 'service.readers'} & set(sys.modules)\n"
+    program = (
+        "import sys, service.text.extract\n"
+        "assert not {'kreuzberg', 'torch', 'service.text.readers'} & set(sys.modules)\n"
+    )
 
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from service import devissuer, durable_file, initial, key_file, lock_file, settings, strict_json
+from service import devissuer, settings
 from service.errors import StartError
+from service.files import durable_file, key_file, lock_file, strict_json
+from service.sections import initial
 
 
 def test_a_new_file_is_private_and_never_in_the_place_of_another(tmp_path: Path) -> None:

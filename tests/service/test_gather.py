@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
+from service.embed.gather import Gather
 from service.errors import SearchUnavailableError
-from service.gather import Gather
 
 
 class Scribe:

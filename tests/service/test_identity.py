@@ -14,14 +14,15 @@ import pytest
 from acl.principal import Principal, Realm, realm
 from connectors.directories import base as directories
 from connectors.directories.static import StaticDirectory
-from service import devissuer, initial
+from service import devissuer
 from service.audit import AuditKey, Verifier
 from service.authn import Authenticator, Subject, TokenRefusedError
-from service.directories import build
 from service.errors import DirectoryUnavailableError, StartError, UnauthenticatedError
-from service.identity import MAX_RESOLUTION_AGE, Identity
+from service.identity.directories import build
+from service.identity.resolver import MAX_RESOLUTION_AGE, Identity
+from service.identity.roles import Roles
 from service.keys import open_provider
-from service.roles import Roles
+from service.sections import initial
 from service.settings import load
 
 PEOPLE = """\

@@ -13,12 +13,12 @@ from acl.principal import Principal, Realm
 from connectors.directories.base import DirectoryUnavailableError as DirectoryUnavailable
 from service.authn import Subject, TokenRefusedError
 from service.authn.subject import OnBehalf
-from service.callers import Callers
-from service.directories import Link
 from service.errors import DirectoryUnavailableError, UnauthenticatedError
-from service.identity import Identity, Resolved
-from service.lookups import Keeping
-from service.roles import Roles
+from service.identity.callers import Callers
+from service.identity.directories import Link
+from service.identity.lookups import Keeping
+from service.identity.resolver import Identity, Resolved
+from service.identity.roles import Roles
 from tests.service.directory_fake import FakeDirectory
 
 AD, UNIX, CLOUD = Realm("ad"), Realm("posix:corp"), Realm("entra:t")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from acl.principal import Realm
 from connectors.directories.mail import MAIL, VERIFIED, address_of, is_domain
 from service.authn import Subject
-from service.directories import Link
-from service.identity import Identity, Resolved
-from service.lookups import Keeping
-from service.roles import Roles
+from service.identity.directories import Link
+from service.identity.lookups import Keeping
+from service.identity.resolver import Identity, Resolved
+from service.identity.roles import Roles
 from tests.service.directory_fake import FakeDirectory
 
 CORP, PARTNER = Realm("ad"), Realm("ldap:partner")

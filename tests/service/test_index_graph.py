@@ -14,7 +14,7 @@ from service.index.base import Remove
 from service.index.edge import EdgeIndex
 from service.index.graph import Graph
 from service.index.planner import SearchPath, Tuning, plan
-from service.search import Mode, Query
+from service.search.engine import Mode, Query
 from tests.service.harness import FINANCE, SALES, allow, serving
 from tests.service.test_index_edge import add, vectors
 from tests.service.test_search_laws import resolved

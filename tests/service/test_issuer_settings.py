@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from connectors.yaml_file import YamlFileError, parse
-from service.issuers import ALGORITHMS, IssuerSettings, KeyFile, KeyServer, read
+from service.sections.issuers import ALGORITHMS, IssuerSettings, KeyFile, KeyServer, read
 
 BASE = Path("/etc/remit")
 ATTRIBUTES = {"people": ("id", "uid")}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from connectors.secret import FileSecret
-from service.key_settings import Pkcs11Provider, VaultProvider
+from service.sections.keys import Pkcs11Provider, VaultProvider
 from tests.service.test_cli import Running, lay_out, remit, served
 from tests.support.softhsm import PIN, token
 from tests.support.vault_stub import TOKEN, vault

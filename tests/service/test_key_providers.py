@@ -10,11 +10,11 @@ import pytest
 
 from connectors.secret import FileSecret
 from service.errors import StartError
-from service.key_settings import FileProvider, KeySettings, Pkcs11Provider, Provider, VaultProvider
 from service.keys import Custody, DocumentKeyId, KeyStore, ProviderError, UnsealError, create_key, open_provider
 from service.keys.envelope import seal, unseal
 from service.keys.provider import KeyProvider
 from service.keys.watch import KeyWatch
+from service.sections.keys import FileProvider, KeySettings, Pkcs11Provider, Provider, VaultProvider
 from tests.support.softhsm import PIN, Token, token
 from tests.support.vault_stub import TOKEN, Key, Vault, vault
 

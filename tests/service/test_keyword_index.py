@@ -23,7 +23,7 @@ from service.index.postings import Segment, impacts
 from service.keys import FileKey, KeyStore, create_key_file
 from service.keys.custody import Custody
 from service.process import Child
-from service.terms import TermHash, passage_terms
+from service.text.terms import TermHash, passage_terms
 from tests.service.test_index_edge import Feed
 
 HASHED = TermHash(b"k" * 32)

@@ -10,12 +10,12 @@ from typing import cast
 import pytest
 from structlog.testing import capture_logs
 
-from service import leases
 from service.errors import AuditUnavailableError
-from service.leases import LeaseAlert, LeaseWatch
 from service.settings import Settings, SourceSettings, load
 from service.stores.records import PassClock, SyncPass
-from service.sync_records import lease_record
+from service.sync import leases
+from service.sync.leases import LeaseAlert, LeaseWatch
+from service.sync.records import lease_record
 from tests.service.sync_support import EPOCH, SOURCE, World, allow, open_world
 from tests.service.test_settings import GOOD
 
@@ -124,7 +124,8 @@ def test_the_settings_name_both_leases_and_both_shares(tmp_path: Path) -> None:
     path = tmp_path / "remit.yaml"
     path.write_text(GOOD)
     one = load(path).sources[0]
-    assert (one.max_content_age, one.max_widening, one.max_joining, one.max_purge) == (
+    shares = (one.max_widening, one.max_joining, one.max_purge)
+    assert (one.max_content_age, shares) == (timedelta(days=30), (0.2, 0.2, 0.2))
         timedelta(days=30),
         0.2,
         0.2,

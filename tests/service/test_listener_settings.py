@@ -8,9 +8,9 @@ import pytest
 
 from acl.principal import Principal, Realm
 from connectors.yaml_file import Field, YamlFileError, parse
-from service import listeners, service_accounts
-from service.listeners import Address, Listen, Tls
-from service.service_accounts import ServiceAccount
+from service.sections import listeners, service_accounts
+from service.sections.listeners import Address, Listen, Tls
+from service.sections.service_accounts import ServiceAccount
 from service.settings import SettingsError, load
 from tests.service.test_settings import GOOD
 

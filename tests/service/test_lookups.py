@@ -11,7 +11,7 @@ import pytest
 
 from acl.principal import Realm
 from connectors.directories.base import DirectoryUnavailableError, UnknownSubjectError
-from service.lookups import Keeping, Kept, Lookups
+from service.identity.lookups import Keeping, Kept, Lookups
 from tests.service.directory_fake import FakeDirectory
 
 KEEPING = Keeping(timedelta(seconds=15), timedelta(seconds=60), timedelta(milliseconds=20))

@@ -15,10 +15,10 @@ from acl.model import Clause, Unknown
 from acl.principal import Principal
 from connectors.errors import RetriableError
 from connectors.testing.hostile import Faults, MemoryScope, MemorySource
-from service.breaker import BreakerLimits
 from service.stores.records import RunState, SyncPass
 from service.stores.stops import StopKind, StopState
-from service.sync import Policy
+from service.sync.breaker import BreakerLimits
+from service.sync.engine import Policy
 from tests.service.groups_support import (
     AD,
     BOARD,

@@ -18,11 +18,11 @@ from connectors.base import Membership, own_realm
 from service.audit.call import Authority, Call
 from service.audit.record import Kind
 from service.authn import Subject
-from service.directories import Link
-from service.identity import Identity, Resolved
-from service.lookups import Keeping
-from service.roles import Roles
-from service.source_groups import SourceGroups
+from service.identity.directories import Link
+from service.identity.lookups import Keeping
+from service.identity.resolver import Identity, Resolved
+from service.identity.roles import Roles
+from service.identity.source_groups import SourceGroups
 from service.stores.records import RunState
 from tests.service.directory_fake import FakeDirectory
 from tests.service.harness import ALICE, COMPANY, serving

@@ -18,10 +18,10 @@ from remit.v1 import access_pb2, retrieval_pb2, review_pb2
 
 from acl.model import Unknown
 from service.errors import StartError
-from service.listeners import Address
-from service.observing import ObserveSettings
+from service.search.shadow import Measured
+from service.sections.listeners import Address
+from service.sections.observing import ObserveSettings
 from service.settings import SettingsError, load
-from service.shadow import Measured
 from service.traces import Traces, open_traces
 from tests.service.harness import FINANCE, PEOPLE, SALES, Service, allow, serving
 from tests.service.test_settings import GOOD

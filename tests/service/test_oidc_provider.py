@@ -20,7 +20,7 @@ from remit.client import Client, UnauthenticatedError
 
 from service.authn import Authenticator, Credentials, TokenRefusedError, key_sets
 from service.authn.key_sets import PublishedKeys
-from service.issuers import IssuerSettings, KeyServer
+from service.sections.issuers import IssuerSettings, KeyServer
 from service.settings import load
 from tests.service.test_cli import ENVIRONMENT, lay_out, remit
 from tests.support.audit_bodies import recorded

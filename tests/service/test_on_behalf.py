@@ -18,10 +18,10 @@ from service.api.wrapper import Call, Entry
 from service.audit.record import Kind, Record
 from service.authn import Authenticator, Credentials, Subject, TokenRefusedError
 from service.authn.subject import Acting, OnBehalf
-from service.callers import Callers, Current
 from service.errors import InvalidRequestError, NotFoundError, UnauthenticatedError
-from service.search import Query
-from service.service_accounts import ServiceAccount
+from service.identity.callers import Callers, Current
+from service.search.engine import Query
+from service.sections.service_accounts import ServiceAccount
 from tests.service.authn_support import KEYS, issuer, token, write_keys
 from tests.service.harness import ALICE, EVERYBODY, FINANCE, PEOPLE, SALES, Service, allow, serving
 from tests.support.certificates import Authority

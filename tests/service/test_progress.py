@@ -12,8 +12,8 @@ from rich.console import Console
 from service.api import wire
 from service.api.sources import SourceState
 from service.cli import progress as shown
-from service.runs import Progress
 from service.stores.records import Counts, Phase, Removal, RunState, StoredRun, StoredSource
+from service.sync.runs import Progress
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

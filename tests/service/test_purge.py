@@ -19,9 +19,9 @@ from service.index.follow import RenewingFollower
 from service.index.generations import VectorGenerations, WordGenerations
 from service.index.keyword import AddTerms, KeywordIndex, TermFeed
 from service.index.postings import Segment
-from service.purge import Purge
-from service.shred import Shredder
-from service.terms import passage_terms
+from service.text.terms import passage_terms
+from service.upkeep.purge import Purge
+from service.upkeep.shred import Shredder
 from tests.service.harness import ALICE, Service, allow, serving
 
 TEXTS = {
@@ -152,8 +152,8 @@ async def test_a_folder_that_cannot_be_removed_is_not_called_gone(
 ) -> None:
     """The vector is still readable there: pending stays true, and a later purge ends it."""
     vector, _ = traces(service, "one")
-    monkeypatch.setattr("service.purge._WAIT_S", 3.0)
-    monkeypatch.setattr("service.purge._RETRY_S", 0.2)
+    monkeypatch.setattr("service.upkeep.purge._WAIT_S", 3.0)
+    monkeypatch.setattr("service.upkeep.purge._RETRY_S", 0.2)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
         indexes.purge.start()

@@ -10,7 +10,7 @@ import pytest
 from remit.v1.index_pb2 import RebuildIndexResponse
 
 from service.errors import StartError
-from service.rebuild import Progress, Rebuilds
+from service.upkeep.rebuild import Progress, Rebuilds
 from tests.service.harness import SALES, allow, serving
 
 

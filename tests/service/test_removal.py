@@ -22,11 +22,11 @@ from connectors.media_types import UNKNOWN
 from service.audit.record import Record
 from service.configuration import Configuration
 from service.errors import NotFoundError
-from service.removal import Removals
 from service.settings import load
 from service.stores import schema
 from service.stores.errors import FencedError
 from service.stores.records import Removal, RunState
+from service.sync.removal import Removals
 from tests.service.harness import COMPANY, SALES, Service, serving
 from tests.service.harness import allow as allow_principal
 from tests.service.sync_support import SOURCE, World, allow, open_world

@@ -20,7 +20,7 @@ import pytest
 from remit.client import SearchMode
 
 from service.errors import SearchUnavailableError, StartError
-from service.rerank import ModelReranker
+from service.search.rerank import ModelReranker
 from tests.service.harness import FINANCE, SALES, Service, allow, serving
 from tests.service.test_audit_complete import bodies
 

@@ -10,10 +10,10 @@ import pytest
 from remit.v1 import retrieval_pb2, source_pb2
 
 from acl.principal import Principal, Realm
-from service import roles
 from service.api.methods import METHODS
 from service.api.server import ADMINISTRATOR_SERVICES, CALLER_SERVICES
-from service.roles import Roles
+from service.identity import roles
+from service.identity.roles import Roles
 from service.settings import SettingsError, load
 from tests.service.harness import COMPANY, FINANCE, SALES, Service, allow, serving
 from tests.service.test_api_matrix import (

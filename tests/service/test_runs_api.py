@@ -10,8 +10,8 @@ import pytest
 from remit.client import AdminClient, SyncState
 from remit.v1 import source_pb2
 
-from service import roles
-from service.roles import Roles
+from service.identity import roles
+from service.identity.roles import Roles
 from service.stores.records import RunState
 from tests.service.harness import COMPANY, SALES, Outcome, Service, allow, serving
 from tests.service.sync_support import SOURCE, World, open_world

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import schedules
-from service.schedules import HISTORY, Due, History, Notice, Schedule, waits_for_a_person
 from service.stores.records import Counts, Recovery, RunState, StoredRun, SyncPass
+from service.sync import schedules
+from service.sync.schedules import HISTORY, Due, History, Notice, Schedule, waits_for_a_person
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -9,11 +9,11 @@ from sqlalchemy import event
 
 from acl.model import ScopeId
 from connectors.base import ScopeChange
-from service.breaker import BreakerLimits
-from service.met import Met
-from service.questions import Questions
-from service.runs import Progress
-from service.walk import Walk
+from service.sync.breaker import BreakerLimits
+from service.sync.met import Met
+from service.sync.questions import Questions
+from service.sync.runs import Progress
+from service.sync.walk import Walk
 from tests.service.sync_support import SOURCE, allow, open_world
 
 

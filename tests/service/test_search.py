@@ -15,10 +15,10 @@ from remit.v1.retrieval_pb2 import SearchMode as WireMode
 
 from acl.model import Unknown
 from service.authn import Authenticator
-from service.callers import Callers
 from service.errors import StartError
+from service.identity.callers import Callers
 from service.index.follow import follow
-from service.reading import open_passages, permit
+from service.search.reading import open_passages, permit
 from service.stores.records import StoredChunk
 from tests.service.harness import (
     ALICE,

@@ -17,11 +17,11 @@ from remit.v1.retrieval_pb2 import SearchMode, SearchRequest, SearchResponse
 from acl.model import Clause, Effect, Rule, Unknown
 from acl.principal import Principal
 from service.authn import Authenticator
-from service.callers import Callers
+from service.identity.callers import Callers
 from service.index.follow import Follower
 from service.index.keyword import TermFeed
 from service.index.planner import SearchPath, Tuning
-from service.search import Mode, Query
+from service.search.engine import Mode, Query
 from tests.acl.reference import chain, may_read, plain_clause
 from tests.service.harness import (
     ALICE,

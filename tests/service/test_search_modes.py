@@ -15,8 +15,8 @@ from remit.v1.retrieval_pb2 import SearchRequest, SearchResponse
 
 from acl.model import Clause
 from service.errors import SearchUnavailableError
-from service.fuse import fuse
 from service.index.base import Remove
+from service.search.fuse import fuse
 from tests.service.harness import EVERYBODY, FINANCE, SALES, MemoryIndex, MemoryKeywords, Service, allow, serving
 from tests.service.test_audit_complete import bodies
 

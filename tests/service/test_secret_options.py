@@ -11,10 +11,11 @@ import pytest
 
 from connectors.registry import OptionError, build, build_directory
 from connectors.secret import SecretError
-from service import initial, secret_options, settings
+from service import settings
 from service.errors import StartError
 from service.keys import Custody, KeyStore, ProviderError, create_key, open_provider
 from service.keys.sealed import SealedSecret, seal_secret
+from service.sections import initial, secret_options
 from service.settings import Settings, SettingsError
 from tests.service.test_cli import lay_out, remit, served
 from tests.support.vault_stub import Vault, vault

@@ -12,9 +12,9 @@ import pytest
 from acl.principal import Principal, Realm
 from service.errors import StartError
 from service.index.planner import Tuning
-from service.key_settings import FileProvider
-from service.schedules import Schedule
+from service.sections.keys import FileProvider
 from service.settings import Address, BackupSettings, RerankingSettings, SettingsError, load
+from service.sync.schedules import Schedule
 
 GOOD = """\
 version: 1

@@ -12,7 +12,7 @@ from pyroaring import AbstractBitMap, BitMap
 from service.errors import SearchUnavailableError
 from service.index.base import Candidate, Proposal
 from service.index.planner import SearchPath
-from service.shadow import Measured, Shadow
+from service.search.shadow import Measured, Shadow
 from tests.service.harness import MemoryIndex
 
 VECTOR = np.ones(4, np.float32)

@@ -12,8 +12,8 @@ from remit.v1 import source_pb2
 
 from acl.principal import Principal
 from connectors.base import own_realm
-from service import roles
-from service.roles import Roles
+from service.identity import roles
+from service.identity.roles import Roles
 from tests.service.harness import COMPANY, FINANCE, SALES, Service, allow, serving
 
 _DOCUMENTS = 30

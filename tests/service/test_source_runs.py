@@ -8,12 +8,12 @@ from typing import cast
 import pytest
 
 from service.errors import AuditUnavailableError, NotFoundError
-from service.removal import Removals
 from service.settings import SourceSettings
-from service.source_runs import SourceRuns
 from service.stores.catalog import Catalog
 from service.stores.records import Counts, RunState, StoredRun, SyncPass
-from service.sync import SyncEngine
+from service.sync.engine import SyncEngine
+from service.sync.removal import Removals
+from service.sync.source_runs import SourceRuns
 
 
 class Progress:

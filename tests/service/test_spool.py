@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.channel import BrokenOffError
-from service.spool import Spool
 from service.stores.errors import StorageError
+from service.sync.channel import BrokenOffError
+from service.sync.spool import Spool
 
 
 @given(st.lists(st.integers(0, 40), max_size=30), st.integers(1, 5))

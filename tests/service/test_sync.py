@@ -18,13 +18,13 @@ from connectors.base import Skip, Upsert
 from connectors.errors import FatalError, RetriableError
 from connectors.media_types import UNKNOWN
 from connectors.testing.hostile import MemoryScope
-from service import texts
 from service.errors import SearchUnavailableError, SyncRunningError
-from service.extract import Extractor
-from service.runs import StoppedError
 from service.stores.errors import FencedError
 from service.stores.records import Phase, Recovery, RunState, StoredRun
-from service.texts import UNTITLED
+from service.sync import texts
+from service.sync.runs import StoppedError
+from service.sync.texts import UNTITLED
+from service.text.extract import Extractor
 from tests.service.sync_support import SOURCE, World, allow, open_world
 
 ROOT = ScopeId("root")

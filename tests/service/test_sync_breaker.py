@@ -15,11 +15,11 @@ from sqlalchemy import update
 from acl.model import Clause, ScopeId, Unknown
 from connectors.errors import RetriableError
 from connectors.testing.hostile import Faults, MemoryScope, MemorySource
-from service.breaker import BreakerLimits
 from service.stores import schema
 from service.stores.records import RunState, SyncPass
 from service.stores.stops import Stop, StopKind, StopState
-from service.sync import Policy
+from service.sync.breaker import BreakerLimits
+from service.sync.engine import Policy
 from tests.service.history import History, held
 from tests.service.sync_support import SOURCE, World, allow, open_world, truth
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.stores.records import RunState, StoredRun
-from service.sync import SyncEngine
+from service.sync.engine import SyncEngine
 from tests.connectors.feeds import document, feed, scope, whole, write, write_lines
 from tests.service.sync_support import SOURCE, World, allow, open_world
 

@@ -12,18 +12,18 @@ import pytest
 from acl.model import ScopeId
 from connectors.base import Upsert
 from connectors.testing.hostile import MemoryScope
-from service.breaker import BreakerLimits
-from service.ending import Ending
-from service.met import Met
-from service.questions import Questions
-from service.rules_only import RulesOnly
-from service.runs import Progress
 from service.stores.catalog import Opening
 from service.stores.checkpoints import StoredCheckpoint
 from service.stores.errors import FencedError
 from service.stores.records import PassClock, RunState, SyncPass
 from service.stores.stops import Stop, StopKind, StopState
-from service.walk import Walk
+from service.sync.breaker import BreakerLimits
+from service.sync.ending import Ending
+from service.sync.met import Met
+from service.sync.questions import Questions
+from service.sync.rules_only import RulesOnly
+from service.sync.runs import Progress
+from service.sync.walk import Walk
 from tests.service.sync_support import SOURCE, World, allow, everything, open_world
 
 ROOT = ScopeId("root")

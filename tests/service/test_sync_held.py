@@ -21,8 +21,8 @@ from acl.readable import ReadableIndex
 from connectors.base import Change, Cursor, ScanComplete, Upsert
 from connectors.errors import RetriableError
 from connectors.testing.hostile import Faults, MemoryScope, MemorySource
-from service import texts, walk
 from service.stores.records import RunState
+from service.sync import texts, walk
 from tests.service.history import History, held
 from tests.service.sync_support import SOURCE, World, acl_of, allow, caller, open_world, truth
 

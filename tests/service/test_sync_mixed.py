@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from connectors.errors import RetriableError
 from connectors.testing.hostile import Faults
-from service import texts, walk
-from service.breaker import BreakerLimits
 from service.stores.records import RunState, SyncPass
 from service.stores.stops import StopState
-from service.sync import Policy
+from service.sync import texts, walk
+from service.sync.breaker import BreakerLimits
+from service.sync.engine import Policy
 from tests.service.sync_support import SOURCE, World, open_world
 from tests.service.test_sync_held import _BEGINNING, Program, SaysAgain, _during, _names, _step
 

@@ -13,7 +13,7 @@ from acl.model import Acl, ScopeId
 from acl.principal import Principal
 from connectors.base import own_realm
 from connectors.testing.hostile import Faults, MemoryScope
-from service.access import Access
+from service.access.index import Access
 from service.stores.records import PassClock, RunState, SyncPass
 from tests.service.history import History, held
 from tests.service.sync_support import SOURCE, World, allow, open_world, person

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from acl.model import Clause, ScopeId, Unknown
 from connectors.errors import FatalError, RetriableError
 from connectors.testing.hostile import Faults, MemoryScope, MemorySource
-from service import texts, walk
 from service.stores.records import RunState, StoredRun, SyncPass
-from service.sync import Policy
+from service.sync import texts, walk
+from service.sync.engine import Policy
 from tests.service.history import History, held
 from tests.service.sync_support import FREE, SOURCE, World, allow, open_world, truth
 

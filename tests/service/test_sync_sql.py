@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from connectors.base import Connector
 from connectors.registry import build
 from service.stores.records import RunState
-from service.sync import SyncEngine
+from service.sync.engine import SyncEngine
 from tests.service.sync_support import SOURCE, open_world
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.terms import TermHash, passage_terms, query_terms
+from service.text.terms import TermHash, passage_terms, query_terms
 
 
 @pytest.mark.parametrize(

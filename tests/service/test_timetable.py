@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from service import timetable
 from service.errors import AuditUnavailableError, SyncRunningError
-from service.schedules import History, Schedule
 from service.stores.records import Counts, Recovery, RunState, StoredRun, SyncPass
+from service.sync import timetable
+from service.sync.schedules import History, Schedule
+from service.sync.timetable import Timetable
 from service.telemetry import logging_to
-from service.timetable import Timetable
 from tests.service.harness import EPOCH, Clock
 
 HOUR = timedelta(hours=1)
@@ -33,7 +33,7 @@ class FakeRuns:
         self.started = threading.Event()
 
     def start(self, name: str, sync_pass: SyncPass) -> StoredRun:
-        """See `service.timetable.Runs`."""
+        """See `service.sync.timetable.Runs`."""
         if self.refuse is not None:
             raise self.refuse
         number = len(self.runs.setdefault(name, []))
@@ -43,7 +43,7 @@ class FakeRuns:
         return run
 
     def history(self, name: str, limit: int) -> History:
-        """See `service.timetable.Runs`."""
+        """See `service.sync.timetable.Runs`."""
         self.asked += 1
         return History(self.runs.get(name, [])[:limit])
 

@@ -27,7 +27,7 @@ from service.api.wrapper import Wrapper
 from service.authn import Authenticator, Credentials, TokenRefusedError
 from service.authn.certificates import parse
 from service.errors import StartError
-from service.service_accounts import ServiceAccount
+from service.sections.service_accounts import ServiceAccount
 from service.settings import Address
 from tests.service.authn_support import KEYS, NOW, claims, issuer, token, write_keys
 from tests.service.harness import LOOPBACK

@@ -15,10 +15,10 @@ import pytest
 from connectors.base import Connector
 from connectors.errors import FatalError, RetriableError
 from connectors.notices import Noticed
-from service import watches
 from service.errors import NotFoundError
+from service.sync import watches
+from service.sync.watches import Watches
 from service.telemetry import logging_to
-from service.watches import Watches
 
 SOON_S = 20.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service import initial
+from service.sections import initial
 from service.settings import Settings, SettingsError, load
 
 _ALERTS = "audit: {{alerts: [{{webhook: {0}, secret: ./secret}}]}}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.api.tls import Certificates
-from service.listeners import Tls
+from service.sections.listeners import Tls
 from tests.support.certificates import Authority
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service import initial
 from service.demo.stage import _free_addresses
+from service.sections import initial
 
 _SETTINGS = """\
 version: 1

@@ -18,8 +18,8 @@ import psutil
 _CHILDREN: Final = {
     "service.index.edge_process": "vectors",
     "service.index.keyword_process": "words",
-    "service.extract_process": "extract",
-    "service.embed_process": "embed",
+    "service.text.extract_process": "extract",
+    "service.embed.process": "embed",
 }
 _TABLES: Final = {
     "catalog.sqlite": ("documents", "chunks", "acls", "clauses", "scopes", "changes", "feed", "runs"),

@@ -12,7 +12,7 @@ from typing import Final
 from unittest import mock
 
 from connectors.secret import FileSecret
-from service.key_settings import Pkcs11Provider
+from service.sections.keys import Pkcs11Provider
 from tests.support.needs import need
 
 LIBRARY: Final = Path("/usr/lib/softhsm/libsofthsm2.so")

@@ -24,7 +24,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from connectors.secret import FileSecret
-from service.key_settings import AppRole, VaultProvider
+from service.sections.keys import AppRole, VaultProvider
 from tests.support.certificates import Authority
 
 TOKEN: Final = "hvs.token-of-the-test"

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from acl.principal import Principal, Realm
-from service import facl
 from service.errors import StartError
+from service.files import facl
 from service.prove.grounds.base import PREFIX, Canary, Skipped, Way, Who, text_of, word
 from service.settings import Settings, SourceSettings
 

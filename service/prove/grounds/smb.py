@@ -18,8 +18,8 @@ from connectors.registry import OptionError, smb_login
 from connectors.secret import SecretError
 from connectors.smb.rules import AD
 from connectors.smb.writing import FULL, READ, AccessEntry, WritingShare, descriptor_of
-from service import directories
 from service.errors import StartError
+from service.identity import directories
 from service.prove.grounds.base import PREFIX, Canary, Skipped, Way, Who, beside, text_of, word
 from service.prove.hands import Login
 from service.prove.share import username

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 from typing import Final
 
 from acl.principal import Realm
-from service.directories import DirectorySettings
 from service.errors import StartError
+from service.identity.directories import DirectorySettings
 from service.prove.grounds.base import Ground, Skipped, Way, Who
 from service.prove.hands import Hands
 from service.prove.memberships.base import Membership

@@ -21,8 +21,8 @@ from connectors.directories.group_edits import GroupEdits
 from connectors.directories.ldap_client import Entry, LdapClient, equals
 from connectors.directories.sids import sid_text
 from connectors.secret import forms
-from service.directories import DirectorySettings
 from service.errors import StartError
+from service.identity.directories import DirectorySettings
 from service.prove.grounds.base import PREFIX, Who, word
 from service.prove.hands import Hands, Login
 from service.settings import Settings
