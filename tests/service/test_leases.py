@@ -126,11 +126,6 @@ def test_the_settings_name_both_leases_and_both_shares(tmp_path: Path) -> None:
     one = load(path).sources[0]
     shares = (one.max_widening, one.max_joining, one.max_purge)
     assert (one.max_content_age, shares) == (timedelta(days=30), (0.2, 0.2, 0.2))
-        timedelta(days=30),
-        0.2,
-        0.2,
-        0.2,
-    )
     for given, wanted in (("max_widening: 0.5", 0.5), ("max_widening: 0.1\n    max_joining: 1", 1.0)):
         path.write_text(GOOD.replace("    kind: ", f"    {given}\n    kind: ", 1))
         assert load(path).sources[0].max_joining == wanted, "as rules, unless it is set"
