@@ -37,6 +37,7 @@ from service.audit.errors import RecordError
 from service.audit.record import Envelope, envelope
 from service.audit.record import parse as parse_record
 from service.authn import TokenRefusedError, token
+from service.authn.subject import Subject
 from service.errors import InvalidRequestError
 from service.files import strict_json
 from service.sections import initial
@@ -97,11 +98,14 @@ def _load(data: bytes) -> object:
         return settings.load(path)
 
 
+_SUBJECT: Final = Subject(
+    "https://issuer", "u-1004", "people", "uid", "u-1004", datetime(2026, 1, 1, tzinfo=UTC), token_id="t-1"
+)
 _CALL: Final = cast(
     "Call",
     SimpleNamespace(
         rpc="remit.v1.AuditService/ListAuditRecords",
-        caller=SimpleNamespace(subject=SimpleNamespace(issuer="https://issuer", subject="u-1004")),
+        caller=SimpleNamespace(subject=_SUBJECT),
     ),
 )
 _PAGES: Final = PageTokens(bytes(32))

@@ -141,7 +141,7 @@ def test_bfloat16_is_used_only_where_it_agrees_with_float32() -> None:
     program = (
         "import sys, json, numpy, torch\n"
         "from sentence_transformers import SentenceTransformer\n"
-        "from service import embed_backend as backend\n"
+        "from service.embed import backend\n"
         "able, halved, widen = {'avx512_bf16': True}, backend._halved, backend._Widen.forward\n"
         "def times(factor):\n"
         "    return lambda self, f: {**f, 'token_embeddings': f['token_embeddings'].float() * 0 + factor}\n"

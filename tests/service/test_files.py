@@ -65,7 +65,7 @@ def test_a_secret_is_read_only_where_nobody_else_reaches_it(tmp_path: Path, mode
 def test_a_lock_is_for_one_process_and_ends_with_it(tmp_path: Path) -> None:
     """A second taker learns who has it; a killed holder holds nothing."""
     path = tmp_path / "lock"
-    program = "import sys, pathlib; from service import lock_file; lock_file.acquire(pathlib.Path(sys.argv[1]));"
+    program = "import sys, pathlib; from service.files import lock_file; lock_file.acquire(pathlib.Path(sys.argv[1]));"
     with subprocess.Popen(
         [sys.executable, "-c", f"{program} print('held', flush=True); sys.stdin.read()", str(path)],
         stdin=subprocess.PIPE,

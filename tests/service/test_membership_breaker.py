@@ -534,7 +534,7 @@ def test_nobody_gets_in_by_groups_without_a_word_and_whoever_left_is_out(
     what counted last, which opens nothing more to anybody without a word; after a whole pass nobody reads what the
     source does not allow, either; and what is approved is as the source says.
     """
-    closed = Policy(BreakerLimits(0.0, 0.0, least=1))
+    closed = Policy(BreakerLimits(0.0, 0.0, 0.0, least=1))
     with tempfile.TemporaryDirectory() as folder, open_world(Path(folder), MemorySource(), closed) as world:
         for number, clause in enumerate(clauses):
             world.add(f"{number}", f"text {number}", clause, None)
