@@ -63,6 +63,9 @@ log = structlog.get_logger()
 SLOWEST_READER_S = 60.0
 """How long one message of a stream may wait for its reader."""
 
+_LAST_WRITE_S = 1.0
+"""How long the end of a call waits for a message that is on its way."""
+
 GIVEN_UP = "CANCELLED"
 """The reason of a call whose caller did not wait for its end. Nobody is told, so it is none of the API."""
 
@@ -301,7 +304,7 @@ class Wrapper:
                 # Whoever does not read holds a message of ours in memory: for so long, and not until the deadline.
                 try:
                     async with asyncio.timeout(SLOWEST_READER_S):
-                        await context.write(one.SerializeToString(deterministic=True))
+                        await _write(context, one.SerializeToString(deterministic=True))
                 except TimeoutError as err:
                     raise DeadlinePassedError("the reader of a stream does not read") from err
 
@@ -372,6 +375,23 @@ class Wrapper:
 def _seconds(rule: Rule, context: Context) -> float:
     remaining: float | None = context.time_remaining()
     return min(rule.default_s if remaining is None else remaining, rule.longest_s)
+
+
+async def _write(context: Context, data: bytes) -> None:
+    """Write a message of a stream; when the call is to end meanwhile, only after it, if that is soon.
+
+    gRPC takes no status while a message is on its way: the caller would get none of ours, and no reason.
+    """
+    writing = asyncio.ensure_future(context.write(data))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing], timeout=_LAST_WRITE_S)
+        if not writing.done():
+            writing.cancel()
+        elif not writing.cancelled():
+            writing.exception()  # looked at: why the call ends is known
+        raise
 
 
 async def _abort(context: Context, failure: Failure) -> NoReturn:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -16,6 +17,7 @@ from remit.v1 import audit_pb2, retrieval_pb2
 
 from connectors.directories.static import StaticDirectory
 from service import condition
+from service.api import wrapper
 from service.api.hang_up import hang_up
 from service.settings import SettingsError, load
 from tests.service.drain_rounds import Seen, rounds
@@ -140,6 +142,33 @@ async def test_a_call_under_way_ends_well_while_the_service_stops(
     assert (await call).code == "OK"
     assert later.code == "UNAVAILABLE"
     await stopping
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_stream_that_is_ended_waits_for_the_message_on_its_way(reads: bool) -> None:
+    """For gRPC takes no status before: a reader who reads is told why; one who does not holds nothing up."""
+    over = asyncio.Event()
+    written: list[bytes] = []
+
+    class Slow:
+        """A context whose message takes a while."""
+
+        async def write(self, data: bytes) -> None:
+            await over.wait()
+            written.append(data)
+
+    writing = asyncio.create_task(wrapper._write(cast(Any, Slow()), b"one"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.sleep(0)
+    assert not writing.done(), "the message is still on its way"
+    if reads:
+        over.set()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+    assert written == ([b"one"] if reads else [])
 
 
 async def test_streams_are_told_that_the_service_stops(service: Service) -> None:
