@@ -40,18 +40,24 @@ def folder(tmp_path: Path) -> Iterator[Path]:
         process.kill()
 
 
+# Where the tests themselves run in the background, the shell has switched Ctrl-C off for all that they start.
+_STOPPABLE = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("service.demo", run_name="__main__", alter_sys=True)
+"""
+
+
 def _start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """The demo as a child, its output in a pipe, in a session of its own like a shell's job."""
     environment = {**os.environ, "TMPDIR": str(folder), "COLUMNS": "200"}
     return subprocess.Popen(
-        [sys.executable, "-m", "service.demo", *arguments],
+        [sys.executable, "-c", _STOPPABLE, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
         start_new_session=True,
-        # Where the tests themselves run in the background, the shell has switched Ctrl-C off for all that they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
